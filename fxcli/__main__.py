@@ -1,0 +1,5 @@
+"""`python -m fxcli` is the command `fx`."""
+
+from fxcli.cli import main
+
+main()

@@ -1,0 +1,91 @@
+"""What fx says and shows: messages and progress on stderr, data on stdout. No other module prints.
+
+Every command calls `console.configure()` first, so that --quiet, --json and --debug mean the same everywhere.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, TypeVar
+
+from tqdm import tqdm
+
+from fxcli.errors import FxError
+
+T = TypeVar("T")
+
+INTENDED_USE = "Research use only; not a medical device. Every answer assumes that the picture shows a fracture."
+
+
+class Console:
+    """The two streams. One instance, `console`, serves the process."""
+
+    def __init__(self) -> None:
+        self.json = self.quiet = self.debug = False
+
+    def configure(self, *, json: bool = False, quiet: bool = False, debug: bool = False) -> None:
+        """Sets what the flags of the command ask for."""
+        self.json, self.quiet, self.debug = json, quiet, debug
+
+    def note(self, text: str) -> None:
+        """Tells people something on stderr; --quiet silences it."""
+        if not self.quiet:
+            tqdm.write(text, file=sys.stderr)
+
+    def warn(self, text: str) -> None:
+        """Tells people, on stderr, something they must know; never silenced."""
+        tqdm.write(f"warning: {text}", file=sys.stderr)
+
+    def error(self, error: FxError) -> None:
+        """Shows an error on stderr, as one block."""
+        sys.stderr.write(f"error: {error}\n")
+
+    def data(self, text: str) -> None:
+        """Writes one line of data to stdout."""
+        sys.stdout.write(text + "\n")
+
+    def record(self, value: Mapping[str, Any]) -> None:
+        """Writes one JSON object to stdout, on one line."""
+        self.data(json.dumps(value, ensure_ascii=False, allow_nan=False))
+
+    def table(self, columns: Sequence[str], rows: Iterable[Sequence[object]], *, title: str | None = None) -> None:
+        """Draws a table on stdout; columns whose cells are all numbers stand to the right."""
+        from rich import box
+        from rich.console import Console as Rich
+        from rich.table import Table
+        from rich.text import Text
+
+        cells = [["" if cell is None else str(cell) for cell in row] for row in rows]
+        table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
+        for index, name in enumerate(columns):
+            column = [row[index] for row in cells if row[index]]
+            numeric = bool(column) and all(_is_number(cell) for cell in column)
+            table.add_column(Text(name), justify="right" if numeric else "left", overflow="fold")
+        for row in cells:
+            table.add_row(*(Text(cell) for cell in row))
+        out = Rich(file=sys.stdout)
+        # A pipe has no width: without one rich would fold every table at 80 columns.
+        out = out if out.is_terminal else Rich(file=sys.stdout, width=200)
+        out.print(table)
+
+    def progress(
+        self, items: Iterable[T] = (), *, total: int | None, what: str, unit: str = "img", done: int = 0
+    ) -> tqdm[T]:
+        """A progress bar on stderr; nothing is drawn with --quiet or when stderr is no terminal."""
+        hidden = self.quiet or not sys.stderr.isatty()
+        return tqdm(
+            items, total=total, desc=what, unit=unit, initial=done, disable=hidden, leave=False, file=sys.stderr
+        )
+
+
+def _is_number(text: str) -> bool:
+    try:
+        float(text.rstrip("%"))
+    except ValueError:
+        return False
+    return True
+
+
+console = Console()
