@@ -1,0 +1,1 @@
+"""The zoo: what plugins may register (specs), how (hookspecs), and how they are found (plugins)."""

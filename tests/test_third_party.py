@@ -1,0 +1,130 @@
+"""Plugins of strangers: distributions that pip installs for real, and fx in a process of its own."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+HERE = Path(__file__).parent / "third_party"
+VERSIONS = {"fx_demo": "0.3.0", "fx_broken": "0.0.1", "fx_clash": "0.0.2", "fx_misspelt": "0.0.3"}
+
+
+@pytest.fixture(scope="module")
+def installed(tmp_path_factory):
+    """Each distribution in a folder of its own, so that a test chooses by path which are there."""
+    folders = {}
+    for name in VERSIONS:
+        folders[name] = tmp_path_factory.mktemp(name)
+        pip = [sys.executable, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--no-index"]
+        where = ["--no-deps", "--no-build-isolation", "--target", str(folders[name]), str(HERE / name)]
+        subprocess.run([*pip, *where], check=True)
+    return folders
+
+
+@pytest.fixture
+def fx(installed):
+    """Runs fx with some of the distributions on the path."""
+
+    def run(*arguments: str, plugins: tuple[str, ...], **env: str) -> subprocess.CompletedProcess[str]:
+        path = os.pathsep.join(str(installed[name]) for name in plugins)
+        return subprocess.run(
+            [sys.executable, "-m", "fxcli", *arguments],
+            env={**os.environ, "PYTHONPATH": path, "PYTHONUTF8": "1", **env},
+            capture_output=True,
+            text=True,
+            encoding="utf-8",
+            check=False,
+        )
+
+    return run
+
+
+def listing(done: subprocess.CompletedProcess[str]) -> tuple[dict[str, dict], dict[str, dict]]:
+    assert done.returncode == 0, done.stderr
+    record = json.loads(done.stdout)
+    return {each["name"]: each for each in record["plugins"]}, {each["name"]: each for each in record["backbones"]}
+
+
+def test_the_demo_is_found_and_works(fx, installed):
+    plugins, backbones = listing(fx("plugins", "--json", plugins=("fx_demo",)))
+    assert plugins["demo"] == {
+        "name": "demo",
+        "distribution": "fx-demo",
+        "version": "0.3.0",
+        "status": "ok",
+        "stage": "",
+        "reason": "",
+        "hooks": ["fx_register_backbones"],
+    }
+    assert backbones["demo_tiny"]["plugin"] == "demo"
+    code = "from fxcli.testing import check_backbone; check_backbone('demo_tiny')"
+    env = {**os.environ, "PYTHONPATH": str(installed["fx_demo"])}
+    subprocess.run([sys.executable, "-c", code], env=env, check=True)
+
+
+def test_broken_plugins_are_listed_with_stage_and_reason(fx):
+    plugins, backbones = listing(fx("plugins", "--json", plugins=tuple(VERSIONS)))
+    for name, version in VERSIONS.items():
+        plugin = plugins[name.removeprefix("fx_")]
+        assert (plugin["distribution"], plugin["version"]) == (name.replace("_", "-"), version)
+    assert (plugins["broken"]["status"], plugins["broken"]["stage"]) == ("failed", "import")
+    assert plugins["broken"]["reason"] == "ModuleNotFoundError: No module named 'a_package_that_nobody_has'"
+    assert (plugins["misspelt"]["status"], plugins["misspelt"]["stage"]) == ("failed", "hooks")
+    assert "did you mean fx_register_backbones?" in plugins["misspelt"]["reason"]
+    assert plugins["clash"]["status"] == plugins["demo"]["status"] == "ok"
+    assert {"clash/demo_tiny", "demo/demo_tiny"} <= backbones.keys()
+    assert "demo_tiny" not in backbones
+
+
+def test_the_table_names_what_failed(fx):
+    done = fx("plugins", plugins=("fx_broken", "fx_misspelt"))
+    assert done.returncode == 0
+    assert "failed import" in done.stdout
+    assert "failed hooks" in done.stdout
+    assert "a_package_that_nobody_has" in done.stdout
+
+
+def test_check_exits_with_5_if_a_plugin_failed(fx):
+    done = fx("plugins", "--check", plugins=("fx_broken",))
+    assert done.returncode == 5
+    assert "plugins failed to load" in done.stderr
+    assert "broken: ModuleNotFoundError" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert fx("plugins", "--check", plugins=("fx_demo",)).returncode == 0
+    assert fx("plugins", "--check", plugins=("fx_broken",), FX_DISABLE_PLUGINS="broken").returncode == 0
+
+
+@pytest.mark.parametrize("arguments", [("--help",), ("--version",), ("plugins", "--help"), ("recipe", "list")])
+def test_broken_plugins_stop_no_command_that_does_not_need_them(fx, arguments):
+    done = fx(*arguments, plugins=tuple(VERSIONS))
+    assert done.returncode == 0, done.stderr
+    assert "a_package_that_nobody_has" not in done.stderr
+
+
+def test_a_recipe_with_a_contested_name_is_refused(fx, tmp_path):
+    recipe = tmp_path / "contested.yaml"
+    text = "task: classify\nname: contested\ndata: {manifest: m.csv}\nmodel: {backbone: %s, init: random}\n"
+    recipe.write_text(text % "demo_tiny", encoding="utf-8")
+    done = fx("recipe", "check", str(recipe), plugins=("fx_demo", "fx_clash"))
+    assert done.returncode == 3
+    assert "clash/demo_tiny or demo/demo_tiny" in done.stderr
+    recipe.write_text(text % "demo/demo_tiny", encoding="utf-8")
+    done = fx("recipe", "check", str(recipe), plugins=("fx_demo", "fx_clash"))
+    assert done.returncode == 0, done.stderr
+    recipe.write_text(text % "demo_tiny", encoding="utf-8")
+    done = fx("recipe", "check", str(recipe), plugins=("fx_broken",))
+    assert done.returncode == 3
+    assert "not loaded: broken (fx-broken 0.0.1): ModuleNotFoundError" in done.stderr
+
+
+def test_a_blocked_plugin_is_shown_and_frees_the_name(fx):
+    done = fx("plugins", "--json", plugins=("fx_demo", "fx_clash"), FX_DISABLE_PLUGINS="clash,nobody")
+    plugins, backbones = listing(done)
+    assert plugins["clash"]["status"] == "blocked"
+    assert backbones["demo_tiny"]["plugin"] == "demo"
+    assert "no plugin that can be disabled is named 'nobody'" in done.stderr
