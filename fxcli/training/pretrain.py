@@ -1,0 +1,273 @@
+"""The loop of pretraining: a backbone learns from views of pictures, without their labels. Called by `fx train`.
+
+What a view is and what is to be learned from it comes from a plugin (PretrainerSpec). The model file holds the
+backbone alone; `model.init: <run>` starts a classifier from it. The sections are those of every loop of fx, see
+classify; there is nothing to evaluate, for labels show what the backbone is worth, and the loss does not.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass, field
+from typing import TYPE_CHECKING, Any, Protocol, cast
+
+import torch
+from torch import Tensor, nn
+from torch.utils.data import DataLoader
+
+from fxcli.console import console
+from fxcli.data import dataset
+from fxcli.data.manifest import Manifest
+from fxcli.data.preprocess import Preprocessing
+from fxcli.errors import DataError, UnreadableImage
+from fxcli.model import freeze
+from fxcli.model.hardware import Compute
+from fxcli.recipe.schema import PretrainRecipe
+from fxcli.run import checkpoint, randomness
+from fxcli.run.directory import Run
+from fxcli.training import optim, session
+from fxcli.training.session import Log, Stop, Timer, finite
+from fxcli.zoo.plugins import Zoo
+from fxcli.zoo.specs import PretrainArgs
+
+if TYPE_CHECKING:
+    from tqdm import tqdm
+
+# A batch of one has no other picture to differ from, and no statistics for BatchNorm.
+MIN_BATCH = 2
+
+
+class Method(Protocol):
+    """What `PretrainerSpec.build` makes, besides being a module."""
+
+    backbone: nn.Module
+
+    def loss(self, views: tuple[Tensor, ...]) -> Tensor:
+        """Views, each [B, 3, S, S] → []."""
+
+    def after_step(self, progress: float) -> None:
+        """Called after each optimizer step with the share of all steps that is done."""
+
+
+@dataclass
+class Place:
+    """Where a pretraining stands; all that a resume must know besides tensors.
+
+    Attributes:
+        epoch: Whole epochs done.
+        batch: Batches done of the epoch under way.
+        step: Optimizer steps done.
+        loss_sum: Of the epoch under way, over pictures.
+        loss_count: Pictures in that sum.
+        loss: Mean of the last epoch that ended; None before the first.
+        done: Whether time is up.
+        spent_s: Seconds of training.
+    """
+
+    epoch: int = 0
+    batch: int = 0
+    step: int = 0
+    loss_sum: float = 0.0
+    loss_count: int = 0
+    loss: float | None = None
+    done: bool = False
+    spent_s: float = 0.0
+
+
+@dataclass
+class Pretraining:
+    """One pretraining with its parts.
+
+    Attributes:
+        recipe: Resolved.
+        module: What is trained; it is a `Method`.
+        preprocessing: Of the backbone's pictures; goes into the model file.
+        compute: Device, precision, layout.
+        optimizer: Over all of the module that learns.
+        loader: Gives the views of each batch.
+        batches: The order behind it.
+        place: Where it stands.
+    """
+
+    recipe: PretrainRecipe
+    module: nn.Module
+    preprocessing: Preprocessing
+    compute: Compute
+    optimizer: torch.optim.Optimizer
+    loader: DataLoader[Any]
+    batches: dataset.Batches
+    place: Place = field(default_factory=Place)
+
+    @property
+    def method(self) -> Method:
+        """The module, by what a pretrainer adds to one."""
+        return cast(Method, self.module)
+
+    @property
+    def steps_per_epoch(self) -> int:
+        """Batches that are large enough to learn from."""
+        whole, rest = divmod(len(self.batches.targets), self.recipe.train.batch_size)
+        return whole + (rest >= MIN_BATCH)
+
+
+def train(
+    recipe: PretrainRecipe,
+    manifest: Manifest,
+    compute: Compute,
+    zoo: Zoo,
+    info: dict[str, Any],
+    run: Run,
+    *,
+    resume: bool,
+) -> dict[str, Any]:
+    """Pretrains on the training part and writes model.safetensors, which holds the backbone.
+
+    Args:
+        recipe: Resolved.
+        manifest: Of the pictures.
+        compute: Device, precision, layout.
+        zoo: Gives backbone and method; its trackers are called.
+        info: For the header of the model file.
+        run: Where to.
+        resume: Goes on from the run's resume state, if it was stopped after its first save.
+
+    Returns:
+        `loss`: the mean of the last epoch.
+
+    Raises:
+        DataError: The training part has less than two pictures.
+        Interrupted: After saving, when the user stopped it.
+        RunError: The loss is no longer finite.
+        WeightsUnavailable: See `model.init`.
+    """
+    pretraining = build(recipe, manifest, compute, zoo)
+    place = pretraining.place
+    if resume and run.state_file.exists():
+        _restore(pretraining, run)
+    timer, log = Timer(place.spent_s), Log(run, zoo, keep_steps=place.step)
+    with Stop() as stop:
+        while place.epoch < recipe.train.epochs and not place.done:
+            _epoch(pretraining, run, timer, stop)
+            _end_epoch(pretraining, run, log, timer)
+    header = {
+        **info,
+        "method": zoo.pretrainer(recipe.pretrain.method).name,
+        "epoch": place.epoch,
+        "preprocessing": pretraining.preprocessing.to_mapping(),
+    }
+    state = pretraining.method.backbone.state_dict()
+    checkpoint.save_model_file(run.model_file, {f"backbone.{key}": value for key, value in state.items()}, header)
+    return {"loss": place.loss}
+
+
+def build(recipe: PretrainRecipe, manifest: Manifest, compute: Compute, zoo: Zoo) -> Pretraining:
+    """Everything in place for the first step; raises as `train` says."""
+    paths = [manifest.path_of(row) for row in manifest.part("train")]
+    if len(paths) < MIN_BATCH:
+        raise DataError(f"pretraining needs {MIN_BATCH} training pictures, here are {len(paths)}", where=manifest.file)
+    spec, pretrainer = zoo.backbone(recipe.model.backbone), zoo.pretrainer(recipe.pretrain.method)
+    # A classifier's head is not used: its backbone is built and started as every other.
+    classifier, preprocessing = session.start(recipe, manifest, spec, num_classes=1)
+    args = PretrainArgs(
+        image_size_px=preprocessing.image_size_px,
+        num_features=spec.num_features,
+        options=pretrainer.options.model_validate_json(json.dumps(recipe.pretrain.options)),
+    )
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(randomness.derive(recipe.seed, "init", "method"))
+        module = compute.place(pretrainer.build(classifier.backbone, args)).train()
+    batches = dataset.Batches([0] * len(paths), recipe.train.batch_size, seed=recipe.seed)
+    views = dataset.Views(paths, preprocessing, pretrainer.views(args))
+    loader = dataset.loader(views, batches, workers=recipe.data.workers, collate=_collate)
+    optimizer = optim.make(recipe.optim, freeze.parameter_groups(module, spec, recipe.optim))
+    return Pretraining(recipe, module, preprocessing, compute, optimizer, loader, batches)
+
+
+def _epoch(pretraining: Pretraining, run: Run, timer: Timer, stop: Stop) -> None:
+    """Runs the rest of an epoch."""
+    recipe, place, module = pretraining.recipe, pretraining.place, pretraining.module
+    per_epoch, count = pretraining.steps_per_epoch, len(pretraining.batches.targets)
+    title = f"{recipe.pretrain.method} {place.epoch + 1}/{recipe.train.epochs}"
+    pretraining.batches.begin(place.epoch, place.batch)
+    bar: tqdm[Any]
+    with console.progress(total=count, what=title, done=place.loss_count) as bar:
+        for batch in pretraining.loader:
+            # data
+            if isinstance(batch, UnreadableImage):
+                raise batch
+            size = len(batch[0])
+            if size < MIN_BATCH:
+                continue
+            views = tuple(pretraining.compute.send(pretraining.preprocessing.normalise(view)) for view in batch)
+            randomness.seed_everything(recipe.seed, "step", place.step)
+            # forward and loss
+            with pretraining.compute.autocast():
+                loss = pretraining.method.loss(views)
+            value = finite(loss, place.step)
+            # backward
+            loss.backward()  # type: ignore[no-untyped-call]
+            # step
+            rate = optim.rate(recipe.schedule, place.step, per_epoch * recipe.train.epochs, per_epoch)
+            optim.set_rate(pretraining.optimizer, recipe.optim.lr * rate)
+            if recipe.optim.clip_norm:
+                torch.nn.utils.clip_grad_norm_(module.parameters(), recipe.optim.clip_norm)
+            pretraining.optimizer.step()
+            pretraining.optimizer.zero_grad(set_to_none=True)
+            place.step, place.batch = place.step + 1, place.batch + 1
+            pretraining.method.after_step(place.step / (per_epoch * recipe.train.epochs))
+            # log
+            place.loss_sum, place.loss_count = place.loss_sum + value * size, place.loss_count + size
+            bar.update(size)
+            bar.set_postfix(loss=f"{place.loss_sum / place.loss_count:.3f}", refresh=False)
+            # save
+            if timer.is_due(recipe.train.save_every_min) or stop.asked:
+                _save(pretraining, run, timer)
+            # stop
+            stop.check(run, place.step)
+            if recipe.train.max_minutes and timer.spent_s >= recipe.train.max_minutes * 60:
+                place.done = True
+                break
+
+
+def _end_epoch(pretraining: Pretraining, run: Run, log: Log, timer: Timer) -> None:
+    """Logs and saves."""
+    place, epochs = pretraining.place, pretraining.recipe.train.epochs
+    place.loss = place.loss_sum / max(1, place.loss_count)
+    place.epoch, place.batch, place.loss_sum, place.loss_count = place.epoch + 1, 0, 0.0, 0
+    # log
+    log.write(place.step, {"epoch": place.epoch, "train_loss": place.loss, "seconds": round(timer.spent_s, 1)})
+    minutes = timer.spent_s / place.epoch * (epochs - place.epoch) / 60
+    console.note(f"{place.epoch}/{epochs}  train_loss {place.loss:.3f}  {minutes:.1f} min left")
+    run.log(f"epoch {place.epoch} train_loss {place.loss:.3f}")
+    # save
+    _save(pretraining, run, timer)
+
+
+def _save(pretraining: Pretraining, run: Run, timer: Timer) -> None:
+    place = pretraining.place
+    place.spent_s = timer.spent_s
+    tensors = {f"model.{key}": value for key, value in pretraining.module.state_dict().items()}
+    tensors |= {f"optim.{key}": value for key, value in optim.state_tensors(pretraining.optimizer).items()}
+    checkpoint.save_state(run.state_file, tensors, {"place": asdict(place)})
+    timer.saved()
+
+
+def _restore(pretraining: Pretraining, run: Run) -> None:
+    tensors, header = checkpoint.load_state(run.state_file)
+    parts: dict[str, dict[str, Tensor]] = {"model": {}, "optim": {}}
+    for key, tensor in tensors.items():
+        part, _, name = key.partition(".")
+        parts[part][name] = tensor
+    pretraining.module.load_state_dict(parts["model"])
+    optim.load_state(pretraining.optimizer, parts["optim"])
+    pretraining.place.__dict__.update(header["place"])
+
+
+def _collate(items: list[tuple[Tensor, ...] | UnreadableImage]) -> list[Tensor] | UnreadableImage:
+    """The views, each [B, 3, S, S]; or the error of a picture, which the loop raises in its own process."""
+    pictures = []
+    for item in items:
+        if isinstance(item, UnreadableImage):
+            return item
+        pictures.append(item)
+    return [torch.stack(view) for view in zip(*pictures, strict=True)]

@@ -1,0 +1,285 @@
+"""The loop of pretraining: it learns, it resumes bit for bit, and a classifier starts from what it made."""
+
+from __future__ import annotations
+
+import json
+import signal
+from dataclasses import asdict, replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image, ImageDraw
+from typer.testing import CliRunner
+
+from fx_simclr import byol, simclr
+from fxcli.cli import app
+from fxcli.data.dataset import Draw, Views
+from fxcli.data.manifest import Row, read_manifest, write_manifest
+from fxcli.data.preprocess import Clean, Cleaned, Preprocessing
+from fxcli.errors import DataError, Interrupted, RunError, UnreadableImage
+from fxcli.model import classifier as models
+from fxcli.model.hardware import Compute
+from fxcli.recipe.load import load, shipped
+from fxcli.recipe.schema import Model, PretrainRecipe
+from fxcli.run import checkpoint, directory
+from fxcli.training import pretrain
+
+CPU = Compute(torch.device("cpu"))
+BYOL_OPTIONS = "options: {hidden_dim: 16, momentum: 0.5}"
+RECIPE = """
+task: pretrain
+data: {{manifest: '{manifest}', image_size_px: 32, workers: 0}}
+model: {{backbone: demo_tiny, init: random}}
+pretrain: {{method: {method}, {options}}}
+optim: {{lr: 1e-2}}
+schedule: {{name: cosine}}
+train: {{epochs: 2, batch_size: 8}}
+"""
+
+
+CLASSIFY = """
+data: {{manifest: '{manifest}', image_size_px: 32, workers: 0}}
+model: {{backbone: 'simclr:demo_tiny', init: simclr}}
+train: {{epochs: 1, batch_size: 8}}
+"""
+
+
+@pytest.fixture(scope="module")
+def manifest(tmp_path_factory):
+    """24 drawn training pictures and 6 for validation, wider than high, in a folder with a manifest."""
+    folder = tmp_path_factory.mktemp("drawn")
+    rng, rows = np.random.default_rng(0), []
+    for number in range(30):
+        clouds = Image.fromarray(rng.integers(40, 200, (4, 6), dtype=np.uint8))
+        picture = clouds.resize((64, 44), Image.Resampling.BICUBIC)
+        x, y = rng.integers(10, 40, 2)
+        ImageDraw.Draw(picture).line((x, y, x + 20, y - 20 * (number % 2)), fill=255, width=4)
+        picture.save(folder / f"{number}.png")
+        split = "train" if number < 24 else "val"
+        rows.append(Row(path=f"{number}.png", label=("flat", "steep")[number % 2], split=split))
+    write_manifest(folder / "manifest.csv", rows)
+    text = json.dumps({"clean": asdict(Clean(prepared_px=64))})
+    (folder / "fingerprint.json").write_text(text, encoding="utf-8")
+    return read_manifest(folder / "manifest.csv")
+
+
+@pytest.fixture
+def recipe_of(demo_zoo, manifest):
+    """Writes and loads a recipe on those pictures: recipe_of("simclr", "train.epochs=3")."""
+
+    def make(method, *sets):
+        options = BYOL_OPTIONS if method == "byol" else "options: {embedding_dim: 16}"
+        text = RECIPE.format(manifest=manifest.file, method=method, options=options)
+        Path("pre.yaml").write_text(text, encoding="utf-8")
+        return load("pre.yaml", sets).recipe
+
+    return make
+
+
+@pytest.fixture
+def go(demo_zoo, manifest):
+    """Pretrains: a new run, or with `run` the rest of that one."""
+
+    def train(recipe: PretrainRecipe, run=None, *, compute=CPU, manifest=manifest):
+        resume, run = run is not None, run or directory.create("pre", {}, out=None)
+        info = {"task": "pretrain", "backbone": recipe.model.backbone, "model": recipe.model.model_dump(mode="json")}
+        return run, pretrain.train(recipe, manifest, compute, demo_zoo, info, run, resume=resume)
+
+    return train
+
+
+def stop_at(monkeypatch, method: str, step: int) -> None:
+    """Ctrl-C after so many optimizer steps."""
+    module = {"simclr": simclr.SimCLR, "byol": byol.BYOL}[method]
+    real, done = module.after_step, []
+
+    def after_step(self, progress):
+        real(self, progress)
+        done.append(progress)
+        if len(done) == step:
+            signal.raise_signal(signal.SIGINT)
+
+    monkeypatch.setattr(module, "after_step", after_step)
+
+
+def tensors(run):
+    return checkpoint.load_model_file(run.model_file)[0]
+
+
+def lines(run):
+    found = [json.loads(line) for line in run.metrics_file.read_text(encoding="utf-8").splitlines()]
+    return [{key: value for key, value in line.items() if key != "seconds"} for line in found]
+
+
+def assert_same(run, other):
+    one, two = tensors(run), tensors(other)
+    assert one.keys() == two.keys()
+    assert all(torch.equal(one[name], two[name]) for name in one)
+    assert lines(run) == lines(other)
+
+
+@pytest.mark.parametrize("method", ["simclr", "byol"])
+def test_the_loss_falls_and_the_file_says_what_it_is(recipe_of, go, method):
+    run, figures = go(recipe_of(method, "train.epochs=8"))
+    losses = [line["train_loss"] for line in lines(run)]
+    assert [line["step"] for line in lines(run)] == list(range(3, 27, 3))
+    assert losses[-1] < losses[0]
+    assert figures == {"loss": losses[-1]}
+    found, header = checkpoint.load_model_file(run.model_file)
+    assert all(name.startswith("backbone.") for name in found)
+    assert (header["task"], header["method"], header["epoch"]) == ("pretrain", method, 8)
+    assert Preprocessing.from_mapping(header["preprocessing"]).image_size_px == 32
+
+
+@pytest.mark.parametrize("method", ["simclr", "byol"])
+@pytest.mark.parametrize("step", [1, 3, 5])
+def test_resume_ends_bitwise_equal(recipe_of, go, monkeypatch, method, step):
+    """Three steps an epoch: in the middle of the first, at its end, and in the middle of the second."""
+    recipe = recipe_of(method, "optim.clip_norm=1.0")
+    whole, _ = go(recipe)
+    run = directory.create("pre", {}, out=Path("stopped"))
+    with monkeypatch.context() as patch:
+        stop_at(patch, method, step)
+        with pytest.raises(Interrupted, match=f"stopped at step {step}; everything is saved") as error:
+            go(recipe, run)
+    assert "fx train --resume stopped" in str(error.value)
+    assert not run.model_file.exists()
+    torch.rand(3)
+    go(recipe, run)
+    assert_same(whole, run)
+
+
+def test_bits_do_not_depend_on_workers(recipe_of, go):
+    runs = [go(recipe_of("simclr", f"data.workers={workers}", "train.epochs=1"))[0] for workers in (0, 2)]
+    assert_same(*runs)
+
+
+def test_saves_by_the_clock_and_ends_by_it(recipe_of, go, monkeypatch):
+    saved = []
+    real = checkpoint.save_state
+    monkeypatch.setattr(checkpoint, "save_state", lambda *all_: (saved.append(all_[2]["place"]["step"]), real(*all_)))
+    recipe = recipe_of("simclr", "train.save_every_min=1e-9")
+    go(recipe)
+    assert saved == [1, 2, 3, 3, 4, 5, 6, 6]
+    run, figures = go(recipe_of("simclr", "train.max_minutes=1e-9"))
+    assert [line["step"] for line in lines(run)] == [1]
+    assert figures["loss"] == lines(run)[0]["train_loss"]
+
+
+@pytest.mark.parametrize(("batch_size", "steps"), [(23, 1), (22, 2), (12, 2), (64, 1)])
+def test_a_last_batch_of_one_picture_is_left_out(recipe_of, go, batch_size, steps):
+    run, _ = go(recipe_of("simclr", f"train.batch_size={batch_size}", "train.epochs=1"))
+    assert lines(run)[-1]["step"] == steps
+
+
+def test_bf16_and_sgd_run(recipe_of, go):
+    _, figures = go(recipe_of("byol", "optim.name=sgd", "train.epochs=1"), compute=Compute(CPU.device, "bf16", True))
+    assert 0 < figures["loss"] < 8
+
+
+def test_rates_and_decay_by_stage(recipe_of, demo_zoo, manifest):
+    recipe = recipe_of("byol", "optim.head_lr_mult=3.0", "optim.layer_decay=0.5", "optim.weight_decay=0.1")
+    built = pretrain.build(recipe, manifest, CPU, demo_zoo)
+    names = {parameter: name for name, parameter in built.module.named_parameters()}
+    for group in built.optimizer.param_groups:
+        for parameter in group["params"]:
+            name = names.pop(parameter)
+            factor = 0.25 if "backbone.stem" in name else 0.5 if "backbone" in name else 3.0
+            assert group["factor"] == factor
+            assert group["weight_decay"] == (0.1 if parameter.ndim > 1 else 0.0)
+    assert all(name.startswith("target_") for name in names.values()), "the rest follows, it does not learn"
+
+
+def test_a_loss_that_is_not_finite_ends_the_run(recipe_of, go, monkeypatch):
+    monkeypatch.setattr(simclr.SimCLR, "loss", lambda self, views: next(self.parameters()).sum() * float("nan"))
+    with pytest.raises(RunError, match="the loss is nan at step 0"):
+        go(recipe_of("simclr"))
+
+
+def test_an_unreadable_picture_is_named(recipe_of, go, manifest, tmp_path):
+    for row in manifest.rows:
+        (tmp_path / row.path).touch()
+    with pytest.raises(UnreadableImage, match=r"\d\.png: cannot read this picture"):
+        go(recipe_of("simclr"), manifest=replace(manifest, root=tmp_path))
+
+
+def test_one_picture_is_too_few(recipe_of, go, manifest):
+    one = replace(manifest, rows=(manifest.part("train")[0], *manifest.part("val")))
+    with pytest.raises(DataError, match="needs 2 training pictures, here are 1"):
+        go(recipe_of("simclr"), manifest=one)
+
+
+@pytest.mark.parametrize(("resize", "shape"), [("letterbox", (40, 64)), ("squash", (40, 64)), ("crop", (40, 40))])
+def test_views_see_the_radiograph_and_no_black_around_it(resize, shape):
+    pixels = np.zeros((64, 64), np.uint8)
+    pixels[12:52] = 9
+    seen = []
+    preprocessing = Preprocessing(Clean(64), 32, resize, (0, 0, 0), (1, 1, 1))
+    views = Views([Path("a.png")], preprocessing, [seen.append, seen.append])
+    object.__setattr__(preprocessing, "load", lambda path: Cleaned(pixels, (0, 12, 64, 52), 64, 40))
+    views[Draw(0, 1)]
+    assert [picture.shape for picture in seen] == [(1, *shape)] * 2
+    assert all((picture == 9).all() for picture in seen)
+
+
+def test_views_are_drawn_apart_and_leave_the_global_generator_alone(recipe_of, demo_zoo, manifest):
+    views = pretrain.build(recipe_of("simclr"), manifest, CPU, demo_zoo).loader.dataset
+    before = torch.get_rng_state()
+    first, second = views[Draw(0, 5)]
+    assert torch.equal(before, torch.get_rng_state())
+    assert not torch.equal(first, second)
+    assert all(torch.equal(*both) for both in zip((first, second), views[Draw(0, 5)], strict=True))
+    assert not torch.equal(first, views[Draw(0, 6)][0])
+
+
+def test_from_the_command_line_to_a_classifier(recipe_of, demo_zoo, manifest):
+    recipe_of("simclr")
+    done = CliRunner().invoke(app, ["train", "pre.yaml", "--out", "runs/pre", "--json"])
+    assert done.exit_code == 0, done.output
+    record = json.loads(done.stdout)
+    assert record["model"].endswith("model.safetensors")
+    pretrained, _ = checkpoint.load_model_file(Path(record["model"]))
+
+    settings = Model(backbone="demo_tiny", init="runs/pre")
+    classifier = models.build(demo_zoo.backbone("demo_tiny"), settings, 32, 3, seed=9)
+    models.start(classifier, demo_zoo.backbone("demo_tiny"), settings)
+    state = classifier.state_dict()
+    assert all(torch.equal(state[name], value) for name, value in pretrained.items())
+
+    Path("fine.yaml").write_text(CLASSIFY.format(manifest=manifest.file), encoding="utf-8")
+    runner = CliRunner()
+    done = runner.invoke(app, ["train", "fine.yaml", "--out", "runs/fine"])
+    assert done.exit_code == 0, done.output
+    assert f"weights 'simclr' of simclr:demo_tiny: from {Path('runs', 'pre')}" in done.stderr
+    Path("runs/pre").rename("elsewhere")
+    trained = models.load(Path("runs/fine/model.safetensors"), demo_zoo)
+    assert trained.spec.name == "simclr:demo_tiny"
+    done = runner.invoke(app, ["train", "fine.yaml", "--out", "runs/none"])
+    assert done.exit_code == 7, done.output
+    assert "fx train pretrain_simclr --set model.backbone=demo_tiny" in done.stderr
+
+
+def test_a_stopped_run_goes_on_from_the_command_line(recipe_of, monkeypatch):
+    recipe_of("byol")
+    runner = CliRunner()
+    with monkeypatch.context() as patch:
+        stop_at(patch, "byol", 4)
+        done = runner.invoke(app, ["train", "pre.yaml", "--out", "runs/a", "--quiet"])
+    assert done.exit_code == 130, done.output
+    done = runner.invoke(app, ["train", "--resume", "runs/a", "--quiet"])
+    assert done.exit_code == 0, done.output
+    done = runner.invoke(app, ["train", "pre.yaml", "--out", "runs/b", "--quiet"])
+    assert done.exit_code == 0, done.output
+    assert_same(directory.open_run(Path("runs/a")), directory.open_run(Path("runs/b")))
+
+
+@pytest.mark.parametrize("name", ["pretrain_simclr", "pretrain_byol"])
+def test_shipped_recipes_load_and_say_how_they_are_run(name):
+    file = shipped()[name]
+    first, second = file.read_text(encoding="utf-8").splitlines()[:2]
+    assert first.startswith(f"# {name} — ")
+    assert second == f"# fx train recipes/{name}.yaml"
+    recipe = load(name).recipe
+    assert recipe.pretrain.method == name.removeprefix("pretrain_")
