@@ -1,0 +1,301 @@
+"""From a name or file to a validated recipe: extends, --set, phases, validation, in this order.
+
+Called by every command that takes a recipe. Whether names in it exist (backbone, options) is asked of the zoo at
+the end, so that `fx recipe check` finds everything that can be found without looking at data.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, ValidationError
+
+from fxcli.errors import RecipeError, UnknownName
+from fxcli.recipe import messages
+from fxcli.recipe.messages import likely, written
+from fxcli.recipe.schema import (
+    PHASE_MODEL_KEYS,
+    PHASE_SECTIONS,
+    TASKS,
+    ClassifyRecipe,
+    PrepareRecipe,
+    PretrainRecipe,
+    Recipe,
+)
+from fxcli.recipe.source import Key, Leaf, Tree, flatten, holds, leaves, merge, plain, read_tree, read_value, write
+from fxcli.zoo.plugins import Zoo, load_zoo
+from fxcli.zoo.specs import BackboneSpec
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """A recipe and where its leaves come from.
+
+    Attributes:
+        recipe: Validated and complete.
+        origins: By key of the resolved recipe; a key that is absent has its default.
+    """
+
+    recipe: Recipe
+    origins: dict[Key, Leaf]
+
+
+def shipped_folder() -> Path:
+    """The folder of the recipes that come with fx: inside the wheel, or beside the package in a checkout."""
+    package = Path(__file__).resolve().parent.parent
+    packed = package / "_recipes"
+    return packed if packed.is_dir() else package.parent / "recipes"
+
+
+def shipped() -> dict[str, Path]:
+    """The recipes that come with fx, by name."""
+    return {path.stem: path for path in sorted(shipped_folder().glob("*.yaml"))}
+
+
+def about(name: str) -> tuple[str, str]:
+    """Task and first comment of a recipe that comes with fx; not validated, for its plugin may be absent."""
+    path = shipped()[name]
+    comment = path.read_text(encoding="utf-8").partition("\n")[0].lstrip("# ")
+    return _task(_extended(path), name), comment.removeprefix(f"{name} — ")
+
+
+def load(name: str | Path, sets: Sequence[str] = (), *, expect: str | None = None) -> Loaded:
+    """Reads, merges and validates a recipe.
+
+    Args:
+        name: A file, or the name of a recipe that comes with fx.
+        sets: `key=value` overrides, applied last.
+        expect: The task that the command can run; another is an error.
+
+    Raises:
+        RecipeError: With every problem that was found.
+    """
+    return _resolve(_extended(find(str(name))), str(name), sets, expect)
+
+
+def load_default(task: str, sets: Sequence[str] = (), *, name: str) -> Loaded:
+    """A recipe of defaults, for commands that were given a folder in place of a recipe."""
+    tree: Tree = {key: Leaf(value, "default", (key,)) for key, value in (("task", task), ("name", name))}
+    return _resolve(tree, name, sets, task)
+
+
+def find(name: str) -> Path:
+    """The file that a recipe's name means.
+
+    Raises:
+        RecipeError: There is none.
+    """
+    path = Path(name)
+    if path.is_file():
+        return path
+    known = shipped()
+    if name in known:
+        return known[name]
+    raise RecipeError(
+        [f"no such file, and no recipe of this name comes with fx{likely(path.stem, known)}"],
+        recipe=name,
+        hint="fx recipe list shows those that come with fx",
+    )
+
+
+def resolved_yaml(recipe: Recipe) -> str:
+    """The recipe as YAML that reproduces it when loaded alone: no extends, complete phases, every default."""
+    return write(recipe.model_dump(mode="json"))
+
+
+def difference(left: Recipe, right: Recipe) -> list[tuple[Key, dict[str, Any]]]:
+    """(key, {"left": value, "right": value}) of every leaf that differs; a side that lacks it is left out."""
+    sides = {"left": dict(flatten(left.model_dump(mode="json"))), "right": dict(flatten(right.model_dump(mode="json")))}
+    rows = [
+        (key, {side: values[key] for side, values in sides.items() if key in values})
+        for key in dict.fromkeys([*sides["left"], *sides["right"]])
+    ]
+    return [(key, row) for key, row in rows if len(row) == 1 or row["left"] != row["right"]]
+
+
+def _extended(path: Path, chain: tuple[Path, ...] = ()) -> Tree:
+    shown = str(path.relative_to(Path.cwd())) if path.is_relative_to(Path.cwd()) else str(path)
+    chain = (*chain, path.resolve())
+    tree = read_tree(path, shown)
+    if len(chain) == 1:
+        # Set before merging, so that the name of a recipe that is extended never counts.
+        stem = re.sub(r"[^A-Za-z0-9_.-]", "_", path.stem).lstrip(".")
+        tree.setdefault("name", Leaf(stem[:64] or "unnamed", "default", ("name",)))
+    if "extends" not in tree:
+        return tree
+    parent = tree.pop("extends")
+    place = written(("extends",), {("extends",): parent} if isinstance(parent, Leaf) else {}, shown)
+    if not isinstance(parent, Leaf) or not isinstance(parent.value, str):
+        raise RecipeError([f"{place} takes the name or file of one recipe"], recipe=shown)
+    beside = path.parent / parent.value
+    base = beside if beside.is_file() else shipped().get(parent.value)
+    if base is None:
+        meant = likely(Path(parent.value).stem, [*shipped(), *(file.name for file in path.parent.glob("*.yaml"))])
+        raise RecipeError([f"{place}: no recipe {parent.value}, here or with fx{meant}"], recipe=shown)
+    if base.resolve() in chain:
+        circle = " → ".join(step.name for step in (*chain, base))
+        raise RecipeError([f"{place} runs in a circle: {circle}"], recipe=shown)
+    return merge(_extended(base, chain), tree)
+
+
+def _task(tree: Tree, shown: str) -> str:
+    leaf = tree.get("task")
+    value = plain(leaf) if leaf is not None else "classify"
+    if isinstance(value, str) and value in TASKS:
+        return value
+    place = written(("task",), dict(leaves(tree)), shown)
+    problem = f"{place}: {json.dumps(value)} must be {' or '.join(TASKS)}{likely(str(value), TASKS)}"
+    raise RecipeError([problem], recipe=shown)
+
+
+def _resolve(tree: Tree, shown: str, sets: Sequence[str], expect: str | None) -> Loaded:
+    task = _task(tree, shown)
+    if expect is not None and task != expect:
+        command = "fx prepare" if TASKS[task] is PrepareRecipe else "fx train"
+        raise RecipeError([f"task is {task}, not {expect}"], recipe=shown, hint=f"run it with: {command} {shown}")
+    model = TASKS[task]
+    problems: list[str] = []
+    has_phases = "phases" in model.model_fields
+    for text in sets:
+        tree = _with_set(tree, text, problems, has_phases=has_phases)
+    if has_phases:
+        tree = _with_phases(tree)
+    origins = dict(leaves(tree))
+    try:
+        recipe = model.model_validate_json(json.dumps(plain(tree)))
+    except ValidationError as error:
+        problems += messages.from_pydantic(error, origins, shown, task=model)
+    else:
+        problems += _rules(recipe, origins, shown)
+    if problems:
+        # What every phase takes from the top level is wrong in every phase, and told once.
+        raise RecipeError(list(dict.fromkeys(problems)), recipe=shown)
+    return Loaded(recipe, origins)
+
+
+def _with_set(tree: Tree, text: str, problems: list[str], *, has_phases: bool) -> Tree:
+    dotted, equals, value = text.partition("=")
+    key = tuple(dotted.strip().split("."))
+    if not equals or not all(key):
+        problems.append(f"--set {text}: write it as section.key=value")
+        return tree
+    if key[0] == "extends":
+        problems.append("--set extends: only a file extends another")
+        return tree
+    try:
+        over = read_value(value, key)
+    except RecipeError as error:
+        problems += error.problems
+        return tree
+    refused = [line for leaf, _ in leaves(over) for line in _refused(tree, leaf)] if has_phases else []
+    problems += refused
+    return tree if refused else merge(tree, over)
+
+
+def _refused(tree: Tree, key: Key) -> Iterator[str]:
+    """Why a key cannot be set: a phase overrides it, so that nothing would change, or there is no such phase."""
+    found = tree.get("phases")
+    phases = found if isinstance(found, dict) else {"main": {}}
+    dotted = ".".join(key)
+    if key[0] == "phases":
+        if len(key) > 1 and key[1] not in phases:
+            yield f"--set {dotted}: there is no phase '{key[1]}'; phases: {', '.join(phases)}"
+        return
+    owners = [name for name, phase in phases.items() if isinstance(phase, dict) and holds(phase, key)]
+    if owners:
+        instead = " or ".join(f"phases.{name}.{dotted}" for name in owners)
+        yield f"--set {dotted}: phase {' and '.join(owners)} overrides this key; set {instead}"
+
+
+def _with_phases(tree: Tree) -> Tree:
+    """Moves every section that may vary into each phase, below what the phase itself says."""
+    shared: Tree = {name: tree[name] for name in PHASE_SECTIONS if name in tree}
+    rest: Tree = {name: part for name, part in tree.items() if name not in PHASE_SECTIONS}
+    model = rest.get("model")
+    if isinstance(model, dict):
+        shared["model"] = {name: model[name] for name in PHASE_MODEL_KEYS if name in model}
+        rest["model"] = {name: part for name, part in model.items() if name not in PHASE_MODEL_KEYS}
+    phases = rest.get("phases", {})
+    if isinstance(phases, Leaf) and phases.value == {}:
+        phases = {}
+    if isinstance(phases, dict):
+        rest["phases"] = {name: _complete(phase, shared) for name, phase in (phases or {"main": {}}).items()}
+    return rest
+
+
+def _complete(phase: Leaf | Tree, shared: Tree) -> Leaf | Tree:
+    if isinstance(phase, dict):
+        return merge(shared, phase)
+    return shared if phase.value in ({}, None) else phase
+
+
+def _rules(recipe: Recipe, origins: dict[Key, Leaf], shown: str) -> Iterator[str]:
+    """What no single field can say: keys that depend on each other, and names that must exist."""
+    if isinstance(recipe, PrepareRecipe):
+        return
+    if (recipe.data.manifest is None) == (recipe.data.source is None):
+        wanted = "either manifest, which fx prepare writes, or source: phantom"
+        both = "" if recipe.data.manifest is None else "; set the other to null"
+        yield f"{written(('data',), origins, shown)}: needs {wanted}{both}"
+    if isinstance(recipe, ClassifyRecipe):
+        for name, phase in recipe.phases.items():
+            if phase.train.monitor == "none" and phase.train.patience is not None:
+                place = written(("phases", name, "train", "patience"), origins, shown)
+                yield f"{place}: early stopping needs train.monitor, which is none"
+    zoo = load_zoo()
+    if isinstance(recipe, PretrainRecipe):
+        yield from _pretrainer(recipe, origins, zoo, shown)
+    try:
+        spec = zoo.backbone(recipe.model.backbone)
+    except UnknownName as error:
+        yield _unknown_name(error, ("model", "backbone"), origins, shown)
+    else:
+        yield from _backbone(recipe, spec, origins, shown)
+
+
+def _pretrainer(recipe: PretrainRecipe, origins: dict[Key, Leaf], zoo: Zoo, shown: str) -> Iterator[str]:
+    settings = recipe.pretrain
+    try:
+        method = zoo.pretrainer(settings.method)
+    except UnknownName as error:
+        yield _unknown_name(error, ("pretrain", "method"), origins, shown)
+    else:
+        yield from _options(recipe, settings.options, method.options, ("pretrain", "options"), origins, shown)
+
+
+def _backbone(
+    recipe: ClassifyRecipe | PretrainRecipe, spec: BackboneSpec, origins: dict[Key, Leaf], shown: str
+) -> Iterator[str]:
+    """Options, weight key and stages."""
+    yield from _options(recipe, recipe.model.options, spec.options, ("model", "options"), origins, shown)
+    init, known = recipe.model.init, ["random", *spec.weights]
+    if init not in known and not Path(init).exists():
+        place = written(("model", "init"), origins, shown)
+        choices = f"{', '.join(known)}{likely(init, known)}"
+        yield f"{place}: '{init}' is no run or model file, and no weight key of {spec.name}: {choices}"
+    if isinstance(recipe, ClassifyRecipe):
+        stages = [stage.name for stage in spec.stages]
+        for name, phase in recipe.phases.items():
+            until = phase.model.freeze.removeprefix("until:")
+            if phase.model.freeze.startswith("until:") and until not in stages:
+                place = written(("phases", name, "model", "freeze"), origins, shown)
+                yield f"{place}: {spec.name} has no stage '{until}'; it has {', '.join(stages)}{likely(until, stages)}"
+
+
+def _options(
+    recipe: Recipe, values: dict[str, Any], model: type[BaseModel], at: Key, origins: dict[Key, Leaf], shown: str
+) -> Iterator[str]:
+    try:
+        model.model_validate_json(json.dumps(values))
+    except ValidationError as error:
+        yield from messages.from_pydantic(error, origins, shown, task=type(recipe), section=model, at=at)
+
+
+def _unknown_name(error: UnknownName, key: Key, origins: dict[Key, Leaf], shown: str) -> str:
+    lines = [f"{written(key, origins, shown)}: {error.problems[0]}", *error.problems[1:]]
+    return "\n    ".join([*lines, f"→ {error.hint}"])

@@ -1,0 +1,314 @@
+"""The models of a recipe, one per task. Descriptions carry the units; README and JSON Schema are made from them.
+
+A field exists only if something reads it. Merging, origins and messages are not here (load, messages).
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+
+
+class Section(BaseModel):
+    """Base of every part of a recipe: frozen, strict, and closed to unknown keys."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
+
+
+def _ordered(value: tuple[float, float]) -> tuple[float, float]:
+    if value[0] > value[1]:
+        raise ValueError(f"the smaller number comes first: [{value[1]}, {value[0]}]")
+    return value
+
+
+Probability = Annotated[float, Field(ge=0, le=1)]
+PositiveRange = Annotated[tuple[Annotated[float, Field(gt=0)], Annotated[float, Field(gt=0)]], AfterValidator(_ordered)]
+FracRange = Annotated[
+    tuple[Annotated[float, Field(gt=0, le=1)], Annotated[float, Field(gt=0, le=1)]], AfterValidator(_ordered)
+]
+
+# Patterns, with the words that messages use for them.
+NAME = r"^[A-Za-z0-9_-][A-Za-z0-9_.-]*$"
+PHASE_NAME = r"^[A-Za-z0-9_-]+$"
+FREEZE = r"^(none|all|until:[A-Za-z0-9_.-]+)$"
+DEVICE = r"^(auto|cpu|mps|cuda(:\d+)?)$"
+PATTERNS = {
+    NAME: "letters, digits, _, - and ., which is not the first",
+    PHASE_NAME: "letters, digits, _ and -",
+    FREEZE: "none, all or until:<stage>",
+    DEVICE: "auto, cpu, mps, cuda or cuda:<number>",
+}
+
+Name = Annotated[str, Field(pattern=NAME, max_length=64)]
+PhaseName = Annotated[str, Field(pattern=PHASE_NAME, max_length=64)]
+Freeze = Annotated[str, Field(pattern=FREEZE)]
+
+
+class Columns(Section):
+    """Names of the columns of a source CSV."""
+
+    path: str = Field("path", description="column with the picture's path, relative to the CSV")
+    label: str = Field("label", description="column with the class")
+    patient: str | None = Field(
+        None, description="column with the patient; pictures of one patient never straddle a split"
+    )
+    split: str | None = Field(None, description="column with train, val or test")
+
+
+class PrepareData(Section):
+    """Where raw pictures come from and how they are cleaned."""
+
+    source: str | None = Field(
+        None, description="folder of class folders, a CSV, or `phantom` (the embedded drawn pictures)"
+    )
+    columns: Columns = Columns()
+    classes: dict[str, Name] = Field(
+        {}, description="folder or label → class; empty keeps every folder as its own class"
+    )
+    prepared_px: int = Field(
+        640, ge=32, le=4096, description="side of the square that prepared pictures are letterboxed to, in pixels"
+    )
+    window: Literal["minmax", "percentile"] = Field(
+        "percentile",
+        description="how pictures of more than 8 bits become 8-bit: their full range, or their 0.5–99.5 percentiles",
+    )
+    workers: int | None = Field(None, ge=0, le=256, description="worker processes; null = one per core")
+
+
+class Split(Section):
+    """How pictures are divided into train, val and test."""
+
+    policy: Literal["given", "grouped"] | None = Field(
+        None,
+        description="given: the source's own train and test; grouped: drawn by group; null = given if there is one",
+    )
+    val_frac: float = Field(
+        0.15, ge=0, lt=1, description="fraction of the training part drawn for validation where none is given"
+    )
+    test_frac: float = Field(0.15, gt=0, lt=1, description="fraction of all groups drawn for test (grouped only)")
+
+
+class Data(Section):
+    """The pictures of a training."""
+
+    manifest: str | None = Field(
+        None, description="manifest.csv that `fx prepare` wrote, relative to the current folder"
+    )
+    source: Literal["phantom"] | None = Field(
+        None, description="phantom: use the embedded drawn pictures, prepared on first use, in place of a manifest"
+    )
+    image_size_px: int | None = Field(
+        None, ge=32, le=2048, description="side of the model's square input in pixels; null = the backbone's own"
+    )
+    resize: Literal["letterbox", "squash", "crop"] = Field(
+        "letterbox",
+        description="how a picture becomes a square: padded, stretched, or its centre cut out",
+    )
+    workers: int | None = Field(None, ge=0, le=256, description="decoding processes; null = one per core, at most 4")
+
+
+class Augment(Section):
+    """Random changes of training pictures, drawn anew for each picture; zero or null is off."""
+
+    hflip: Probability = Field(0.0, description="probability of a left–right mirror")
+    vflip: Probability = Field(0.0, description="probability of an upside-down mirror")
+    rotate_deg: float = Field(0.0, ge=0, le=180, description="turned by up to ± this many degrees")
+    translate_frac: float = Field(0.0, ge=0, le=1, description="moved by up to ± this fraction of the side")
+    scale: PositiveRange | None = Field(None, description="[min, max] zoom factor")
+    shear_deg: float = Field(0.0, ge=0, lt=90, description="sheared by up to ± this many degrees")
+    brightness: float = Field(0.0, ge=0, le=1, description="multiplied by 1 ± up to this")
+    contrast: float = Field(0.0, ge=0, le=1, description="contrast multiplied by 1 ± up to this")
+    elastic: float = Field(0.0, ge=0, description="elastic deformation, amplitude in pixels of the model's input")
+    crop_scale: FracRange | None = Field(
+        None, description="[min, max] fraction of the picture's area that a random crop keeps"
+    )
+    erase: Probability = Field(0.0, description="probability that a random rectangle is blanked")
+    erase_scale: FracRange = Field((0.02, 0.2), description="[min, max] fraction of the area that is blanked")
+    mixup: float = Field(0.0, ge=0, description="Mixup's α of Beta(α, α)")
+    cutmix: float = Field(0.0, ge=0, description="CutMix's α; with Mixup, each batch draws one of the two")
+
+
+class PhaseModel(Section):
+    """What of the model a phase may change."""
+
+    freeze: Freeze = Field(
+        "none", description="none, all (the head alone learns), or until:<stage>, that stage included"
+    )
+    bn: Literal["train", "eval"] = Field(
+        "train", description="BatchNorm of the learning stages: batch statistics, or the running ones"
+    )
+    dropout: float = Field(0.0, ge=0, lt=1, description="dropout before the linear head")
+
+
+class Model(Section):
+    """The backbone; freeze, bn and dropout are of the phase, and may be written here for all phases."""
+
+    backbone: str = Field("resnet50", description="a name that `fx plugins` lists")
+    init: str = Field(
+        "imagenet", description="random, a weight key of the backbone, or a run or model file of the same backbone"
+    )
+    drop_path: float = Field(0.0, ge=0, lt=1, description="stochastic depth rate")
+    options: dict[str, Any] = Field({}, description="options of the backbone, validated by its plugin")
+
+
+class Optim(Section):
+    """The optimizer. Biases and norm parameters get no weight decay."""
+
+    name: Literal["adamw", "sgd"] = Field("adamw", description="SGD uses Nesterov momentum where momentum > 0")
+    lr: float = Field(1e-3, gt=0, description="peak learning rate")
+    weight_decay: float = Field(1e-2, ge=0, description="decoupled for adamw, L2 for sgd")
+    momentum: float = Field(0.9, ge=0, lt=1, description="sgd only")
+    head_lr_mult: float = Field(1.0, gt=0, description="learning rate of the head, times lr")
+    layer_decay: float = Field(1.0, gt=0, le=1, description="each stage further from the head learns this much slower")
+    clip_norm: float | None = Field(None, gt=0, description="gradients are scaled down to this norm")
+
+
+class Schedule(Section):
+    """How the learning rate moves within a phase."""
+
+    name: Literal["onecycle", "cosine", "step", "constant"] = Field("constant", description="shape of the curve")
+    warmup_epochs: float = Field(0.0, ge=0, description="linear rise from zero (not for onecycle)")
+    pct_start: float = Field(0.3, gt=0, lt=1, description="onecycle: fraction of the steps that rise")
+    div_factor: float = Field(25.0, ge=1, description="onecycle: starts at lr / this")
+    final_div_factor: float = Field(1e4, ge=1, description="onecycle: ends at start / this")
+    step_epochs: float = Field(10.0, gt=0, description="step: epochs between drops")
+    gamma: float = Field(0.1, gt=0, le=1, description="step: factor of each drop")
+
+
+Monitor = Literal["val_accuracy", "val_balanced_accuracy", "val_macro_f1", "val_loss", "none"]
+
+
+class Train(Section):
+    """The loop."""
+
+    epochs: int = Field(30, ge=1, description="passes over the training part")
+    batch_size: int = Field(32, ge=1, description="pictures per forward pass")
+    accumulate: int = Field(1, ge=1, description="forward passes per optimizer step")
+    loss: Literal["ce", "focal"] = Field("ce", description="cross-entropy, or focal loss")
+    focal_gamma: float = Field(2.0, ge=0, description="focusing parameter of the focal loss")
+    label_smoothing: float = Field(0.0, ge=0, lt=1, description="weight moved from the label to all classes")
+    class_weights: Literal["none", "balanced"] = Field(
+        "none", description="balanced: the loss of a class counts inversely to its frequency"
+    )
+    sampler: Literal["shuffle", "balanced"] = Field("shuffle", description="balanced: classes are drawn equally often")
+    ema: float | None = Field(
+        None, gt=0, lt=1, description="decay per step of averaged weights, which are then evaluated and kept"
+    )
+    monitor: Monitor = Field("val_macro_f1", description="what decides the best epoch; none keeps the last")
+    patience: int | None = Field(None, ge=1, description="epochs without improvement after which the phase ends")
+    save_every_min: float = Field(10.0, gt=0, description="minutes between checkpoints within an epoch")
+    max_minutes: float | None = Field(None, gt=0, description="the run ends after this many minutes")
+
+
+class Phase(Section):
+    """One stretch of training with its own optimizer and schedule; complete after loading."""
+
+    start: Literal["last", "best"] = Field("best", description="which weights of the phase before it starts from")
+    augment: Augment = Augment()
+    model: PhaseModel = PhaseModel()
+    optim: Optim = Optim()
+    schedule: Schedule = Schedule()
+    train: Train = Train()
+
+
+class Hardware(Section):
+    """Where and how numbers are computed."""
+
+    device: str = Field("auto", pattern=DEVICE, description="auto takes a GPU if there is one")
+    precision: Literal["fp32", "bf16"] = Field("fp32", description="bf16 autocasts the forward pass")
+    channels_last: bool = Field(False, description="memory layout of pictures and weights")
+    threads: int | None = Field(None, ge=1, le=1024, description="CPU threads; null = torch's own choice")
+
+
+class Evaluate(Section):
+    """How validation, `fx evaluate` and `fx predict` run the model."""
+
+    batch_size: int = Field(32, ge=1, description="pictures per forward pass")
+
+
+class ClassifyRecipe(Section):
+    """A training of a classifier, as `fx train` runs it: after loading, phases hold every section that may vary."""
+
+    task: Literal["classify"] = "classify"
+    name: Name = Field("unnamed", description="names the run; the file's name where absent")
+    seed: int = Field(0, ge=0, lt=2**63, description="seed of everything random")
+    data: Data = Data()
+    model: Model = Model()
+    hardware: Hardware = Hardware()
+    evaluate: Evaluate = Evaluate()
+    phases: dict[PhaseName, Phase] = Field({}, min_length=1, description="in order, by name")
+
+
+class PrepareRecipe(Section):
+    """A preparation of raw pictures, as `fx prepare` runs it."""
+
+    task: Literal["prepare"] = "prepare"
+    name: Name = Field("unnamed", description="names the folder under prepared/; the file's name where absent")
+    seed: int = Field(0, ge=0, lt=2**63, description="seed of the drawn split")
+    data: PrepareData = PrepareData()
+    split: Split = Split()
+
+
+class PretrainMethod(Section):
+    """The self-supervised method."""
+
+    method: str = Field("simclr", description="a pretrainer that `fx plugins` lists")
+    options: dict[str, Any] = Field({}, description="options of the method, validated by its plugin")
+
+
+class PretrainLoop(Section):
+    """The loop of a pretraining."""
+
+    epochs: int = Field(30, ge=1, description="passes over the pool")
+    batch_size: int = Field(64, ge=2, description="pictures per step; each gives one positive pair")
+    save_every_min: float = Field(10.0, gt=0, description="minutes between checkpoints within an epoch")
+    max_minutes: float | None = Field(None, gt=0, description="the run ends after this many minutes")
+
+
+class PretrainRecipe(Section):
+    """A self-supervised pretraining of a backbone; labels are not looked at."""
+
+    task: Literal["pretrain"] = "pretrain"
+    name: Name = Field("unnamed", description="names the run; the file's name where absent")
+    seed: int = Field(0, ge=0, lt=2**63, description="seed of everything random")
+    data: Data = Data()
+    model: Model = Model()
+    pretrain: PretrainMethod = PretrainMethod()
+    optim: Optim = Optim()
+    schedule: Schedule = Schedule()
+    train: PretrainLoop = PretrainLoop()
+    hardware: Hardware = Hardware()
+
+
+Recipe = ClassifyRecipe | PrepareRecipe | PretrainRecipe
+
+TASKS: dict[str, type[ClassifyRecipe] | type[PrepareRecipe] | type[PretrainRecipe]] = {
+    "classify": ClassifyRecipe,
+    "prepare": PrepareRecipe,
+    "pretrain": PretrainRecipe,
+}
+
+# What a phase may change: whole sections, and these keys of `model`.
+PHASE_SECTIONS = ("augment", "optim", "schedule", "train")
+PHASE_MODEL_KEYS = tuple(PhaseModel.model_fields)
+
+
+def json_schema(task: str) -> dict[str, Any]:
+    """The JSON Schema of a recipe file, for editors.
+
+    It differs from the model by what the loader adds: `extends`, and the sections of a phase at the top level.
+    """
+    model = TASKS[task]
+    schema = model.model_json_schema()
+    schema["$schema"] = "https://json-schema.org/draft/2020-12/schema"
+    schema["properties"]["extends"] = {
+        "type": "string",
+        "description": "another recipe, relative to this file or by its name, whose keys this one overrides",
+    }
+    if "phases" in model.model_fields:
+        phase = schema["$defs"]["Phase"]["properties"]
+        schema["properties"]["phases"]["additionalProperties"] = False
+        schema["properties"] |= {name: phase[name] for name in PHASE_SECTIONS}
+        schema["$defs"]["Model"]["properties"] |= schema["$defs"]["PhaseModel"]["properties"]
+    return schema
