@@ -1,0 +1,80 @@
+"""`fx prepare`: raw pictures → a prepared folder."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, cast
+
+import typer
+
+from fxcli.commands.options import Debug, Json, Out, Quiet, Sets
+from fxcli.console import console
+from fxcli.errors import SomeRowsFailed, UsageError
+from fxcli.recipe.load import Loaded, load, load_default, shipped
+from fxcli.recipe.schema import PrepareRecipe
+
+
+def prepare(
+    recipe: Annotated[
+        str,
+        typer.Argument(metavar="RECIPE|FOLDER|CSV", help="A recipe, a folder of class folders, or a CSV."),
+    ],
+    set_: Sets = None,
+    out: Out = None,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the prepared folder.")] = False,
+    json: Json = False,
+    quiet: Quiet = False,
+    debug: Debug = False,
+) -> None:
+    """Cleans pictures, divides them into train, val and test, and lists them in a manifest.
+
+    Writes prepared/NAME/ (or --out DIR): 8-bit grey PNG pictures, manifest.csv and fingerprint.json. Unreadable
+    files are listed with reasons, and the exit code is then 9.
+
+    Example: fx prepare recipes/bone_break.yaml --set data.source=bone_break
+
+    Example: fx prepare my_pictures/ (my_pictures/CLASS/*.jpg, or my_pictures/CLASS/Train and Test)
+
+    Example: fx prepare list.csv (columns path, label; optionally patient, split)
+    """
+    console.configure(json=json, quiet=quiet, debug=debug)
+    loaded = _load(recipe, set_ or [])
+    from fxcli.data.manifest import counts
+    from fxcli.data.prepare import PREPARED
+    from fxcli.data.prepare import prepare as run
+
+    chosen = cast(PrepareRecipe, loaded.recipe)
+    made = run(chosen, out or PREPARED / chosen.name, overwrite=overwrite)
+    table = counts(made.rows)
+    if json:
+        console.record({"folder": str(made.folder), "counts": table, "unreadable": made.unreadable})
+    else:
+        splits = [name for name in ("train", "val", "test") if any(name in row for row in table.values())]
+        rows = [[name, *(str(row.get(split, 0)) for split in splits)] for name, row in table.items()]
+        total = ["all", *(str(sum(row.get(split, 0) for row in table.values())) for split in splits)]
+        console.table(["class", *splits], [*rows, total], title=str(made.folder))
+        console.note(f"train with: fx train RECIPE --set data.manifest={made.manifest}")
+    if len(table) == 1:
+        console.warn(f"there is one class, {next(iter(table))}; if its folder holds class folders, it is the source")
+    for entry in made.unreadable:
+        console.warn(f"{entry['path']}: {entry['reason']}")
+    if made.unreadable:
+        failed = len(made.unreadable)
+        raise SomeRowsFailed(failed, failed + len(made.rows), made.folder / "fingerprint.json")
+
+
+def _load(recipe: str, sets: list[str]) -> Loaded:
+    path = Path(recipe)
+    if path.is_dir() and recipe in shipped():
+        raise UsageError(
+            f"{recipe} is a folder here, and a recipe of fx",
+            hint=f"fx prepare ./{recipe} for the folder, fx prepare {shipped()[recipe]} for the recipe",
+        )
+    if path.is_dir() or path.suffix.lower() == ".csv":
+        stem = path.resolve().stem if path.is_file() else path.resolve().name
+        name = "".join(c if c.isascii() and (c.isalnum() or c in "_-") else "_" for c in stem)[:64] or "pictures"
+        # A folder called phantom is still a folder.
+        source = f"./{path}" if str(path) == "phantom" else str(path)
+        quoted = source.replace("'", "''")
+        return load_default("prepare", [f"data.source='{quoted}'", *sets], name=name)
+    return load(recipe, sets, expect="prepare")

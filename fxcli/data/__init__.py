@@ -1,0 +1,1 @@
+"""Pictures: found (scan), read, cleaned and fitted (preprocess), divided (split), listed (manifest), augmented."""

@@ -1,0 +1,130 @@
+"""Random changes of training pictures (per picture) and of batches (Mixup, CutMix). Seeds come from outside.
+
+Each picture's draw is a function of its seed alone, so workers and resuming change nothing.
+"""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import torch
+from torch import Tensor
+from torchvision.transforms import v2
+from torchvision.transforms.v2 import functional
+
+from fxcli.data.preprocess import Cleaned, Preprocessing
+from fxcli.recipe.schema import Augment
+
+_MODES = {"bilinear": v2.InterpolationMode.BILINEAR, "bicubic": v2.InterpolationMode.BICUBIC}
+_ELASTIC_SIGMA_PX = 5.0
+
+
+class Augmenter:
+    """Clean picture → augmented view at the model's size.
+
+    Args:
+        settings: The recipe's section.
+        preprocessing: For the region, size and interpolation.
+    """
+
+    def __init__(self, settings: Augment, preprocessing: Preprocessing) -> None:
+        self.settings, self.preprocessing = settings, preprocessing
+        self.changes = _changes(settings)
+
+    def __call__(self, cleaned: Cleaned, seed: int) -> Tensor:
+        """One view.
+
+        Args:
+            cleaned: The picture.
+            seed: Decides every draw.
+
+        Returns:
+            [1, S, S] uint8.
+        """
+        # torchvision draws from torch's global generator: fork it, so that nothing outside is moved. Only the CPU's is
+        # seeded: torch.manual_seed would move a GPU's too.
+        with torch.random.fork_rng(devices=[]):
+            torch.default_generator.manual_seed(seed)
+            view = self._crop(cleaned) if self.settings.crop_scale else self._whole(cleaned)
+            for change in self.changes:
+                view = change(view)
+            return view
+
+    def _whole(self, cleaned: Cleaned) -> Tensor:
+        return torch.from_numpy(self.preprocessing.fit(cleaned).copy())[None]
+
+    def _crop(self, cleaned: Cleaned) -> Tensor:
+        left, top, right, bottom = self.preprocessing.region(cleaned)
+        size = self.preprocessing.image_size_px
+        crop = v2.RandomResizedCrop(
+            size, scale=self.settings.crop_scale, interpolation=_MODES[self.preprocessing.interpolation]
+        )
+        return crop(torch.from_numpy(cleaned.pixels[top:bottom, left:right].copy())[None])  # type: ignore[no-any-return]
+
+
+def _changes(settings: Augment) -> list[v2.Transform]:
+    """The transforms of torchvision, geometry first; every amplitude of zero is left out."""
+    found: list[v2.Transform] = []
+    if settings.hflip:
+        found.append(v2.RandomHorizontalFlip(settings.hflip))
+    if settings.vflip:
+        found.append(v2.RandomVerticalFlip(settings.vflip))
+    if settings.rotate_deg or settings.translate_frac or settings.scale or settings.shear_deg:
+        found.append(
+            v2.RandomAffine(
+                degrees=settings.rotate_deg,
+                translate=(settings.translate_frac,) * 2 if settings.translate_frac else None,
+                scale=settings.scale,
+                shear=settings.shear_deg or None,
+                interpolation=v2.InterpolationMode.BILINEAR,
+            )
+        )
+    if settings.elastic:
+        # torchvision's alpha is what noise, uniform in ±1, is multiplied by after it was smoothed, in half pixels.
+        # Smoothing leaves 1 / (2 √π σ) of its standard deviation 1 / √3: alpha for a root mean square of one pixel.
+        alpha = 4 * math.sqrt(3 * math.pi) * _ELASTIC_SIGMA_PX
+        found.append(v2.ElasticTransform(alpha=alpha * settings.elastic, sigma=_ELASTIC_SIGMA_PX))
+    if settings.brightness or settings.contrast:
+        found.append(v2.ColorJitter(brightness=settings.brightness, contrast=settings.contrast))
+    if settings.erase:
+        found.append(v2.RandomErasing(p=settings.erase, scale=settings.erase_scale))
+    return found
+
+
+def mix(images: Tensor, targets: Tensor, settings: Augment, rng: np.random.Generator) -> tuple[Tensor, Tensor]:
+    """Mixup (Zhang et al. 2018, eq. 1) or CutMix (Yun et al. 2019, eq. 1) of a batch with itself, permuted.
+
+    Args:
+        images: [B, C, H, W].
+        targets: [B, K] class probabilities.
+        settings: `mixup` and `cutmix` are the α of Beta(α, α); with both, one is drawn.
+        rng: Decides every draw.
+
+    Returns:
+        Mixed images and targets; the same tensors when both are off.
+    """
+    choices = [name for name in ("mixup", "cutmix") if getattr(settings, name) > 0]
+    if not choices:
+        return images, targets
+    kind = choices[int(rng.integers(len(choices)))]
+    lam = float(rng.beta(getattr(settings, kind), getattr(settings, kind)))
+    other = torch.from_numpy(rng.permutation(len(images))).to(images.device)
+    if kind == "mixup":
+        images = images * lam + images[other] * (1 - lam)
+    else:
+        height, width = images.shape[-2:]
+        cut = (1 - lam) ** 0.5
+        x, y = rng.integers(width), rng.integers(height)
+        left, right = (int(np.clip(x + sign * width * cut / 2, 0, width)) for sign in (-1, 1))
+        top, bottom = (int(np.clip(y + sign * height * cut / 2, 0, height)) for sign in (-1, 1))
+        images = images.clone()
+        images[..., top:bottom, left:right] = images[other][..., top:bottom, left:right]
+        # The rectangle was cut off at the border: count what was really replaced.
+        lam = 1 - (right - left) * (bottom - top) / (width * height)
+    return images, targets * lam + targets[other] * (1 - lam)
+
+
+def flipped(images: Tensor) -> Tensor:
+    """The left–right mirror, for test-time augmentation: [B, C, H, W] → [B, C, H, W]."""
+    return functional.horizontal_flip(images)  # type: ignore[no-any-return]

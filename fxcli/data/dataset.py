@@ -1,0 +1,163 @@
+"""Feeds training pictures to the loop: their order, their augmentation, and the processes that decode them.
+
+Pictures for prediction and evaluation need none of this; they go through inference/pipeline.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset, Sampler
+
+from fxcli.data.augment import Augmenter
+from fxcli.data.preprocess import Cleaned, Preprocessing
+from fxcli.errors import UnreadableImage
+from fxcli.recipe.schema import Augment
+from fxcli.run.randomness import derive, generator
+
+
+@dataclass(frozen=True)
+class Draw:
+    """One place in an epoch: which picture, and the seed of its augmentation."""
+
+    index: int
+    seed: int
+
+
+class Batches(Sampler[list[Draw]]):
+    """The batches of an epoch, in an order that is a function of (seed, epoch).
+
+    Args:
+        targets: [N] class indices.
+        batch_size: Pictures per batch; the last may be smaller.
+        seed: Of the recipe.
+        balanced: Draw every class equally often, with replacement, N in all.
+    """
+
+    def __init__(self, targets: Sequence[int], batch_size: int, *, seed: int, balanced: bool = False) -> None:
+        self.targets, self.batch_size = np.asarray(targets), batch_size
+        self.seed, self.balanced = seed, balanced
+        self.epoch = self.start = 0
+
+    def begin(self, epoch: int, start: int = 0) -> None:
+        """Chooses the epoch, counted over all phases, and how many of its batches are done already."""
+        self.epoch, self.start = epoch, start
+
+    def __iter__(self) -> Iterator[list[Draw]]:
+        rng = generator(self.seed, "order", self.epoch)
+        count = len(self.targets)
+        if self.balanced:
+            weight = 1 / np.bincount(self.targets)[self.targets]
+            order = rng.choice(count, size=count, p=weight / weight.sum())
+        else:
+            order = rng.permutation(count)
+        for first in range(self.start * self.batch_size, count, self.batch_size):
+            places = range(first, min(first + self.batch_size, count))
+            yield [Draw(int(order[place]), derive(self.seed, "augment", self.epoch, place)) for place in places]
+
+    def __len__(self) -> int:
+        return -(-len(self.targets) // self.batch_size) - self.start
+
+
+class TrainingPictures(Dataset[tuple[Tensor, int] | UnreadableImage]):
+    """Augmented training pictures: [1, S, S] uint8 and the class index.
+
+    An unreadable one gives its error as a value: raised in a worker process, it would lose its class.
+    """
+
+    def __init__(
+        self, paths: Sequence[Path], targets: Sequence[int], preprocessing: Preprocessing, augment: Augment
+    ) -> None:
+        self.paths, self.targets = list(paths), list(targets)
+        self.preprocessing = preprocessing
+        self.augmenter = Augmenter(augment, preprocessing)
+
+    def __getitem__(self, draw: Draw) -> tuple[Tensor, int] | UnreadableImage:
+        try:
+            cleaned = self.preprocessing.load(self.paths[draw.index])
+        except UnreadableImage as error:
+            return error
+        return self.augmenter(cleaned, draw.seed), self.targets[draw.index]
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+
+class Views(Dataset[tuple[Tensor, ...] | UnreadableImage]):
+    """The views of each picture, uint8 [3, S, S]; they are a function of the draw's seed and their number.
+
+    An unreadable one gives its error as a value: raised in a worker process, it would lose its class.
+    """
+
+    def __init__(
+        self, paths: Sequence[Path], preprocessing: Preprocessing, transforms: Sequence[Callable[[Any], Any]]
+    ) -> None:
+        self.paths, self.preprocessing, self.transforms = list(paths), preprocessing, tuple(transforms)
+
+    def __getitem__(self, draw: Draw) -> tuple[Tensor, ...] | UnreadableImage:
+        try:
+            picture = self._seen(self.preprocessing.load(self.paths[draw.index]))
+        except UnreadableImage as error:
+            return error
+        views = []
+        for number, transform in enumerate(self.transforms):
+            with torch.random.fork_rng(devices=[]):
+                torch.manual_seed(derive(draw.seed, "view", number))
+                views.append(transform(picture))
+        return tuple(views)
+
+    def _seen(self, cleaned: Cleaned) -> Tensor:
+        """[1, H, W]: what the model sees, without the black around it: two black views would teach nothing."""
+        region, box = self.preprocessing.region(cleaned), cleaned.box
+        left, top = (max(round(region[side]), box[side]) for side in (0, 1))
+        right, bottom = (min(round(region[side]), box[side]) for side in (2, 3))
+        return torch.from_numpy(cleaned.pixels[top:bottom, left:right].copy())[None]
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+
+def loader(
+    dataset: Dataset[Any],
+    batches: Sampler[list[Draw]],
+    *,
+    workers: int | None,
+    collate: Callable[[list[Any]], Any] | None = None,
+) -> DataLoader[Any]:
+    """A DataLoader that leaves the global generator alone and keeps its processes from epoch to epoch.
+
+    Args:
+        dataset: What to load.
+        batches: Their order.
+        workers: Decoding processes; None takes one per core, at most 4.
+        collate: Items → batch; None is torch's own.
+    """
+    count = default_workers() if workers is None else workers
+    return DataLoader(
+        dataset,
+        batch_sampler=batches,
+        num_workers=count,
+        persistent_workers=count > 0,
+        worker_init_fn=_ignore_interrupts,
+        collate_fn=collate,
+        # Iterating draws a base seed: from this generator, not from the global one.
+        generator=torch.Generator().manual_seed(0),
+    )
+
+
+def _ignore_interrupts(_: int) -> None:
+    """Ctrl-C reaches the whole process group: the loop itself stops after a step, and needs its workers until then."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+
+def default_workers() -> int:
+    """One decoding process or thread per core, at most 4."""
+    return min(4, os.cpu_count() or 1)

@@ -1,0 +1,211 @@
+"""manifest.csv and fingerprint.json of a prepared folder: written by prepare, read by everything else."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path, PurePosixPath, PureWindowsPath
+from typing import Any
+
+from fxcli.data.preprocess import Clean
+from fxcli.errors import DataError
+from fxcli.run.files import sha256_of, write_text
+
+COLUMNS = ("path", "label", "split", "group", "patient", "source", "width_px", "height_px", "sha256")
+SPLITS = ("train", "val", "calibration", "test")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Row:
+    """One picture.
+
+    Attributes:
+        path: Relative to the manifest, with forward slashes.
+        label: Its class.
+        split: "train", "val", "calibration" or "test".
+        group: Pictures that must not straddle a split share it.
+        patient: "" if unknown.
+        source: Path of the raw picture relative to the source.
+        width_px: Of the raw picture, after EXIF turning.
+        height_px: Likewise.
+        sha256: Of the raw file.
+        extra: Columns that fx does not know, kept.
+    """
+
+    path: str
+    label: str
+    split: str
+    group: str = ""
+    patient: str = ""
+    source: str = ""
+    width_px: int = 0
+    height_px: int = 0
+    sha256: str = ""
+    extra: dict[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """A list of pictures with labels and splits.
+
+    Attributes:
+        file: Where it was read from.
+        root: Folder that the paths are relative to.
+        rows: In file order.
+        digest: sha256 of the file.
+    """
+
+    file: Path
+    root: Path
+    rows: tuple[Row, ...]
+    digest: str
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """All classes, sorted: the order of a model's outputs."""
+        return tuple(sorted({row.label for row in self.rows}))
+
+    def part(self, split: str) -> list[Row]:
+        """The rows of a split, in order."""
+        return [row for row in self.rows if row.split == split]
+
+    def path_of(self, row: Row) -> Path:
+        """The file of a row."""
+        return self.root / row.path
+
+    def fingerprint(self) -> dict[str, Any]:
+        """fingerprint.json beside the manifest; empty if there is none.
+
+        Raises:
+            DataError: It is damaged.
+        """
+        file = self.root / "fingerprint.json"
+        if not file.is_file():
+            return {}
+        try:
+            value = json.loads(file.read_text(encoding="utf-8"))
+        except (OSError, ValueError, RecursionError) as error:
+            raise DataError(f"damaged: {error}", where=file) from error
+        if not isinstance(value, dict):
+            raise DataError("damaged: not a mapping", where=file)
+        return value
+
+    def clean(self) -> Clean:
+        """How its pictures were prepared; the default for a manifest from elsewhere.
+
+        Raises:
+            DataError: fingerprint.json is damaged.
+        """
+        values = self.fingerprint().get("clean")
+        try:
+            return Clean() if values is None else Clean.from_mapping(values)
+        except DataError as error:
+            raise DataError(f"damaged: {error.what}", where=self.root / "fingerprint.json") from error
+
+    @property
+    def is_phantom(self) -> bool:
+        """Whether fx drew these pictures."""
+        return bool(self.fingerprint().get("phantom"))
+
+
+def read_manifest(file: Path, *, root: Path | None = None) -> Manifest:
+    """Reads and checks a manifest.
+
+    Args:
+        file: The CSV.
+        root: Folder of the pictures, where it is not the CSV's own (a run keeps a copy of its manifest).
+
+    Raises:
+        DataError: Absent, not UTF-8, a column missing, a bad split or class name, a path that leaves the folder,
+            a picture listed twice, or pictures that are not there.
+    """
+    if not file.is_file():
+        hint = f"name the file: {file / 'manifest.csv'}" if file.is_dir() else "fx prepare RECIPE makes one"
+        raise DataError("no such manifest", where=file, hint=hint)
+    header, records = read_csv(file)
+    missing = [name for name in ("path", "label", "split") if name not in header]
+    if missing:
+        raise DataError(f"no column {', '.join(missing)}", where=file, hint=f"its columns: {', '.join(header)}")
+    base = root or file.parent
+    rows = tuple(_row(record, place) for place, record in records)
+    if not rows:
+        raise DataError("this manifest lists no picture", where=file)
+    doubled = [path for path, count in Counter(row.path for row in rows).items() if count > 1]
+    if doubled:
+        raise DataError(f"{len(doubled)} pictures are listed twice, the first: {doubled[0]}", where=file)
+    absent = [row.path for row in rows if not (base / row.path).is_file()]
+    if absent:
+        raise DataError(
+            f"{len(absent)} of {len(rows)} pictures are not there, the first: {absent[0]}",
+            where=file,
+            hint=f"they are looked for in {base}",
+        )
+    return Manifest(file=file, root=base, rows=rows, digest=sha256_of(file))
+
+
+def read_csv(path: Path) -> tuple[list[str], list[tuple[str, dict[str, str]]]]:
+    """Header, and "file:line" and cells of each row, of a CSV with one header line.
+
+    Raises:
+        DataError: It cannot be read, a column's name stands there twice, or a row has more or fewer cells.
+    """
+    try:
+        with path.open(newline="", encoding="utf-8-sig") as handle:
+            reader = csv.reader(handle, strict=True)
+            header = next(reader, [])
+            rows = [(f"{path}:{reader.line_num}", cells) for cells in reader if cells]
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise DataError(f"this CSV cannot be read: {error}", where=path) from error
+    doubled = [name for name, count in Counter(header).items() if count > 1]
+    if doubled:
+        raise DataError(f"two columns are called '{doubled[0]}'", where=path)
+    for place, cells in rows:
+        if len(cells) != len(header):
+            raise DataError(f"this row has {len(cells)} cells, the header {len(header)}", where=place)
+    return header, [(place, dict(zip(header, cells, strict=True))) for place, cells in rows]
+
+
+def _row(record: dict[str, str], place: str) -> Row:
+    path = PurePosixPath(record["path"])
+    # What is harmless here may be absolute on Windows, where a prepared folder can be carried to.
+    leaves = path.is_absolute() or ".." in path.parts or PureWindowsPath(record["path"]).anchor
+    if leaves or not record["path"] or "\\" in record["path"] or "\0" in record["path"]:
+        raise DataError(f"path {record['path']!r} leaves the manifest's folder", where=place)
+    label, split = record["label"], record["split"]
+    if not label or not all(c.isascii() and (c.isalnum() or c in "_.-") for c in label):
+        raise DataError(f"class {label!r}: only letters, digits, _ . and - are allowed", where=place)
+    if split not in SPLITS:
+        raise DataError(f"split {split!r} is none of {', '.join(SPLITS)}", where=place)
+    known: dict[str, Any] = {name: record[name] for name in COLUMNS if name in record} | {"path": str(path)}
+    for name in ("width_px", "height_px"):
+        text = known.get(name) or "0"
+        if not text.isdecimal() or len(text) > 9:
+            raise DataError(f"{name} {text[:20]!r} is not a number of pixels", where=place)
+        known[name] = int(text)
+    return Row(**known, extra={name: value for name, value in record.items() if name not in COLUMNS})
+
+
+def write_manifest(file: Path, rows: Sequence[Row]) -> None:
+    """Writes a manifest; columns that fx does not know stand at the end."""
+    extra = list(dict.fromkeys(name for row in rows for name in row.extra))
+    table: list[list[str]] = [[*COLUMNS, *extra]]
+    for row in rows:
+        known = [str(getattr(row, name)) for name in COLUMNS]
+        table.append([*known, *(row.extra.get(name, "") for name in extra)])
+    # The csv module would leave a lone carriage return unquoted, and then refuse to read it.
+    has_return = any("\r" in cell for cells in table for cell in cells)
+    out = io.StringIO()
+    writer = csv.writer(out, lineterminator="\n", quoting=csv.QUOTE_ALL if has_return else csv.QUOTE_MINIMAL)
+    writer.writerows(table)
+    write_text(file, out.getvalue())
+
+
+def counts(rows: Sequence[Row]) -> dict[str, dict[str, int]]:
+    """Class → split → number of pictures."""
+    found = Counter((row.label, row.split) for row in rows)
+    labels = sorted({label for label, _ in found})
+    return {label: {split: found[label, split] for split in SPLITS if found[label, split]} for label in labels}

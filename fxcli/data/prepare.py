@@ -1,0 +1,262 @@
+"""Makes a prepared folder: cleaned pictures, manifest.csv, fingerprint.json. Called by `fx prepare`.
+
+Written beside its final name and renamed at the end: a prepared folder is complete or not there.
+"""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image, PngImagePlugin
+
+from fxcli import __version__
+from fxcli.console import console
+from fxcli.data import phantom, scan, split
+from fxcli.data.manifest import Row, counts, write_manifest
+from fxcli.data.preprocess import Clean, Cleaned
+from fxcli.data.read import MARK, Radiograph, read
+from fxcli.errors import DataError, UnreadableImage
+from fxcli.recipe.schema import Columns, PrepareRecipe
+from fxcli.run.directory import Lock, Run
+from fxcli.run.files import replace, sha256_of, write_json
+from fxcli.run.provenance import now
+
+PHANTOM = "phantom"
+PREPARED = Path("prepared")
+
+
+@dataclass(frozen=True)
+class Item:
+    """A picture on its way into the prepared folder.
+
+    Attributes:
+        name: Of the source, relative; named in the manifest and in errors.
+        label: Its class.
+        split: As given, or None.
+        patient: As given, or None.
+        digest: sha256 of the source.
+        load: Decodes it.
+    """
+
+    name: str
+    label: str
+    split: str | None
+    patient: str | None
+    digest: str
+    load: Callable[[], Radiograph]
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """What was made.
+
+    Attributes:
+        folder: The prepared folder.
+        rows: Of its manifest.
+        unreadable: path and reason of each picture that could not be used.
+    """
+
+    folder: Path
+    rows: list[Row]
+    unreadable: list[dict[str, str]]
+
+    @property
+    def manifest(self) -> Path:
+        """The manifest's file."""
+        return self.folder / "manifest.csv"
+
+
+def prepare(recipe: PrepareRecipe, folder: Path, *, overwrite: bool = False) -> Prepared:
+    """Prepares the pictures of a recipe.
+
+    Args:
+        recipe: What to do.
+        folder: The prepared folder to make.
+        overwrite: Whether an existing one is replaced.
+
+    Raises:
+        DataError: The folder is in use; the source is absent, empty, or does not fit the recipe; no picture is
+            readable.
+        RunError: Another process is preparing this folder.
+    """
+    _check_target(recipe, folder, overwrite)
+    unreadable: list[dict[str, str]] = []
+    items = _phantoms(recipe) if recipe.data.source == PHANTOM else _files(recipe, unreadable)
+    part = Path(f"{os.path.abspath(folder)}.part")
+    part.mkdir(parents=True, exist_ok=True)
+    with Lock(Run(part)):
+        try:
+            shutil.rmtree(part / "pictures", ignore_errors=True)  # of a process that was killed
+            rows, is_phantom = _pictures(items, recipe, part, unreadable)
+            write_manifest(part / "manifest.csv", rows)
+            fingerprint = _fingerprint(recipe, rows, unreadable, is_phantom)
+            fingerprint["manifest_sha256"] = sha256_of(part / "manifest.csv")
+            write_json(part / "fingerprint.json", fingerprint)
+        except BaseException:
+            shutil.rmtree(part, ignore_errors=True)
+            raise
+    _swap(part, folder)
+    return Prepared(folder, rows, unreadable)
+
+
+def _check_target(recipe: PrepareRecipe, folder: Path, overwrite: bool) -> None:
+    """Refuses whatever would destroy, or mix up, more than an earlier prepared folder."""
+    if folder.exists() and not (folder.is_dir() and not any(folder.iterdir())):
+        if not overwrite:
+            raise DataError("this folder exists", where=folder, hint="--overwrite replaces it; --out names another")
+        if not all((folder / name).is_file() for name in ("manifest.csv", "fingerprint.json")):
+            raise DataError(
+                "this is no prepared folder, and --overwrite replaces no other", where=folder, hint="--out names one"
+            )
+    if recipe.data.source is None:
+        raise DataError("the recipe names no source", hint="name it: --set data.source=FOLDER")
+    source, target = Path(recipe.data.source).resolve(), folder.resolve()
+    if recipe.data.source != PHANTOM and (source.is_relative_to(target) or target.is_relative_to(source)):
+        raise DataError(
+            "the source and the prepared folder lie within each other",
+            where=folder,
+            hint="--out names a folder elsewhere",
+        )
+
+
+def _swap(part: Path, folder: Path) -> None:
+    """Gives a complete folder its name; at every moment the old one or the new one is there in full."""
+    old = Path(f"{os.path.abspath(folder)}.old")
+    shutil.rmtree(old, ignore_errors=True)
+    if folder.exists():
+        replace(folder, old)
+    replace(part, folder)
+    shutil.rmtree(old, ignore_errors=True)
+
+
+def _files(recipe: PrepareRecipe, unreadable: list[dict[str, str]]) -> list[Item]:
+    root = Path(str(recipe.data.source))
+    found = scan.source(root, recipe.data.columns)
+    label_of = scan.labels(found, recipe.data.classes, root)
+    items = []
+    for picture in found:
+        try:
+            digest = sha256_of(picture.path)
+        except (OSError, ValueError) as error:
+            unreadable.append({"path": picture.name, "reason": getattr(error, "strerror", None) or str(error)})
+            continue
+        load = functools.partial(read, picture.path)
+        label = label_of[picture.folder]
+        items.append(Item(picture.name, label, picture.split, picture.patient, digest, load))
+    return items
+
+
+def _phantoms(recipe: PrepareRecipe) -> list[Item]:
+    if recipe.data.classes or recipe.data.columns != Columns():
+        raise DataError("the phantom has its own classes: data.classes and data.columns do not go with it")
+    items = []
+    for case in phantom.plan(seed=recipe.seed):
+        digest = hashlib.sha256(repr(case).encode()).hexdigest()
+        load = functools.partial(_drawn, case, recipe.data.prepared_px)
+        items.append(Item(f"{case.name}.png", case.label, case.split, case.group, digest, load))
+    return items
+
+
+def _drawn(case: phantom.PhantomCase, size_px: int) -> Radiograph:
+    return Radiograph(phantom.draw(case, size_px), {"phantom": True})
+
+
+def _pictures(
+    items: Sequence[Item], recipe: PrepareRecipe, part: Path, unreadable: list[dict[str, str]]
+) -> tuple[list[Row], bool]:
+    """Writes all pictures; returns the manifest's rows, and whether fx drew any of them."""
+    groups = split.groups([item.patient for item in items], [item.digest for item in items])
+    given = [item.split for item in items]
+    splits = split.assign(recipe.split, recipe.seed, [item.label for item in items], groups, given)
+    convert = functools.partial(_convert, Clean(recipe.data.prepared_px, recipe.data.window), part)
+    rows: list[Row] = []
+    is_phantom = False
+    workers = recipe.data.workers if recipe.data.workers is not None else os.cpu_count() or 1
+    # Threads, not processes: decoding, resizing and compressing all release the interpreter's lock.
+    pool = ThreadPoolExecutor(max_workers=max(1, workers))
+    try:
+        made = pool.map(convert, items, groups, splits)
+        for result in console.progress(made, total=len(items), what="prepare"):
+            if isinstance(result, UnreadableImage):
+                unreadable.append({"path": str(result.where), "reason": result.reason})
+            else:
+                rows.append(result[0])
+                is_phantom |= result[1]
+    finally:
+        # After Ctrl-C nothing that still waits may start.
+        pool.shutdown(cancel_futures=True)
+    if not rows:
+        first = unreadable[0]
+        raise DataError(f"no picture can be read; the first: {first['reason']}", where=first["path"])
+    return rows, is_phantom
+
+
+def _convert(clean: Clean, part: Path, item: Item, group: str, part_name: str) -> tuple[Row, bool] | UnreadableImage:
+    try:
+        cleaned = clean(item.load(), Path(item.name))
+    except UnreadableImage as error:
+        return UnreadableImage(item.name, error.reason)
+    path = f"pictures/{part_name}/{item.label}/{_file_name(item.name)}"
+    _save(cleaned, clean.mark(cleaned), part / path)
+    row = Row(
+        path=path,
+        label=item.label,
+        split=part_name,
+        group=group,
+        patient=item.patient or "",
+        source=item.name,
+        width_px=cleaned.width_px,
+        height_px=cleaned.height_px,
+        sha256=item.digest,
+    )
+    return row, cleaned.is_phantom
+
+
+def _file_name(source: str) -> str:
+    """A name that is safe everywhere and that no other source path gets."""
+    stem = "".join(c if c.isascii() and (c.isalnum() or c in "_-") else "_" for c in Path(source).stem)
+    return f"{stem[:60]}-{hashlib.sha256(source.encode('utf-8', 'surrogateescape')).hexdigest()[:12]}.png"
+
+
+def _save(cleaned: Cleaned, mark: dict[str, Any], target: Path) -> None:
+    target.parent.mkdir(parents=True, exist_ok=True)
+    text = PngImagePlugin.PngInfo()
+    text.add_text(MARK, json.dumps(mark))
+    Image.fromarray(cleaned.pixels).save(target, pnginfo=text, compress_level=3)
+
+
+def _fingerprint(
+    recipe: PrepareRecipe, rows: Sequence[Row], unreadable: Sequence[dict[str, str]], is_phantom: bool
+) -> dict[str, Any]:
+    digests = [row.sha256 for row in rows]
+    return {
+        "name": recipe.name,
+        "created": now(),
+        "fx_version": __version__,
+        "source": recipe.data.source,
+        "phantom": is_phantom,
+        "clean": asdict(Clean(recipe.data.prepared_px, recipe.data.window)),
+        "classes": sorted({row.label for row in rows}),
+        "counts": counts(rows),
+        "groups": len({row.group for row in rows}),
+        "byte_equal_copies": len(digests) - len(set(digests)),
+        "width_px": _quartiles([row.width_px for row in rows]),
+        "height_px": _quartiles([row.height_px for row in rows]),
+        "unreadable": list(unreadable),
+        "recipe": recipe.model_dump(mode="json"),
+    }
+
+
+def _quartiles(values: Sequence[int]) -> dict[str, float]:
+    names = ("min", "q25", "median", "q75", "max")
+    return dict(zip(names, (float(x) for x in np.quantile(values, (0, 0.25, 0.5, 0.75, 1))), strict=True))

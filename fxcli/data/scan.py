@@ -1,0 +1,208 @@
+"""Finds pictures: in folders for prediction, in class folders or a CSV for preparation. Opens no picture."""
+
+from __future__ import annotations
+
+import difflib
+import os
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from fxcli.data.manifest import read_csv
+from fxcli.data.read import EXTENSIONS
+from fxcli.errors import DataError, NothingFound
+from fxcli.recipe.schema import Columns
+
+_SPLIT_FOLDERS = {
+    "train": "train",
+    "training": "train",
+    "val": "val",
+    "valid": "val",
+    "validation": "val",
+    "test": "test",
+    "testing": "test",
+}
+
+
+@dataclass(frozen=True)
+class SourcePicture:
+    """A raw picture with what its place says of it.
+
+    Attributes:
+        path: The file.
+        name: Path relative to the source, with forward slashes; no two of a source are equal.
+        folder: Class folder or label as found; "" if none.
+        split: "train", "val" or "test" as given, or None.
+        patient: As given, or None.
+    """
+
+    path: Path
+    name: str
+    folder: str
+    split: str | None = None
+    patient: str | None = None
+
+
+def pictures(paths: Iterable[Path]) -> list[Path]:
+    """All pictures below folders, sorted within each; a file that is named itself is taken as it is.
+
+    Raises:
+        NothingFound: A folder has none.
+        DataError: A path does not exist, or a folder cannot be listed.
+    """
+    found: list[Path] = []
+    for path in paths:
+        if path.is_dir():
+            inside = sorted(_below(path))
+            if not inside:
+                raise NothingFound(path, EXTENSIONS)
+            found += inside
+        elif path.exists():
+            found.append(path)
+        else:
+            raise DataError("no such file or folder", where=path)
+    return found
+
+
+def _below(folder: Path, above: tuple[str, ...] = ()) -> Iterator[Path]:
+    real = os.path.realpath(folder)
+    if real in above:
+        return  # a link that leads back to where we came from
+    try:
+        entries = list(os.scandir(folder))
+    except OSError as error:
+        raise DataError(f"this folder cannot be listed: {error.strerror}", where=folder) from error
+    for entry in entries:
+        if entry.name.startswith(".") or entry.name == "__MACOSX":
+            continue
+        if entry.is_dir():
+            yield from _below(folder / entry.name, (*above, real))
+        elif entry.name.lower().endswith(EXTENSIONS):
+            yield folder / entry.name
+
+
+def source(path: Path, columns: Columns) -> list[SourcePicture]:
+    """Pictures of a class-folder tree or a CSV.
+
+    Raises:
+        DataError: See `class_tree` and `table`; or there is no such path.
+    """
+    if path.is_dir():
+        if columns != Columns():
+            raise DataError("data.columns are for a CSV, and this is a folder", where=path)
+        return class_tree(path)
+    if not path.is_file():
+        raise DataError("no such folder or CSV", where=path, hint="name the source: --set data.source=FOLDER")
+    return table(path, columns)
+
+
+def class_tree(root: Path) -> list[SourcePicture]:
+    """Pictures of a folder of class folders; `class/Train` and `Train/class` both give the split.
+
+    Raises:
+        NothingFound: No picture.
+        DataError: Some pictures lie outside any class folder, or in folders of two splits.
+    """
+    found, loose = [], []
+    for path in pictures([root]):
+        name = path.relative_to(root).as_posix()
+        folders = name.split("/")[:-1]
+        classes = [part for part in folders if part.lower() not in _SPLIT_FOLDERS]
+        splits = {_SPLIT_FOLDERS[part.lower()] for part in folders if part.lower() in _SPLIT_FOLDERS}
+        if len(splits) > 1:
+            raise DataError(f"this picture lies in folders of two splits: {name}", where=root)
+        if classes:
+            found.append(SourcePicture(path, name, classes[0], next(iter(splits), None)))
+        else:
+            loose.append(name)
+    if loose:
+        raise DataError(
+            f"{len(loose)} pictures lie in no class folder, the first: {loose[0]}",
+            where=root,
+            hint="a source is a folder of class folders (class/picture.jpg), or a CSV with path and label",
+        )
+    return found
+
+
+def table(path: Path, columns: Columns) -> list[SourcePicture]:
+    """Pictures that a CSV lists.
+
+    Raises:
+        DataError: The file cannot be read, lacks a column, or lists nothing; or a row has no path, no label, an
+            unknown split, or a picture that stands there twice.
+    """
+    header, rows = read_csv(path)
+    wanted = {"path": columns.path, "label": columns.label, "patient": columns.patient, "split": columns.split}
+    # Columns that a recipe does not name are taken where they stand under their customary names.
+    for role in ("patient", "split"):
+        wanted[role] = wanted[role] or (role if role in header else None)
+    for role, column in wanted.items():
+        if column is not None and column not in header:
+            close = difflib.get_close_matches(column, header, n=1)
+            hint = f"its columns are {', '.join(header)}; set data.columns.{role}={close[0] if close else '…'}"
+            raise DataError(f"no column '{column}' ({role})", where=path, hint=hint)
+    if not rows:
+        raise DataError("this CSV lists no picture", where=path)
+    found = [_picture(path, place, row, wanted) for place, row in rows]
+    name, count = Counter(picture.name for picture in found).most_common(1)[0]
+    if count > 1:
+        raise DataError(f"this picture is listed {count} times: {name}", where=path)
+    return found
+
+
+def _picture(file: Path, place: str, row: Mapping[str, str], wanted: Mapping[str, str | None]) -> SourcePicture:
+    values = {role: row[column].strip() for role, column in wanted.items() if column}
+    for role in ("path", "label"):
+        if not values[role]:
+            raise DataError(f"no {role} in this row", where=place)
+    split = values.get("split", "").lower()
+    if split and split not in _SPLIT_FOLDERS:
+        raise DataError(f"split '{split}' is none of {', '.join(_SPLIT_FOLDERS)}", where=place)
+    path = Path(os.path.normpath(values["path"]))
+    return SourcePicture(
+        path=file.parent / path,
+        name=path.as_posix(),
+        folder=values["label"],
+        split=_SPLIT_FOLDERS[split] if split else None,
+        patient=values.get("patient") or None,
+    )
+
+
+def labels(found: Iterable[SourcePicture], classes: Mapping[str, str], where: Path) -> dict[str, str]:
+    """Folder → class for every folder that was found.
+
+    Args:
+        found: Source pictures.
+        classes: The recipe's mapping; empty keeps each folder as a class of its own.
+        where: Named in errors.
+
+    Raises:
+        DataError: A folder that the mapping lacks, a mapping entry without any picture, or a class without a letter
+            or digit in its name.
+    """
+    folders = sorted({picture.folder for picture in found})
+    if not classes:
+        named = {folder: _class_name(folder) for folder in folders}
+        by_name: dict[str, str] = {}
+        for folder, name in named.items():
+            if by_name.setdefault(name, folder) != folder:
+                both = f"'{by_name[name]}' and '{folder}'"
+                raise DataError(f"{both} would become one class, {name}", where=where, hint="set data.classes")
+    else:
+        unmapped = [folder for folder in folders if folder not in classes]
+        absent = [folder for folder in classes if folder not in folders]
+        if unmapped or absent:
+            lines = [f"not in data.classes: {', '.join(unmapped)}"] if unmapped else []
+            lines += [f"without a picture: {', '.join(absent)}"] if absent else []
+            raise DataError("folders and data.classes do not match\n  " + "\n  ".join(lines), where=where)
+        named = {folder: classes[folder] for folder in folders}
+    for folder, name in named.items():
+        # A class names a folder too, and ".." would be another one.
+        if not any(c.isalnum() for c in name):
+            raise DataError(f"'{folder}' gives no usable class name", where=where, hint="set data.classes")
+    return named
+
+
+def _class_name(folder: str) -> str:
+    return "".join(c if c.isascii() and (c.isalnum() or c in "_.-") else "_" for c in folder).strip("_")

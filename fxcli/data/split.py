@@ -1,0 +1,107 @@
+"""Divides pictures into train, val and test so that no group straddles a split that fx draws."""
+
+from __future__ import annotations
+
+import warnings
+from collections import Counter
+from collections.abc import Sequence
+
+import numpy as np
+
+from fxcli.errors import DataError
+from fxcli.recipe.schema import Split
+from fxcli.run.randomness import derive
+
+
+def groups(patients: Sequence[str | None], digests: Sequence[str]) -> list[str]:
+    """A group for each picture: pictures of one patient, and byte-equal files, belong together.
+
+    Args:
+        patients: Patient of each picture, or None.
+        digests: sha256 of each picture's file.
+    """
+    parent: dict[str, str] = {}
+
+    def root(key: str) -> str:
+        while (above := parent.setdefault(key, key)) != key:
+            parent[key] = parent[above]
+            key = above
+        return key
+
+    for patient, digest in zip(patients, digests, strict=True):
+        if patient is not None:
+            parent[root(f"file:{digest}")] = root(f"patient:{patient}")
+    # Running numbers, so that no patient id reaches the manifest's group column.
+    numbers: dict[str, str] = {}
+    return [numbers.setdefault(root(f"file:{digest}"), f"g{len(numbers):05d}") for digest in digests]
+
+
+def assign(
+    policy: Split, seed: int, labels: Sequence[str], group: Sequence[str], given: Sequence[str | None]
+) -> list[str]:
+    """The split of each picture.
+
+    Args:
+        policy: The recipe's section.
+        seed: Of the drawing.
+        labels: Class of each picture.
+        group: Group of each picture.
+        given: The source's own split of each picture, or None.
+
+    Raises:
+        DataError: The given split is absent, or partly so; or there are too few groups to draw from.
+    """
+    missing = sum(split is None for split in given)
+    kind = policy.policy or ("grouped" if missing == len(given) else "given")
+    if kind == "grouped":
+        test = _drawn(labels, group, policy.test_frac, derive(seed, "test"))
+        result = ["test" if is_test else "train" for is_test in test]
+    elif missing:
+        raise DataError(
+            f"split.policy is given, but {missing} of {len(given)} pictures have no split",
+            hint="set split.policy=grouped to draw one",
+        )
+    else:
+        result = [str(split) for split in given]
+    if "val" in result or policy.val_frac == 0:
+        return result
+    train = [index for index, split in enumerate(result) if split == "train"]
+    if not train:
+        raise DataError(
+            "no picture is for training, so no validation part can be drawn",
+            hint="set split.policy=grouped to draw a split, or split.val_frac=0 to do without",
+        )
+    val = _drawn([labels[i] for i in train], [group[i] for i in train], policy.val_frac, derive(seed, "val"))
+    for index, is_val in zip(train, val, strict=True):
+        result[index] = "val" if is_val else "train"
+    return result
+
+
+def _drawn(labels: Sequence[str], group: Sequence[str], frac: float, seed: int) -> np.ndarray:
+    """Marks about `frac` of the pictures, [N] bool, stratified by label, whole groups at a time."""
+    from sklearn.model_selection import StratifiedGroupKFold
+
+    # More folds than pictures of the largest class cannot be made.
+    limit = min(len(set(group)), max(Counter(labels).values()))
+    drawn = np.zeros(len(labels), dtype=bool)
+    if limit >= 2:
+        taken, folds = _ratio(frac, limit)
+        splitter = StratifiedGroupKFold(folds, shuffle=True, random_state=seed % 2**32)
+        with warnings.catch_warnings():
+            # Classes with fewer pictures than folds are told by prepare's table.
+            warnings.filterwarnings("ignore", message="The least populated class", category=UserWarning)
+            parts = [part for _, part in splitter.split(np.zeros(len(labels)), labels, group)]
+        drawn[np.concatenate(parts[:taken])] = True
+    if not drawn.any() or drawn.all():
+        raise DataError(
+            f"{len(labels)} pictures in {len(set(group))} groups are too few to draw a part of them",
+            hint="add pictures, give the split yourself (folders Train and Test), or set split.val_frac=0 for no val",
+        )
+    return drawn
+
+
+def _ratio(frac: float, limit: int) -> tuple[int, int]:
+    """(k, n) with k / n near `frac`: the smallest n up to `limit` that comes close, or the nearest there is."""
+    tolerance = min(0.01, frac / 10)
+    choices = [(min(n - 1, max(1, round(frac * n))), n) for n in range(2, limit + 1)]
+    return min(choices, key=lambda choice: (max(tolerance, abs(choice[0] / choice[1] - frac)), choice[1]))

@@ -1,0 +1,98 @@
+"""Model files and resume states: safetensors with a JSON header, never a pickle.
+
+A header can be read without torch; weights are only tensors. Both are written atomically.
+"""
+
+from __future__ import annotations
+
+import json
+import struct
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from fxcli.console import INTENDED_USE
+from fxcli.errors import ModelFileError
+from fxcli.run.files import replacing
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+FORMAT = 1
+_HEADER_LIMIT_BYTES = 16 << 20
+
+
+def save_model_file(file: Path, tensors: Mapping[str, Tensor], header: Mapping[str, Any]) -> None:
+    """Writes a model file."""
+    _save(file, tensors, {"format": FORMAT, "kind": "model", "intended_use": INTENDED_USE, **header})
+
+
+def load_model_file(file: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """Tensors and header of a model file.
+
+    Raises:
+        ModelFileError: Absent, damaged, or not a model file of fx.
+    """
+    return _load(file, "model")
+
+
+def save_state(file: Path, tensors: Mapping[str, Tensor], header: Mapping[str, Any]) -> None:
+    """Writes a resume state."""
+    _save(file, tensors, {"format": FORMAT, "kind": "state", **header})
+
+
+def load_state(file: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """Tensors and header of a resume state.
+
+    Raises:
+        ModelFileError: Absent, damaged, or not a resume state of fx.
+    """
+    return _load(file, "state")
+
+
+def read_header(file: Path) -> dict[str, Any]:
+    """The header alone, without torch and without reading weights.
+
+    Raises:
+        ModelFileError: Absent, damaged, or not a file of fx.
+    """
+    try:
+        with file.open("rb") as handle:
+            (size,) = struct.unpack("<Q", handle.read(8))
+            if size > _HEADER_LIMIT_BYTES:
+                raise ModelFileError("not a model file of fx: its header is too large", where=file)
+            raw = json.loads(handle.read(size))
+        header = json.loads(raw["__metadata__"]["fx"])
+        if header["format"] != FORMAT:
+            raise ModelFileError(
+                f"written by another version of fx (format {header['format']}, this one reads {FORMAT})", where=file
+            )
+        return dict(header)
+    except OSError as error:
+        raise ModelFileError(f"cannot be read: {error.strerror or error}", where=file) from error
+    except (ValueError, KeyError, TypeError, struct.error, RecursionError) as error:
+        raise ModelFileError(
+            "not a model file of fx, or damaged", where=file, hint="a model file is the model.safetensors of a run"
+        ) from error
+
+
+def _save(file: Path, tensors: Mapping[str, Tensor], header: Mapping[str, Any]) -> None:
+    from safetensors.torch import save_file
+
+    # Tensors of a module may be views or channels-last; safetensors stores plain ones.
+    plain = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}
+    with replacing(file) as part:
+        save_file(plain, part, metadata={"fx": json.dumps(header, ensure_ascii=False, allow_nan=False)})
+
+
+def _load(file: Path, kind: str) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    header = read_header(file)
+    if header.get("kind") != kind:
+        raise ModelFileError(f"this is a {header.get('kind')} file, not a {kind} file", where=file)
+    try:
+        return load_file(file), header
+    except (SafetensorError, OSError, ValueError) as error:
+        raise ModelFileError(f"damaged: {error}", where=file) from error

@@ -1,0 +1,251 @@
+"""A run on disk: its name, its status, its lock, its log; and how runs and models are found.
+
+    runs/<recipe>-<UTC>-<id>/
+        run.json        status, argv, versions, plugins, hardware, seed, hashes
+        recipe.yaml     resolved: training it alone reproduces the run
+        manifest.csv    fingerprint.json    as they were
+        metrics.jsonl   one object per log
+        checkpoints/    last/ (resume state), best/ (model file)
+        model.safetensors    what the run made
+        predictions/    evaluation/    log.txt
+
+Nothing here imports torch.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import secrets
+import socket
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from fxcli.errors import RunError
+from fxcli.run.files import write_json
+
+RUNS = Path("runs")
+STATUSES = ("running", "finished", "failed", "interrupted")
+
+
+@dataclass(frozen=True)
+class Run:
+    """A run directory."""
+
+    path: Path
+
+    @property
+    def model_file(self) -> Path:
+        """What a finished run made."""
+        return self.path / "model.safetensors"
+
+    @property
+    def best_file(self) -> Path:
+        """The model of the best epoch of the phase so far."""
+        return self.path / "checkpoints" / "best" / "model.safetensors"
+
+    @property
+    def state_file(self) -> Path:
+        """All that resuming needs."""
+        return self.path / "checkpoints" / "last" / "state.safetensors"
+
+    @property
+    def metrics_file(self) -> Path:
+        """One JSON object per log."""
+        return self.path / "metrics.jsonl"
+
+    def info(self) -> dict[str, Any]:
+        """run.json.
+
+        Raises:
+            RunError: It is absent or damaged.
+        """
+        try:
+            value = json.loads((self.path / "run.json").read_text(encoding="utf-8"))
+        except (OSError, ValueError) as error:
+            raise RunError("no run directory: its run.json cannot be read", where=self.path) from error
+        if not isinstance(value, dict) or value.get("status") not in STATUSES:
+            raise RunError("run.json is damaged", where=self.path)
+        return value
+
+    def update(self, **values: Any) -> None:
+        """Changes entries of run.json."""
+        write_json(self.path / "run.json", self.info() | values)
+
+    def log(self, text: str) -> None:
+        """Appends a line to log.txt."""
+        stamp = datetime.now(UTC).strftime("%Y-%m-%d %H:%M:%S")
+        with (self.path / "log.txt").open("a", encoding="utf-8") as handle:
+            handle.write(f"{stamp} {text}\n")
+
+
+def create(name: str, info: Mapping[str, Any], *, out: Path | None) -> Run:
+    """Makes a new run directory, with status running.
+
+    Args:
+        name: Of the recipe.
+        info: For run.json.
+        out: The directory itself; default runs/<name>-<UTC>-<id>.
+
+    Raises:
+        RunError: `out` exists and is not empty.
+    """
+    stamp = datetime.now(UTC).strftime("%Y%m%dT%H%M%SZ")
+    path = out or RUNS / f"{name}-{stamp}-{secrets.token_hex(2)}"
+    if path.exists() and (not path.is_dir() or any(path.iterdir())):
+        raise RunError("this folder is in use", where=path, hint=f"another --out, or: fx train --resume {path}")
+    for folder in ("checkpoints/last", "checkpoints/best", "predictions", "evaluation"):
+        (path / folder).mkdir(parents=True, exist_ok=True)
+    write_json(path / "run.json", {"status": "running", **info})
+    return Run(path)
+
+
+def open_run(path: Path) -> Run:
+    """An existing run.
+
+    Raises:
+        RunError: It is none.
+    """
+    if not path.is_dir():
+        raise RunError("no such run directory", where=path, hint="fx runs lists the runs here")
+    run = Run(path)
+    run.info()
+    return run
+
+
+class Lock:
+    """Keeps two processes from writing one folder. Left behind by a dead process of this machine, it is taken over.
+
+    Raises:
+        RunError: On entering, when another process holds it.
+    """
+
+    def __init__(self, run: Run) -> None:
+        self.file = run.path / "lock.json"
+
+    def __enter__(self) -> None:
+        mine = json.dumps({"pid": os.getpid(), "host": socket.gethostname()})
+        for _ in range(2):
+            try:
+                handle = os.open(self.file, os.O_CREAT | os.O_EXCL | os.O_WRONLY)
+            except FileExistsError:
+                self._take_over()
+                continue
+            os.write(handle, mine.encode())
+            os.close(handle)
+            return
+        raise RunError("the lock of this folder cannot be taken", where=self.file)
+
+    def __exit__(self, *_: object) -> None:
+        self.file.unlink(missing_ok=True)
+
+    def _take_over(self) -> None:
+        pid, host = self._holder()
+        if host != socket.gethostname() or _alive(pid):
+            raise RunError(
+                f"process {pid} on {host} is at work in this folder",
+                where=self.file,
+                hint="wait for it; if that process is gone, delete the file",
+            )
+        self.file.unlink(missing_ok=True)
+
+    def _holder(self) -> tuple[int, str]:
+        for _ in range(10):
+            try:
+                holder = json.loads(self.file.read_text(encoding="utf-8"))
+                return int(holder["pid"]), str(holder["host"])
+            except (OSError, ValueError, KeyError, TypeError, OverflowError):
+                time.sleep(0.05)  # it may be being written at this very moment
+        return -1, socket.gethostname()  # written halfway by a process that died
+
+
+def _alive(pid: int) -> bool:
+    if pid <= 0 or pid == os.getpid():
+        return False
+    if os.name == "nt":
+        import ctypes
+
+        # os.kill(pid, 0) would end the process on Windows.
+        kernel32 = ctypes.WinDLL("kernel32")  # type: ignore[attr-defined,unused-ignore]
+        handle = kernel32.OpenProcess(0x1000, False, pid)
+        if handle:
+            kernel32.CloseHandle(handle)
+        return bool(handle)
+    try:
+        os.kill(pid, 0)
+    except (ProcessLookupError, OverflowError):
+        return False
+    except PermissionError:
+        return True
+    return True
+
+
+def all_runs(folder: Path = RUNS) -> Iterator[tuple[Run, dict[str, Any]]]:
+    """Every run in a folder with its run.json, oldest first; folders without a readable one are passed over."""
+    if not folder.is_dir():
+        return
+    found = []
+    for path in folder.iterdir():
+        try:
+            found.append((Run(path), Run(path).info()))
+        except RunError:
+            continue
+    yield from sorted(found, key=lambda pair: (str(pair[1].get("created", "")), pair[0].path.name))
+
+
+def find_model(wanted: str | None) -> tuple[Path, Run | None]:
+    """The model file that `--model` means, and its run if it lies in one.
+
+    Args:
+        wanted: A run directory, or its name below runs/; a model file; a recipe's name (its last finished run); or
+            None: the last finished classify run that was not trained on phantoms.
+
+    Raises:
+        RunError: There is none.
+    """
+    if wanted is None:
+        return _last_model()
+    path = Path(wanted)
+    if path.is_file():
+        inside = path.parent if path.parent.name != "best" else path.parent.parent.parent
+        return path, Run(inside) if (inside / "run.json").is_file() else None
+    for folder in (path, RUNS / path):
+        if (folder / "run.json").is_file():
+            return _model_of(open_run(folder))
+    for run, info in reversed(list(all_runs())):
+        if info.get("recipe") == wanted and info["status"] == "finished" and run.model_file.is_file():
+            return run.model_file, run
+    raise RunError(
+        "no run directory or model file, and no finished run of a recipe of this name",
+        where=wanted,
+        hint="fx runs lists the runs here",
+    )
+
+
+def _model_of(run: Run) -> tuple[Path, Run]:
+    for file in (run.model_file, run.best_file):
+        if file.is_file():
+            return file, run
+    raise RunError(f"this run has no model yet (status {run.info()['status']})", where=run.path)
+
+
+def _last_model() -> tuple[Path, Run]:
+    demo = None
+    for run, info in reversed(list(all_runs())):
+        if info["status"] != "finished" or info.get("task") != "classify" or not run.model_file.is_file():
+            continue
+        if info.get("demo"):
+            demo = demo or run
+            continue
+        return run.model_file, run
+    if demo:
+        raise RunError(
+            "the only finished runs here were trained on phantoms, which say nothing about other pictures",
+            where=RUNS,
+            hint=f"train on your pictures, or name the run: --model {demo.path}",
+        )
+    raise RunError("no finished run here", where=RUNS, hint="train one (fx train RECIPE) or name a model: --model")

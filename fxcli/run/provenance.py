@@ -1,0 +1,49 @@
+"""Where a result comes from: versions, hardware, plugins, command line, hashes. Nothing here imports torch."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import platform
+import sys
+from datetime import UTC, datetime
+from importlib import metadata
+from typing import Any
+
+from fxcli import __version__
+from fxcli.zoo.plugins import Zoo
+
+PACKAGES = ("torch", "torchvision", "timm", "numpy", "pillow", "scikit-learn", "pluggy", "pydantic", "safetensors")
+
+
+def now() -> str:
+    """The time, UTC, to the second, as ISO 8601."""
+    return datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+
+
+def describe(zoo: Zoo) -> dict[str, Any]:
+    """argv, versions, plugins and hardware, as run.json keeps them."""
+    return {
+        "fx_version": __version__,
+        "argv": sys.argv[1:],
+        "python": platform.python_version(),
+        "versions": {name: _version(name) for name in PACKAGES},
+        "plugins": {plugin.name: plugin.version for plugin in zoo.plugins if plugin.status == "ok"},
+        "hardware": {
+            "system": platform.system(),
+            "machine": platform.machine(),
+            "cores": os.cpu_count(),
+        },
+    }
+
+
+def _version(package: str) -> str | None:
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return None
+
+
+def digest(text: str) -> str:
+    """The hex sha256 of a text."""
+    return hashlib.sha256(text.encode("utf-8")).hexdigest()

@@ -1,0 +1,211 @@
+"""The order, the seeds and the processes of training pictures: none of them changes what is drawn."""
+
+import random
+from collections import Counter
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from fxcli.data import dataset
+from fxcli.data.dataset import Batches, Draw, TrainingPictures, default_workers, loader
+from fxcli.data.preprocess import Clean, Preprocessing
+from fxcli.errors import UnreadableImage
+from fxcli.recipe.schema import Augment
+
+PREPROCESSING = Preprocessing(Clean(32), 24, "letterbox", (0.5,) * 3, (0.5,) * 3)
+STRONG = Augment(
+    hflip=0.5, rotate_deg=30.0, brightness=0.3, contrast=0.3, elastic=1.0, erase=0.5, crop_scale=(0.5, 1.0)
+)
+
+
+def epoch_of(batches, epoch, start=0):
+    batches.begin(epoch, start)
+    return list(batches)
+
+
+# --- order ---
+
+
+@pytest.mark.parametrize(("count", "size"), [(10, 3), (12, 4), (1, 8), (7, 1)])
+def test_every_picture_once_an_epoch(count, size):
+    batches = Batches([0] * count, size, seed=0)
+    for epoch in range(3):
+        found = epoch_of(batches, epoch)
+        assert sorted(draw.index for batch in found for draw in batch) == list(range(count))
+        assert [len(batch) for batch in found[:-1]] == [size] * (len(found) - 1)
+        assert len(batches) == len(found) == -(-count // size)
+
+
+def test_order_is_a_function_of_seed_and_epoch():
+    orders = {}
+    for seed in (0, 1):
+        for epoch in (0, 1, 2):
+            orders[seed, epoch] = epoch_of(Batches([0] * 30, 4, seed=seed), epoch)
+    flat = {key: tuple(draw.index for batch in found for draw in batch) for key, found in orders.items()}
+    assert len(set(flat.values())) == 6
+    batches = Batches([0] * 30, 4, seed=1)
+    assert [epoch_of(batches, epoch) for epoch in (2, 0, 2)] == [orders[1, 2], orders[1, 0], orders[1, 2]]
+
+
+def test_the_global_generators_decide_nothing():
+    first = epoch_of(Batches([0, 1] * 10, 4, seed=0, balanced=True), 0)
+    torch.manual_seed(5)
+    np.random.seed(5)
+    random.seed(5)
+    assert epoch_of(Batches([0, 1] * 10, 4, seed=0, balanced=True), 0) == first
+
+
+@pytest.mark.parametrize("balanced", [False, True])
+def test_start_skips_exactly(balanced):
+    batches = Batches([0, 0, 1] * 7, 4, seed=0, balanced=balanced)
+    whole = epoch_of(batches, 3)
+    for start in range(7):
+        assert epoch_of(batches, 3, start) == whole[start:]
+        assert len(batches) == 6 - start
+    assert epoch_of(batches, 3) == whole
+
+
+def test_seeds_belong_to_places():
+    """Not to pictures: the same picture is another view in another epoch, and no two places share a seed."""
+    batches = Batches([0] * 20, 4, seed=0)
+    seeds = [[draw.seed for batch in epoch_of(batches, epoch) for draw in batch] for epoch in range(3)]
+    assert len({seed for epoch in seeds for seed in epoch}) == 60
+    other = Batches([0] * 20, 4, seed=1)
+    assert not set(seeds[0]) & {draw.seed for batch in epoch_of(other, 0) for draw in batch}
+    larger = Batches([0] * 20, 7, seed=0)
+    assert [draw.seed for batch in epoch_of(larger, 0) for draw in batch] == seeds[0], "nor to the batch size"
+
+
+def test_balanced_draws_classes_equally_often():
+    targets = [0] * 800 + [1] * 150 + [3] * 50
+    batches = Batches(targets, 32, seed=0, balanced=True)
+    found = Counter()
+    for epoch in range(3):
+        indices = [draw.index for batch in epoch_of(batches, epoch) for draw in batch]
+        assert len(indices) == 1000
+        found.update(targets[index] for index in indices)
+    assert {name: count / 3000 for name, count in found.items()} == pytest.approx(
+        {0: 1 / 3, 1: 1 / 3, 3: 1 / 3}, abs=0.03
+    )
+
+
+def test_shuffled_draws_them_as_they_are():
+    targets = [0] * 80 + [1] * 20
+    found = Counter(targets[draw.index] for batch in epoch_of(Batches(targets, 32, seed=0), 0) for draw in batch)
+    assert found == {0: 80, 1: 20}
+
+
+# --- pictures ---
+
+
+@pytest.fixture
+def pictures(tmp_path):
+    """Makes a dataset of 10 pictures, and of a file that is none when asked."""
+
+    def make(augment=STRONG, broken=False):
+        paths = []
+        for index in range(10):
+            pixels = np.random.default_rng(index).integers(0, 256, (32, 32), dtype=np.uint8)
+            Image.fromarray(pixels).save(tmp_path / f"{index}.png")
+            paths.append(tmp_path / f"{index}.png")
+        if broken:
+            (tmp_path / "9.png").write_text("no picture")
+        return TrainingPictures(paths, [index % 3 for index in range(10)], PREPROCESSING, augment)
+
+    return make
+
+
+def collate(items):
+    """In this module, so that a worker process finds it."""
+    good = [item for item in items if not isinstance(item, UnreadableImage)]
+    bad = [item for item in items if isinstance(item, UnreadableImage)]
+    images = torch.stack([image for image, _ in good]) if good else torch.zeros(0)
+    return images, [target for _, target in good], bad
+
+
+def test_item(pictures):
+    found = pictures(Augment())
+    image, target = found[Draw(4, 99)]
+    assert np.array_equal(image[0].numpy(), PREPROCESSING.fit(PREPROCESSING.load(found.paths[4])))
+    assert target == 1
+    assert len(found) == 10
+
+
+def test_item_is_a_function_of_its_draw(pictures):
+    found = pictures()
+    assert torch.equal(found[Draw(4, 99)][0], found[Draw(4, 99)][0])
+    assert not torch.equal(found[Draw(4, 99)][0], found[Draw(4, 98)][0])
+
+
+def test_unreadable_becomes_a_value(pictures):
+    found = pictures(broken=True)
+    error = found[Draw(9, 0)]
+    assert isinstance(error, UnreadableImage)
+    assert error.path == found.paths[9]
+
+
+def epochs(pictures, workers, broken=False):
+    """Three epochs through one loader, the second from its third batch on."""
+    batches = Batches([0] * 10, 3, seed=0)
+    feed = loader(pictures(broken=broken), batches, workers=workers, collate=collate)
+    found = []
+    for epoch, start in ((0, 0), (1, 2), (2, 0)):
+        batches.begin(epoch, start)
+        found.append(list(feed))
+    return found
+
+
+def test_processes_change_nothing(pictures):
+    alone, together = epochs(pictures, 0), epochs(pictures, 2)
+    assert [len(epoch) for epoch in alone] == [4, 2, 4]
+    for a, b in zip(alone, together, strict=True):
+        assert len(a) == len(b)
+        for (images, targets, _), (others, other_targets, _) in zip(a, b, strict=True):
+            assert images.dtype == torch.uint8
+            assert torch.equal(images, others)
+            assert targets == other_targets
+
+
+def test_an_unreadable_picture_comes_through_a_process_whole(pictures):
+    for workers in (0, 2):
+        errors = [error for batch in epochs(pictures, workers, broken=True)[0] for error in batch[2]]
+        assert [error.path.name for error in errors] == ["9.png"]
+        assert errors[0].reason == "not a picture, or of an unknown format"
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_the_global_generators_are_not_moved(pictures, workers):
+    batches = Batches([0] * 10, 3, seed=0)
+    feed = loader(pictures(), batches, workers=workers, collate=collate)
+    before = torch.get_rng_state().tolist(), random.getstate(), np.random.get_state()[1].tolist()
+    for epoch in range(2):
+        batches.begin(epoch)
+        assert len(list(feed)) == 4
+    assert (torch.get_rng_state().tolist(), random.getstate(), np.random.get_state()[1].tolist()) == before
+
+
+def test_leaving_early_does_no_harm(pictures):
+    batches = Batches([0] * 10, 3, seed=0)
+    feed = loader(pictures(), batches, workers=1, collate=collate)
+    batches.begin(0)
+    first = next(iter(feed))
+    batches.begin(0)
+    again = list(feed)
+    assert len(again) == 4
+    assert torch.equal(first[0], again[0][0])
+
+
+def test_torch_collates_by_default(pictures):
+    images, targets = next(iter(loader(pictures(), Batches([0] * 10, 4, seed=0), workers=0)))
+    assert images.shape == (4, 1, 24, 24)
+    assert targets.shape == (4,)
+
+
+def test_default_workers(monkeypatch, pictures):
+    for cores, expected in ((1, 1), (3, 3), (64, 4), (None, 1)):
+        monkeypatch.setattr(dataset.os, "cpu_count", lambda cores=cores: cores)
+        assert default_workers() == expected
+    assert loader(pictures(), Batches([0] * 10, 4, seed=0), workers=None).num_workers == 1
+    assert loader(pictures(), Batches([0] * 10, 4, seed=0), workers=0).num_workers == 0

@@ -1,0 +1,264 @@
+"""Finding pictures: nothing is passed over that is one, and nothing is guessed."""
+
+import os
+from pathlib import Path
+
+import pytest
+
+from fxcli.data import scan
+from fxcli.data.scan import SourcePicture, class_tree, labels, pictures, source, table
+from fxcli.errors import DataError, NothingFound
+from fxcli.recipe.schema import Columns
+
+
+def touch(*names):
+    """Empty files below the current folder: nothing here opens a picture."""
+    for name in names:
+        Path(name).parent.mkdir(parents=True, exist_ok=True)
+        Path(name).touch()
+
+
+def names(found):
+    return [path.as_posix() for path in found]
+
+
+def write(text, name="list.csv", encoding="utf-8"):
+    Path(name).write_text(text, encoding=encoding, newline="")
+    return Path(name)
+
+
+# --- pictures ---
+
+
+def test_pictures_below_folders_sorted():
+    touch("in/b/2.JPG", "in/b/1.png", "in/a/deep/er/x.tiff", "in/z.webp", "in/a.bmp", "in/c/y.jpeg")
+    expected = ["in/a/deep/er/x.tiff", "in/a.bmp", "in/b/1.png", "in/b/2.JPG", "in/c/y.jpeg", "in/z.webp"]
+    assert names(pictures([Path("in")])) == expected
+
+
+def test_what_is_no_picture_is_passed_over():
+    touch("in/1.png", "in/notes.txt", "in/.hidden.png", "in/.cache/2.png", "in/__MACOSX/._1.png", "in/Thumbs.db")
+    assert names(pictures([Path("in")])) == ["in/1.png"]
+
+
+def test_a_named_file_is_taken_as_it_is():
+    touch("x.dat", "in/1.png")
+    assert names(pictures([Path("x.dat"), Path("in"), Path("x.dat")])) == ["x.dat", "in/1.png", "x.dat"]
+
+
+def test_a_folder_that_is_called_like_a_picture():
+    touch("in/folder.png/1.png")
+    assert names(pictures([Path("in")])) == ["in/folder.png/1.png"]
+
+
+def test_nothing_found():
+    touch("in/notes.txt")
+    with pytest.raises(NothingFound, match="in: no picture found here") as caught:
+        pictures([Path("in")])
+    assert caught.value.exit_code == 4
+    assert ".webp" in caught.value.hint
+    with pytest.raises(DataError, match="gone: no such file or folder"):
+        pictures([Path("gone")])
+
+
+@pytest.mark.skipif(os.name == "nt", reason="links need rights there")
+def test_links_are_followed_but_not_in_circles():
+    touch("in/1.png", "other/2.png")
+    Path("in/link").symlink_to(Path("other").resolve())
+    Path("in/up").symlink_to(Path("in").resolve())
+    Path("other/back").symlink_to(Path("in").resolve())
+    Path("in/3.png").symlink_to("gone.png")
+    assert names(pictures([Path("in")])) == ["in/1.png", "in/3.png", "in/link/2.png"]
+
+
+def test_a_folder_that_cannot_be_listed_is_an_error(monkeypatch):
+    touch("in/1.png", "in/locked/2.png")
+    real = os.scandir
+
+    def refuse(folder):
+        if Path(folder).name == "locked":
+            raise PermissionError(13, "Permission denied")
+        return real(folder)
+
+    monkeypatch.setattr(scan.os, "scandir", refuse)
+    with pytest.raises(DataError, match="locked: this folder cannot be listed: Permission denied"):
+        pictures([Path("in")])
+
+
+# --- class folders ---
+
+
+@pytest.mark.parametrize("train", ["Train", "train", "TRAINING"])
+def test_class_tree_with_splits_below_or_above(train):
+    touch(f"a/one/{train}/1.png", "a/one/Test/2.png", "a/two/valid/3.png", f"b/{train}/one/1.png", "b/val/two/3.png")
+    found = {picture.name: (picture.folder, picture.split) for picture in class_tree(Path("a"))}
+    assert found == {
+        f"one/{train}/1.png": ("one", "train"),
+        "one/Test/2.png": ("one", "test"),
+        "two/valid/3.png": ("two", "val"),
+    }
+    found = {picture.name: (picture.folder, picture.split) for picture in class_tree(Path("b"))}
+    assert found == {f"{train}/one/1.png": ("one", "train"), "val/two/3.png": ("two", "val")}
+
+
+def test_class_tree_without_splits():
+    touch("a/one/1.png", "a/one/patient7/left/2.png", "a/two/3.png")
+    found = class_tree(Path("a"))
+    assert [(picture.folder, picture.split, picture.patient) for picture in found] == [
+        ("one", None, None),
+        ("one", None, None),
+        ("two", None, None),
+    ]
+    assert found[1] == SourcePicture(Path("a/one/patient7/left/2.png"), "one/patient7/left/2.png", "one")
+
+
+def test_class_tree_with_loose_pictures():
+    touch("a/one/1.png", "a/2.png", "a/train/3.png")
+    with pytest.raises(DataError, match=r"2 pictures lie in no class folder, the first: 2\.png"):
+        class_tree(Path("a"))
+
+
+def test_class_tree_with_two_splits_for_a_picture():
+    touch("a/train/one/test/1.png")
+    with pytest.raises(DataError, match=r"folders of two splits: train/one/test/1\.png"):
+        class_tree(Path("a"))
+    touch("b/train/one/training/1.png")
+    assert class_tree(Path("b"))[0].split == "train"
+
+
+# --- CSV ---
+
+
+def test_table():
+    file = write("path,label\npictures/1.png, Hairline \n./pictures//x/../2.png,Spiral\n")
+    assert table(file, Columns()) == [
+        SourcePicture(Path("pictures/1.png"), "pictures/1.png", "Hairline"),
+        SourcePicture(Path("pictures/2.png"), "pictures/2.png", "Spiral"),
+    ]
+
+
+def test_table_paths_are_relative_to_it(tmp_path):
+    Path("lists").mkdir()
+    absolute = tmp_path / "there" / "3.png"
+    file = write(f"path,label\n1.png,a\n../2.png,a\n{absolute},a\n", "lists/a.csv")
+    found = table(file, Columns())
+    assert [picture.path for picture in found] == [Path("lists/1.png"), Path("lists/../2.png"), absolute]
+    assert [picture.name for picture in found] == ["1.png", "../2.png", absolute.as_posix()]
+
+
+def test_table_takes_customary_columns():
+    file = write(
+        "split,patient,label,path,age\nTraining,p1,a,1.png,3\nTEST,,b,2.png,4\nvalid,p2,a,3.png,5\n,p3,a,4.png,\n"
+    )
+    found = [(picture.split, picture.patient) for picture in table(file, Columns())]
+    assert found == [("train", "p1"), ("test", None), ("val", "p2"), (None, "p3")]
+
+
+def test_table_with_named_columns():
+    file = write("file,type,subject,part,label\n1.png,a,p1,test,x\n")
+    columns = Columns(path="file", label="type", patient="subject", split="part")
+    assert table(file, columns) == [SourcePicture(Path("1.png"), "1.png", "a", "test", "p1")]
+
+
+def test_table_from_a_spreadsheet():
+    file = write('path,label\r\n"a, b.png","c ""d"""\r\n"two\r\nlines.png",e\r\n', encoding="utf-8-sig")
+    assert [(p.name, p.folder) for p in table(file, Columns())] == [("a, b.png", 'c "d"'), ("two\r\nlines.png", "e")]
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("path,class\n1.png,a\n", r"no column 'label' \(label\)"),
+        ("path;label\n1.png;a\n", r"no column 'path' \(path\)"),
+        ("", r"no column 'path' \(path\)"),
+        ("path,label\n", "list.csv: this CSV lists no picture"),
+        ("path,label\n1.png,a\n\n,a\n", "list.csv:4: no path in this row"),
+        ('path,label\n"1\n.png",a\n2.png, \n', "list.csv:4: no label in this row"),
+        ("path,label,split\n1.png,a,tets\n", "list.csv:2: split 'tets' is none of train, training, val"),
+        ("path,label\n1.png,a\n1.png,b,c\n", "list.csv:3: this row has 3 cells, the header 2"),
+        ("path,label\n1.png\n", "list.csv:2: this row has 1 cells, the header 2"),
+        ("path,label,path\n1.png,a,2.png\n", "two columns are called 'path'"),
+        ("path,label\n1.png,a\n2.png,a\n./1.png,b\n", r"listed 2 times: 1\.png"),
+        ('path,label\n"1.png,a\n', "this CSV cannot be read: unexpected end of data"),
+    ],
+)
+def test_table_errors(text, message):
+    with pytest.raises(DataError, match=message):
+        table(write(text), Columns())
+
+
+def test_table_suggests_columns():
+    with pytest.raises(DataError) as caught:
+        table(write("path,label,patient_id\n1.png,a,p\n"), Columns(patient="patientid"))
+    assert "its columns are path, label, patient_id; set data.columns.patient=patient_id" in str(caught.value)
+
+
+def test_table_in_another_encoding():
+    with pytest.raises(DataError, match="cannot be read: 'utf-8' codec can't decode"):
+        table(write("path,label\nü.png,a\n", encoding="latin-1"), Columns())
+
+
+# --- source ---
+
+
+def test_source_is_a_folder_or_a_csv():
+    touch("a/one/1.png")
+    assert source(Path("a"), Columns())[0].folder == "one"
+    assert source(write("path,label\n1.png,two\n"), Columns())[0].folder == "two"
+    with pytest.raises(DataError, match="gone: no such folder or CSV"):
+        source(Path("gone"), Columns())
+    with pytest.raises(DataError, match=r"data\.columns are for a CSV"):
+        source(Path("a"), Columns(patient="id"))
+
+
+# --- classes ---
+
+
+def found_in(*folders):
+    return [SourcePicture(Path("x"), "x", folder) for folder in folders]
+
+
+def test_every_folder_is_a_class_by_default():
+    found = found_in("Hairline Fracture", "b-1.0", "b-1.0", "größe_")
+    assert labels(found, {}, Path("a")) == {
+        "Hairline Fracture": "Hairline_Fracture",
+        "b-1.0": "b-1.0",
+        "größe_": "gr__e",
+    }
+
+
+def test_mapped_classes():
+    classes = {"Spiral": "curved", "Oblique": "curved", "Hairline": "thin"}
+    assert labels(found_in("Hairline", "Oblique", "Spiral"), classes, Path("a")) == classes
+
+
+@pytest.mark.parametrize(
+    ("folders", "classes", "message"),
+    [
+        (["a", "c"], {"a": "x", "b": "x"}, "not in data.classes: c\n  without a picture: b"),
+        (["a", "A"], {"a": "x"}, "not in data.classes: A"),
+        (["a"], {"a": "x", "b": "y"}, "without a picture: b"),
+        (["a b", "a_b"], {}, "'a b' and 'a_b' would become one class, a_b"),
+        (["..", "a"], {}, "'..' gives no usable class name"),
+        (["橈骨", "a"], {}, "'橈骨' gives no usable class name"),
+        (["a"], {"a": ".."}, "'a' gives no usable class name"),
+    ],
+)
+def test_classes_that_do_not_fit(folders, classes, message):
+    with pytest.raises(DataError) as caught:
+        labels(found_in(*folders), classes, Path("here"))
+    assert message in str(caught.value)
+    assert str(caught.value).startswith("here: ")
+
+
+@pytest.mark.real
+def test_real_class_tree(real_data):
+    found = class_tree(real_data / "bone_break")
+    assert len(found) == 1129
+    assert len({picture.folder for picture in found}) == 10
+    assert [sum(picture.split == name for picture in found) for name in ("train", "test", "val", None)] == [
+        989,
+        140,
+        0,
+        0,
+    ]

@@ -1,0 +1,507 @@
+"""fx prepare: every source it takes, nothing lost, nothing half-written, nothing destroyed."""
+
+import csv
+import functools
+import hashlib
+import json
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+from typer.testing import CliRunner
+
+from fxcli.cli import app
+from fxcli.data import phantom
+from fxcli.data import prepare as preparing
+from fxcli.data.manifest import read_manifest
+from fxcli.data.prepare import prepare
+from fxcli.data.preprocess import Clean
+from fxcli.data.read import read
+from fxcli.errors import DataError, RunError
+from fxcli.recipe.load import load_default
+
+
+def fx(*arguments, code=0):
+    done = CliRunner().invoke(app, ["prepare", *map(str, arguments)])
+    assert done.exit_code == code, done.output
+    return done
+
+
+def draw(*names, seed=0):
+    """Small pictures, all different."""
+    for name in names:
+        seed = int.from_bytes(hashlib.sha256(f"{seed}{name}".encode()).digest()[:4], "big")
+        pixels = np.random.default_rng(seed).integers(0, 256, (24, 32), dtype=np.uint8)
+        Path(name).parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(pixels).save(name)
+
+
+def tree(root="source", classes=("one", "two"), count=8, parts=("",)):
+    draw(*(f"{root}/{name}/{part}/{i}.png" for name in classes for part in parts for i in range(count)))
+    return Path(root)
+
+
+def recipe(source, **changes):
+    sets = [f"data.source='{source}'", "data.prepared_px=32", "data.workers=0"]
+    sets += [f"{key.replace('__', '.')}={json.dumps(value)}" for key, value in changes.items()]
+    return load_default("prepare", sets, name="test").recipe
+
+
+def made(source, out="out", **changes):
+    return prepare(recipe(source, **changes), Path(out))
+
+
+def files(folder):
+    return sorted(path.relative_to(folder).as_posix() for path in Path(folder).rglob("*") if path.is_file())
+
+
+# --- sources ---
+
+
+def test_class_folders():
+    tree()
+    found = made("source")
+    assert found.folder == Path("out")
+    assert found.unreadable == []
+    manifest = read_manifest(found.manifest)
+    assert list(manifest.rows) == found.rows
+    assert manifest.classes == ("one", "two")
+    assert {row.split for row in found.rows} == {"train", "val", "test"}
+    assert {(row.source, row.label) for row in found.rows} == {
+        (f"{name}/{i}.png", name) for name in ("one", "two") for i in range(8)
+    }
+    assert files("out") == sorted(["manifest.csv", "fingerprint.json", *(row.path for row in found.rows)])
+    for row in found.rows:
+        raw = Path("source") / row.source
+        assert row.sha256 == hashlib.sha256(raw.read_bytes()).hexdigest()
+        assert (row.width_px, row.height_px, row.patient) == (32, 24, "")
+        assert row.path.startswith(f"pictures/{row.split}/{row.label}/")
+
+
+def test_a_prepared_picture_is_the_cleaned_raw_one():
+    tree()
+    clean = Clean(32)
+    for row in made("source").rows:
+        raw, prepared = Path("source") / row.source, Path("out") / row.path
+        with Image.open(prepared) as image:
+            assert (image.format, image.mode, image.size) == ("PNG", "L", (32, 32))
+        expected, found = clean(read(raw), raw), clean(read(prepared), prepared)
+        assert np.array_equal(found.pixels, expected.pixels)
+        assert found.box == expected.box
+
+
+@pytest.mark.parametrize("pattern", ["{label}/{part}", "{part}/{label}"])
+def test_given_splits(pattern):
+    for part, count in (("Train", 14), ("Test", 3)):
+        for label in ("one", "two"):
+            draw(*(f"source/{pattern.format(label=label, part=part)}/{i}.png" for i in range(count)))
+    found = made("source")
+    for row in found.rows:
+        assert (row.split == "test") == ("Test" in row.source)
+    fingerprint = json.loads(Path("out/fingerprint.json").read_text())
+    assert fingerprint["counts"] == {name: {"train": 12, "val": 2, "test": 3} for name in ("one", "two")}
+
+
+def test_csv():
+    draw(*(f"pictures/{i}.png" for i in range(12)))
+    Path("list.csv").write_text("path,label\n" + "".join(f"pictures/{i}.png,c{i % 2}\n" for i in range(12)))
+    found = made("list.csv")
+    assert {(row.source, row.label) for row in found.rows} == {(f"pictures/{i}.png", f"c{i % 2}") for i in range(12)}
+
+
+def test_csv_with_patients_and_splits():
+    draw(*(f"{i}.png" for i in range(24)))
+    lines = [f"{i}.png,c{i // 2 % 2},p{i // 2},{'test' if i >= 20 else 'train'}\n" for i in range(24)]
+    Path("list.csv").write_text("file,label,who,part\n" + "".join(lines))
+    changes = {"path": "file", "patient": "who", "split": "part"}
+    found = made("list.csv", **{f"data__columns__{key}": value for key, value in changes.items()})
+    by_patient = {}
+    for row in found.rows:
+        number = int(Path(row.source).stem)
+        assert row.patient == f"p{number // 2}"
+        assert (row.split == "test") == (number >= 20)
+        by_patient.setdefault(row.patient, set()).add((row.split, row.group))
+    assert all(len(places) == 1 for places in by_patient.values())
+    assert len({group for places in by_patient.values() for _, group in places}) == 12
+    assert {row.split for row in found.rows} == {"train", "val", "test"}
+
+
+def test_byte_equal_files_share_a_group():
+    tree()
+    shutil.copy("source/one/0.png", "source/one/copy.png")
+    rows = {row.source: row for row in made("source").rows}
+    assert rows["one/0.png"].group == rows["one/copy.png"].group
+    assert rows["one/0.png"].split == rows["one/copy.png"].split
+    assert len({row.group for row in rows.values()}) == 16
+    assert json.loads(Path("out/fingerprint.json").read_text())["byte_equal_copies"] == 1
+
+
+def test_names_that_collide_lose_nothing():
+    draw(*(f"source/{label}/{name}" for label in ("one", "two") for name in ("a.png", "a.bmp", "a.tif", "A.png")))
+    draw(
+        *(f"source/{label}/{part}/{name}" for label in ("one", "two") for part in "xy" for name in ("a.png", "a b.png"))
+    )
+    draw("source/one/ä.png", "source/one/ö.png", "source/two/" + "long" * 40 + ".png", "source/two/CON.png")
+    expected = files("source")
+    found = made("source", data__classes={"one": "same", "two": "same"})
+    assert sorted(row.source for row in found.rows) == expected
+    assert len({row.path.lower() for row in found.rows}) == len(expected) == 20
+    assert len(files("out/pictures")) == 20
+    for row in found.rows:
+        assert np.array_equal(read(Path("out") / row.path).pixels[4:28], read(Path("source") / row.source).pixels)
+        assert all(c.isascii() and (c.isalnum() or c in "_.-/") for c in row.path)
+        assert len(Path(row.path).name) < 90
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="other systems take no such names")
+def test_a_name_that_is_not_text():
+    tree()
+    name = os.fsdecode(b"source/one/\xff.png")
+    os.rename("source/one/0.png", name)
+    found = made("source")
+    assert len(found.rows) == 16
+    assert r"one/\udcff.png" in [row.source for row in read_manifest(found.manifest).rows]
+
+
+def test_the_same_sources_give_the_same_folder():
+    tree()
+    made("source", "a")
+    made("source", "b", data__workers=3)
+    made("source", "c", seed=1)
+    assert files("a") == files("b")
+    for name in files("a"):
+        if name != "fingerprint.json":
+            assert Path("a", name).read_bytes() == Path("b", name).read_bytes()
+    assert Path("a/manifest.csv").read_bytes() != Path("c/manifest.csv").read_bytes()
+
+
+# --- the phantom ---
+
+
+@pytest.fixture
+def tiny_plan(monkeypatch):
+    plan = functools.partial(phantom.plan, train_per_class=2, val_per_class=1, test_per_class=1)
+    monkeypatch.setattr(phantom, "plan", plan)
+
+
+def test_phantom(tiny_plan):
+    done = fx("phantom", "--set", "data.prepared_px=48", "--quiet")
+    assert "DEMO" not in done.stdout
+    manifest = read_manifest(Path("prepared/phantom/manifest.csv"))
+    assert manifest.is_phantom
+    assert manifest.classes == tuple(sorted(phantom.CLASSES))
+    assert [len(manifest.part(name)) for name in ("train", "val", "test")] == [14, 7, 7]
+    case = phantom.plan(seed=0)[0]
+    (row,) = [row for row in manifest.rows if row.source == f"{case.name}.png"]
+    picture = read(manifest.path_of(row))
+    assert picture.is_phantom
+    assert np.array_equal(picture.pixels, phantom.draw(case, 48))
+    assert (row.label, row.split, row.patient, row.width_px) == (case.label, case.split, case.group, 48)
+
+
+def test_phantoms_stay_phantoms_when_they_are_prepared_again(tiny_plan):
+    fx("phantom", "--set", "data.prepared_px=48", "--quiet")
+    fx("prepared/phantom/pictures", "--set", "data.prepared_px=48", "--out", "again", "--quiet")
+    manifest = read_manifest(Path("again/manifest.csv"))
+    assert manifest.is_phantom
+    assert len(manifest.rows) == 28
+    assert read(manifest.path_of(manifest.rows[0])).is_phantom
+
+
+def test_the_phantom_has_its_own_classes(tiny_plan):
+    with pytest.raises(DataError, match="has its own classes"):
+        made("phantom", data__classes={"curved": "bent"})
+
+
+# --- what cannot be used ---
+
+
+def test_unreadable_files_are_listed_and_the_exit_code_says_so():
+    tree()
+    Path("source/one/text.jpg").write_text("no picture")
+    Path("source/two/cut.png").write_bytes(Path("source/two/0.png").read_bytes()[:-40])
+    Path("source/two/small.png").write_bytes(b"")
+    done = fx("source", "--out", "out", "--json", code=9)
+    record = json.loads(done.stdout)
+    reasons = {entry["path"]: entry["reason"] for entry in record["unreadable"]}
+    assert set(reasons) == {"one/text.jpg", "two/cut.png", "two/small.png"}
+    assert reasons["one/text.jpg"] == "not a picture, or of an unknown format"
+    assert "warning: one/text.jpg: not a picture" in done.stderr
+    assert "3 of 19 pictures could not be used" in done.stderr
+    assert json.loads(Path("out/fingerprint.json").read_text())["unreadable"] == record["unreadable"]
+    assert len(read_manifest(Path("out/manifest.csv")).rows) == 16
+
+
+def test_csv_rows_without_a_file():
+    draw(*(f"{i}.png" for i in range(12)))
+    lines = [f"{i}.png,c{i % 2}\n" for i in range(13)]
+    Path("list.csv").write_text("path,label\n" + "".join(lines) + "a\0b.png,c0\n.,c1\n")
+    reasons = {entry["path"]: entry["reason"] for entry in made("list.csv").unreadable}
+    assert set(reasons) == {"12.png", "a\0b.png", "."}
+    assert reasons["12.png"] == "No such file or directory"
+
+
+def test_nothing_readable():
+    for file in files(tree()):
+        Path("source", file).write_text(f"no picture {file}")
+    with pytest.raises(DataError, match="no picture can be read; the first: not a picture"):
+        made("source")
+    assert os.listdir() == ["source"]
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"data__classes": {"one": "x"}}, "not in data.classes: two"),
+        ({"data__classes": {"one": "x", "two": "x", "three": "y"}}, "without a picture: three"),
+        ({"data__columns__patient": "p"}, "data.columns are for a CSV"),
+        ({"split__policy": "given"}, "16 of 16 pictures have no split"),
+        ({"data__source": None}, "the recipe names no source"),
+        ({"data__source": "gone"}, "no such folder or CSV"),
+    ],
+)
+def test_recipes_that_do_not_fit_leave_nothing(changes, message):
+    tree()
+    with pytest.raises(DataError, match=message):
+        made("source", **changes)
+    assert os.listdir() == ["source"]
+
+
+# --- the folder ---
+
+
+def test_an_existing_folder_is_kept_unless_told():
+    tree()
+    made("source")
+    before = Path("out/manifest.csv").read_bytes()
+    with pytest.raises(DataError, match="out: this folder exists"):
+        made("source", seed=5)
+    assert Path("out/manifest.csv").read_bytes() == before
+    Path("out/stray.txt").touch()
+    prepare(recipe("source", seed=5), Path("out"), overwrite=True)
+    assert Path("out/manifest.csv").read_bytes() != before
+    assert not Path("out/stray.txt").exists()
+    assert sorted(os.listdir()) == ["out", "source"]
+
+
+def test_an_empty_folder_may_be_filled():
+    tree()
+    Path("out").mkdir()
+    assert len(made("source").rows) == 16
+
+
+@pytest.mark.parametrize("keep", ["notes.txt", "manifest.csv"])
+def test_overwrite_destroys_nothing_but_a_prepared_folder(keep):
+    tree()
+    Path("out").mkdir()
+    Path("out", keep).write_text("precious")
+    with pytest.raises(DataError, match="this is no prepared folder"):
+        prepare(recipe("source"), Path("out"), overwrite=True)
+    assert Path("out", keep).read_text() == "precious"
+
+
+def test_a_file_is_in_the_way():
+    tree()
+    Path("out").write_text("precious")
+    for overwrite in (False, True):
+        with pytest.raises(DataError, match="out: this"):
+            prepare(recipe("source"), Path("out"), overwrite=overwrite)
+    assert Path("out").read_text() == "precious"
+
+
+@pytest.mark.parametrize(
+    ("source", "out"), [("source", "source/prepared"), ("out/pictures", "out"), ("out", "out"), (".", "x/y")]
+)
+def test_source_and_target_lie_apart(source, out):
+    tree()
+    made("source")
+    before = files(".")
+    with pytest.raises(DataError, match="lie within each other"):
+        prepare(recipe(source), Path(out), overwrite=True)
+    assert files(".") == before
+
+
+def test_what_is_interrupted_leaves_nothing(monkeypatch):
+    tree()
+    made("source")
+    before, real, calls = files("."), preparing._save, []
+
+    def stop(*arguments):
+        calls.append(arguments)
+        if len(calls) == 5:
+            raise KeyboardInterrupt
+        real(*arguments)
+
+    monkeypatch.setattr(preparing, "_save", stop)
+    with pytest.raises(KeyboardInterrupt):
+        prepare(recipe("source"), Path("out"), overwrite=True)
+    assert files(".") == before
+    assert sorted(os.listdir()) == ["out", "source"]
+    calls.clear()
+    with pytest.raises(KeyboardInterrupt):
+        made("source", "other")
+    assert sorted(os.listdir()) == ["out", "source"]
+
+
+def test_what_waits_is_not_started_after_an_interrupt(monkeypatch):
+    tree(count=40)
+    done, real = [], preparing._save
+
+    def slow(*arguments):
+        time.sleep(0.005)
+        done.append(1)
+        real(*arguments)
+
+    def stopped(items, **_):
+        yield next(items)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(preparing, "_save", slow)
+    monkeypatch.setattr(preparing.console, "progress", stopped)
+    with pytest.raises(KeyboardInterrupt):
+        made("source")
+    assert len(done) < 40
+    assert os.listdir() == ["source"]
+
+
+def test_leftovers_of_a_killed_process_are_cleared():
+    tree()
+    Path("out.part/pictures/train/old").mkdir(parents=True)
+    Path("out.part/pictures/train/old/stale.png").touch()
+    Path("out.part/lock.json").write_text("")
+    found = made("source")
+    assert files("out") == sorted(["manifest.csv", "fingerprint.json", *(row.path for row in found.rows)])
+    assert sorted(os.listdir()) == ["out", "source"]
+
+
+def test_two_processes_do_not_mix():
+    tree()
+    with subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE) as other:
+        Path("out.part").mkdir()
+        Path("out.part/lock.json").write_text(json.dumps({"pid": other.pid, "host": socket.gethostname()}))
+        with pytest.raises(RunError, match="is at work in this folder"):
+            made("source")
+        assert Path("out.part/lock.json").exists(), "it is not ours to remove"
+        other.stdin.close()
+
+
+# --- fingerprint ---
+
+
+def test_fingerprint():
+    tree()
+    draw("source/one/copy of 1.png")
+    shutil.copy("source/one/1.png", "source/one/copy of 1.png")
+    Path("source/two/bad.png").write_text("no picture")
+    with Image.new("L", (100, 40)) as wide:
+        wide.save("source/two/0.png")
+    made("source", data__window="minmax")
+    found = json.loads(Path("out/fingerprint.json").read_text())
+    assert found["name"] == "test"
+    assert found["source"] == "source"
+    assert found["phantom"] is False
+    assert found["clean"] == {"prepared_px": 32, "window": "minmax"}
+    assert found["classes"] == ["one", "two"]
+    assert sum(sum(row.values()) for row in found["counts"].values()) == 17
+    assert found["groups"] == 16
+    assert found["byte_equal_copies"] == 1
+    assert found["width_px"] == {"min": 32, "q25": 32, "median": 32, "q75": 32, "max": 100}
+    assert found["height_px"]["max"] == 40
+    assert found["unreadable"] == [{"path": "two/bad.png", "reason": "not a picture, or of an unknown format"}]
+    assert found["manifest_sha256"] == read_manifest(Path("out/manifest.csv")).digest
+    assert found["recipe"]["data"]["source"] == "source"
+    assert read_manifest(Path("out/manifest.csv")).clean() == Clean(32, "minmax")
+
+
+# --- the command ---
+
+
+def test_command_on_a_folder():
+    tree("my pictures", parts=("Train", "Test"))
+    done = fx("my pictures", "--set", "data.prepared_px=32")
+    assert Path("prepared/my_pictures/manifest.csv").is_file()
+    lines = [line.split() for line in done.stdout.splitlines() if line.strip()]
+    assert ["class", "train", "val", "test"] in lines
+    rows = read_manifest(Path("prepared/my_pictures/manifest.csv")).rows
+    for name in ("one", "two", "all"):
+        chosen = [row.split for row in rows if name in ("all", row.label)]
+        assert [name, *(str(chosen.count(part)) for part in ("train", "val", "test"))] in lines
+    assert f"fx train RECIPE --set data.manifest={Path('prepared/my_pictures/manifest.csv')}" in done.stderr
+
+
+def test_command_on_a_csv():
+    draw(*(f"{i}.png" for i in range(12)))
+    Path("a list's.CSV").write_text("path,label\n" + "".join(f"{i}.png,c{i % 2}\n" for i in range(12)))
+    record = json.loads(fx("a list's.CSV", "--json").stdout)
+    assert record["folder"] == str(Path("prepared/a_list_s"))
+    assert {name: sum(row.values()) for name, row in record["counts"].items()} == {"c0": 6, "c1": 6}
+
+
+def test_command_on_a_recipe():
+    tree()
+    Path("mine.yaml").write_text("task: prepare\ndata: {source: source, prepared_px: 32, classes: {one: x, two: y}}\n")
+    fx("mine.yaml", "--set", "split.val_frac=0", "--out", "there", "--quiet")
+    manifest = read_manifest(Path("there/manifest.csv"))
+    assert manifest.classes == ("x", "y")
+    assert manifest.part("val") == []
+    assert manifest.fingerprint()["name"] == "mine"
+
+
+def test_command_says_what_is_wrong():
+    tree()
+    assert "no such file, and no recipe of this name" in fx("gone", code=3).stderr
+    assert "data.prepared_px" in fx("source", "--set", "data.prepared_px=3", code=3).stderr
+    assert "run it with: fx train quickstart" in fx("quickstart", code=3).stderr
+    assert "the recipe names no source" in fx("bone_break", code=4).stderr
+    fx("source", "--set", "data.prepared_px=32", "--quiet")
+    assert "--overwrite replaces it" in fx("source", code=4).stderr
+    fx("source", "--set", "data.prepared_px=32", "--quiet", "--overwrite")
+
+
+def test_command_on_a_name_that_means_two_things():
+    tree("phantom")
+    assert "phantom is a folder here, and a recipe of fx" in fx("phantom", code=2).stderr
+    fx("./phantom", "--quiet", "--set", "data.prepared_px=32")
+    assert read_manifest(Path("prepared/phantom/manifest.csv")).classes == ("one", "two")
+
+
+def test_command_warns_of_a_single_class():
+    tree("outer/inner")
+    assert "there is one class, inner" in fx("outer", "--set", "data.prepared_px=32", "--quiet").stderr
+    assert "warning" not in fx("outer/inner", "--set", "data.prepared_px=32", "--quiet").stderr
+
+
+# --- real pictures ---
+
+
+@pytest.mark.real
+def test_real_bone_break(real_data):
+    """As the recipe has it, with small pictures: every one is kept, in the class and part that the README says."""
+    source = real_data / "bone_break"
+    sets = ["--set", f"data.source='{source}'", "--set", "data.prepared_px=64"]
+    record = json.loads(fx("bone_break", *sets, "--json", "--quiet").stdout)
+    expected = {
+        "avulsion": (109, 14),
+        "comminuted": (134, 14),
+        "fracture_dislocation": (137, 19),
+        "curved": (143, 28),
+        "linear": (174, 28),
+        "internal": (191, 27),
+        "hairline": (101, 10),
+    }
+    found = {name: (row["train"] + row["val"], row["test"]) for name, row in record["counts"].items()}
+    assert found == expected
+    assert record["unreadable"] == []
+    with Path("prepared/bone_break/manifest.csv").open(newline="") as handle:
+        rows = list(csv.DictReader(handle))
+    raw = [path for path in source.rglob("*") if path.suffix == ".jpg"]
+    assert {row["source"] for row in rows} == {path.relative_to(source).as_posix() for path in raw}
+    assert len(rows) == len(files("prepared/bone_break/pictures")) == 1129
+    assert sum(row["split"] == "val" for row in rows) / 989 == pytest.approx(0.15, abs=0.015)

@@ -1,0 +1,266 @@
+"""Runs on disk: made once, held by one process, and found again by what people call them."""
+
+import json
+import os
+import re
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from fxcli.errors import RunError
+from fxcli.run import directory
+from fxcli.run.directory import RUNS, Lock, Run, all_runs, create, find_model, open_run
+
+
+def make(name, *, model=True, out=None, **info):
+    """A finished run with an empty model file."""
+    values = {"recipe": name, "task": "classify", "created": "2026-01-01T00:00:00Z", **info}
+    run = create(name, values, out=Path(out) if out else None)
+    run.update(status=info.get("status", "finished"))
+    if model:
+        run.model_file.touch()
+    return run
+
+
+# --- making ---
+
+
+def test_create():
+    run = create("final", {"seed": 3}, out=None)
+    assert run.path.parent == RUNS
+    assert re.fullmatch(r"final-\d{8}T\d{6}Z-[0-9a-f]{4}", run.path.name)
+    assert json.loads((run.path / "run.json").read_text()) == {"status": "running", "seed": 3}
+    assert run.info() == {"status": "running", "seed": 3}
+    assert run.state_file.parent.is_dir()
+    assert run.best_file.parent.is_dir()
+    assert {path.name for path in run.path.iterdir()} == {"checkpoints", "evaluation", "predictions", "run.json"}
+    assert create("final", {}, out=None).path != run.path
+
+
+def test_create_in_a_named_folder():
+    Path("there").mkdir()
+    assert create("final", {}, out=Path("there")).path == Path("there")
+    assert create("final", {}, out=Path("new/deep")).path == Path("new/deep")
+    Path("file").touch()
+    for used in ("there", "file"):
+        with pytest.raises(RunError, match="this folder is in use") as caught:
+            create("final", {}, out=Path(used))
+        assert caught.value.exit_code == 6
+        assert f"fx train --resume {used}" in caught.value.hint
+
+
+def test_paths():
+    run = Run(Path("r"))
+    assert run.model_file == Path("r/model.safetensors")
+    assert run.best_file == Path("r/checkpoints/best/model.safetensors")
+    assert run.state_file == Path("r/checkpoints/last/state.safetensors")
+    assert run.metrics_file == Path("r/metrics.jsonl")
+
+
+def test_update_keeps_the_rest():
+    run = create("final", {"seed": 3, "figures": {"accuracy": 0.5}}, out=None)
+    run.update(status="finished", figures={"accuracy": 0.7})
+    assert run.info() == {"status": "finished", "seed": 3, "figures": {"accuracy": 0.7}}
+    assert [path.name for path in run.path.glob("run.json*")] == ["run.json"]
+
+
+def test_log():
+    run = create("final", {}, out=None)
+    run.log("one")
+    run.log("größer")
+    lines = (run.path / "log.txt").read_text(encoding="utf-8").splitlines()
+    assert [re.sub(r"^\d{4}-\d\d-\d\d \d\d:\d\d:\d\d ", "", line) for line in lines] == ["one", "größer"]
+
+
+def test_open_run():
+    run = create("final", {}, out=None)
+    assert open_run(run.path) == run
+    with pytest.raises(RunError, match="gone: no such run directory"):
+        open_run(Path("gone"))
+    with pytest.raises(RunError, match=r"no run directory: its run\.json cannot be read"):
+        open_run(Path())
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", "{}", '{"status": "done"}', "\xff"])
+def test_damaged_run_json(text):
+    run = create("final", {}, out=None)
+    (run.path / "run.json").write_text(text, encoding="latin-1")
+    with pytest.raises(RunError, match=r"run\.json"):
+        run.info()
+    assert list(all_runs()) == []
+
+
+# --- the lock ---
+
+
+@pytest.fixture
+def other():
+    """Another process, alive."""
+    with subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE) as process:
+        yield process
+        process.stdin.close()
+
+
+def held_by(run, pid, host=None):
+    file = run.path / "lock.json"
+    file.write_text(json.dumps({"pid": pid, "host": host or socket.gethostname()}))
+    return file
+
+
+def test_lock_is_there_while_it_is_held():
+    run = create("final", {}, out=None)
+    with Lock(run):
+        assert json.loads((run.path / "lock.json").read_text()) == {"pid": os.getpid(), "host": socket.gethostname()}
+    assert not (run.path / "lock.json").exists()
+    with pytest.raises(ValueError, match="x"), Lock(run):
+        raise ValueError("x")
+    assert not (run.path / "lock.json").exists()
+
+
+def test_lock_of_a_live_process_is_refused(other):
+    run = create("final", {}, out=None)
+    file = held_by(run, other.pid)
+    with pytest.raises(RunError, match=f"process {other.pid} on .* is at work in this folder"), Lock(run):
+        pytest.fail("it must not be entered")
+    assert json.loads(file.read_text())["pid"] == other.pid
+
+
+def test_lock_of_a_dead_process_is_taken_over(other):
+    run = create("final", {}, out=None)
+    file = held_by(run, other.pid)
+    other.stdin.close()
+    other.wait()
+    with Lock(run):
+        assert json.loads(file.read_text())["pid"] == os.getpid()
+    assert not file.exists()
+
+
+def test_lock_of_another_machine_is_never_taken_over(other):
+    """There the number may be of a live process, though here it is of none."""
+    run = create("final", {}, out=None)
+    other.stdin.close()
+    other.wait()
+    held_by(run, other.pid, "elsewhere")
+    with pytest.raises(RunError, match=f"process {other.pid} on elsewhere") as caught, Lock(run):
+        pytest.fail("it must not be entered")
+    assert "delete the file" in caught.value.hint
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", '{"pid": "x", "host": ""}', '{"pid": 1e999}'])
+def test_lock_that_a_dead_process_wrote_halfway(monkeypatch, text):
+    monkeypatch.setattr(directory.time, "sleep", lambda _: None)
+    run = create("final", {}, out=None)
+    (run.path / "lock.json").write_text(text)
+    with Lock(run):
+        assert json.loads((run.path / "lock.json").read_text())["pid"] == os.getpid()
+
+
+def test_lock_that_is_being_written(monkeypatch, other):
+    """Another process made the file a moment ago, and has not written it yet."""
+    run = create("final", {}, out=None)
+    (run.path / "lock.json").touch()
+    monkeypatch.setattr(directory.time, "sleep", lambda _: held_by(run, other.pid))
+    with pytest.raises(RunError, match=f"process {other.pid}"), Lock(run):
+        pytest.fail("it must not be entered")
+
+
+@pytest.mark.parametrize("pid", [0, -1, 10**30])
+def test_numbers_that_are_no_process(pid):
+    run = create("final", {}, out=None)
+    held_by(run, pid)
+    with Lock(run):
+        assert json.loads((run.path / "lock.json").read_text())["pid"] == os.getpid()
+
+
+# --- finding ---
+
+
+def test_all_runs_oldest_first():
+    for name, created in (("b", "2026-01-02"), ("a", "2026-01-03"), ("c", "2026-01-01")):
+        make(name, created=created)
+    (RUNS / "notes.txt").touch()
+    (RUNS / "empty").mkdir()
+    assert [info["recipe"] for _, info in all_runs()] == ["c", "b", "a"]
+    assert list(all_runs(Path("gone"))) == []
+
+
+def test_find_by_directory():
+    run = make("final", out="there")
+    assert find_model("there") == (run.model_file, run)
+    other = make("final")
+    assert find_model(str(other.path)) == (other.model_file, other)
+    assert find_model(other.path.name) == (RUNS / other.path.name / "model.safetensors", other)
+
+
+def test_find_in_an_unfinished_run():
+    run = make("final", model=False, status="interrupted")
+    with pytest.raises(RunError, match=r"this run has no model yet \(status interrupted\)"):
+        find_model(str(run.path))
+    run.best_file.touch()
+    assert find_model(str(run.path)) == (run.best_file, run)
+    run.model_file.touch()
+    assert find_model(str(run.path)) == (run.model_file, run)
+
+
+def test_find_by_file():
+    run = make("final")
+    run.best_file.touch()
+    assert find_model(str(run.model_file)) == (run.model_file, run)
+    assert find_model(str(run.best_file)) == (run.best_file, run)
+    Path("alone.safetensors").touch()
+    assert find_model("alone.safetensors") == (Path("alone.safetensors"), None)
+
+
+def test_find_by_recipe_name():
+    make("final", created="2026-01-01")
+    newest = make("final", created="2026-01-03")
+    make("other", created="2026-01-04")
+    make("final", created="2026-01-05", status="failed")
+    make("final", created="2026-01-06", model=False)
+    assert find_model("final") == (newest.model_file, newest)
+
+
+def test_a_folder_that_is_no_run_does_not_hide_a_recipe():
+    run = make("bone_break")
+    Path("bone_break").mkdir()
+    assert find_model("bone_break") == (run.model_file, run)
+
+
+@pytest.mark.parametrize("wanted", ["gone", "runs", "", "runs/gone"])
+def test_find_nothing(wanted):
+    make("final")
+    with pytest.raises(RunError, match="no run directory or model file") as caught:
+        find_model(wanted)
+    assert caught.value.exit_code == 6
+    assert "fx runs" in caught.value.hint
+
+
+def test_the_default_is_the_last_finished_classify_run():
+    with pytest.raises(RunError, match="no finished run here"):
+        find_model(None)
+    wanted = make("a", created="2026-01-02")
+    make("b", created="2026-01-01")
+    make("c", created="2026-01-03", task="pretrain")
+    make("d", created="2026-01-04", status="running")
+    make("e", created="2026-01-05", model=False)
+    make("f", created="2026-01-06", demo=True)
+    assert find_model(None) == (wanted.model_file, wanted)
+
+
+def test_a_demo_is_never_the_default():
+    run = make("quickstart", demo=True)
+    with pytest.raises(RunError, match="were trained on phantoms") as caught:
+        find_model(None)
+    assert f"--model {run.path}" in caught.value.hint
+    assert find_model("quickstart") == (run.model_file, run)
+
+
+def test_neither_torch_nor_numpy():
+    code = (
+        "import sys, fxcli.run.directory, fxcli.run.provenance;"
+        "sys.exit('torch' in sys.modules or 'numpy' in sys.modules)"
+    )
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
