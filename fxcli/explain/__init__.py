@@ -1,0 +1,1 @@
+"""Why a class: Grad-CAM maps and their pictures."""

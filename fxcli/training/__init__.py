@@ -1,0 +1,1 @@
+"""The loops: one file per kind of training, and what they share."""

@@ -1,0 +1,244 @@
+"""THE loop: trains a classifier through the phases of a recipe. Called by `fx train`.
+
+Sections, in every loop of fx: data → forward and loss → backward → step → log → evaluate → save → stop.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Generator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+from torch.utils.data import DataLoader
+from tqdm import tqdm
+
+from fxcli.console import console
+from fxcli.data import augment, dataset
+from fxcli.errors import FxError, UnreadableImage
+from fxcli.model import freeze
+from fxcli.recipe.schema import Phase
+from fxcli.run import checkpoint, randomness
+from fxcli.run.directory import Run
+from fxcli.training import losses, optim, state
+from fxcli.training.session import Average, Log, Stop, Timer, finite
+from fxcli.training.state import Place, Training
+
+
+def train(training: Training, run: Run, *, resume: bool) -> dict[str, Any]:
+    """Trains through all phases and writes model.safetensors.
+
+    Returns:
+        The validation figures of the model that is kept ({} without a validation part).
+
+    Raises:
+        Interrupted: After saving, when the user stopped it.
+        RunError: The loss is no longer finite.
+    """
+    place = training.place
+    tensors = state.resumed(training, run) if resume else {}
+    timer = Timer(place.spent_s)
+    log = Log(run, training.zoo, keep_steps=place.step)
+    with Stop() as stop:
+        while place.phase < len(training.phases):
+            if not tensors and place.phase_step == 0:
+                _start_phase(training, run)
+            _phase(training, run, log, timer, stop, tensors)
+            tensors = {}
+            training.place = place = Place(
+                phase=place.phase + 1, epoch=place.epoch, step=place.step, spent_s=timer.spent_s
+            )
+            if _is_over(training, timer):
+                break
+    return state.finish(training, run)
+
+
+def _start_phase(training: Training, run: Run) -> None:
+    """Loads the weights that a later phase starts from."""
+    index = training.place.phase
+    if index == 0:
+        return
+    (_, before), (_, phase) = training.phases[index - 1], training.phases[index]
+    if phase.start == "best" and before.train.monitor != "none":
+        weights, _ = checkpoint.load_model_file(run.best_file)
+        training.model.classifier.load_state_dict(weights)
+    elif training.average:
+        training.model.classifier.load_state_dict(training.average.values)
+
+
+def _phase(training: Training, run: Run, log: Log, timer: Timer, stop: Stop, tensors: dict[str, Tensor]) -> None:
+    place = training.place
+    _, phase = training.phases[place.phase]
+    feed = set_up(training, tensors)
+    count = len(feed.batches.targets)
+    while not place.done and place.phase_epoch < phase.train.epochs:
+        feed.batches.begin(place.epoch, place.batch)
+        started, before = timer.spent_s, place.batch * phase.train.batch_size
+        for _ in steps(training, feed):
+            is_over = _is_over(training, timer)
+            if timer.is_due(phase.train.save_every_min) or stop.asked or is_over:
+                _save(training, run, timer)
+            stop.check(run, place.step)
+            if is_over:
+                place.done = True
+                break
+        seen = min(count, place.batch * phase.train.batch_size) - before
+        _end_epoch(training, run, log, timer, seen / max(1e-9, timer.spent_s - started))
+        _save(training, run, timer)
+
+
+@dataclass(frozen=True)
+class Feed:
+    """What a phase is fed with: its loader, the order behind it, and the weights of the classes, [K]."""
+
+    loader: DataLoader[Any]
+    batches: dataset.Batches
+    class_weights: Tensor
+
+
+def set_up(training: Training, tensors: Mapping[str, Tensor]) -> Feed:
+    """Sets a phase up: freezing, optimizer, averaged weights, loader; `tensors` of a resume state are put back."""
+    model = training.model
+    _, phase = training.phases[training.place.phase]
+    freeze.apply(model.classifier, model.spec, phase.model)
+    groups = freeze.parameter_groups(model.classifier, model.spec, phase.optim)
+    training.optimizer = optim.make(phase.optim, groups)
+    training.average = Average(model.classifier, phase.train.ema) if phase.train.ema else None
+    state.restore(training, tensors)
+    paths, targets = training.part("train")
+    balanced = phase.train.sampler == "balanced"
+    batches = dataset.Batches(targets, phase.train.batch_size, seed=training.recipe.seed, balanced=balanced)
+    pictures = dataset.TrainingPictures(paths, targets, model.preprocessing, phase.augment)
+    weights = losses.class_weights(phase.train, targets, len(model.classes))
+    loader = dataset.loader(pictures, batches, workers=training.workers, collate=_collate)
+    return Feed(loader, batches, weights.to(training.compute.device))
+
+
+def steps(training: Training, feed: Feed) -> Generator[None, None, None]:
+    """Runs the rest of an epoch and yields after each optimizer step."""
+    place, optimizer, count = training.place, training.optimizer, len(feed.batches.targets)
+    name, phase = training.phases[place.phase]
+    settings = phase.train
+    per_epoch = math.ceil(count / settings.batch_size)
+    steps_per_epoch = math.ceil(per_epoch / settings.accumulate)
+    title = f"{name} {place.phase_epoch + 1}/{settings.epochs}"
+    bar: tqdm[Any] = console.progress(total=count, what=title, done=place.batch * settings.batch_size)
+    with bar:
+        for batch in feed.loader:
+            # data
+            if isinstance(batch, UnreadableImage):
+                raise batch
+            if place.batch % settings.accumulate == 0:
+                randomness.seed_everything(training.recipe.seed, "step", place.step)
+            # forward and loss
+            loss = _loss(training, phase, batch, feed.class_weights)
+            value = finite(loss, place.step)
+            # backward: gradients of a group of batches add up, so each counts by the size of its group
+            first = place.batch - place.batch % settings.accumulate
+            (loss / min(settings.accumulate, per_epoch - first)).backward()  # type: ignore[no-untyped-call]
+            place.batch += 1
+            place.loss_sum, place.loss_count = (
+                place.loss_sum + value * len(batch[1]),
+                place.loss_count + len(batch[1]),
+            )
+            bar.update(len(batch[1]))
+            if place.batch % settings.accumulate and place.batch < per_epoch:
+                continue
+            # step
+            factor = optim.rate(phase.schedule, place.phase_step, steps_per_epoch * settings.epochs, steps_per_epoch)
+            _step(training, phase, optimizer, phase.optim.lr * factor)
+            # log
+            bar.set_postfix(loss=f"{place.loss_sum / place.loss_count:.3f}", refresh=False)
+            yield
+
+
+def _loss(training: Training, phase: Phase, batch: tuple[Tensor, Tensor], weights: Tensor) -> Tensor:
+    place, model = training.place, training.model
+    images = training.compute.send(model.preprocessing.normalise(batch[0]))
+    targets = functional.one_hot(batch[1], len(model.classes)).float().to(images.device)
+    rng = randomness.generator(training.recipe.seed, "mix", place.epoch, place.batch)
+    images, targets = augment.mix(images, targets, phase.augment, rng)
+    with training.compute.autocast():
+        logits = model.classifier(images)
+    return losses.loss(logits, targets, weights, phase.train)
+
+
+def _step(training: Training, phase: Phase, optimizer: torch.optim.Optimizer | None, lr: float) -> None:
+    place, network = training.place, training.model.classifier
+    if optimizer is None:
+        raise FxError("a step before set_up")
+    optim.set_rate(optimizer, lr)
+    if phase.optim.clip_norm:
+        torch.nn.utils.clip_grad_norm_(network.parameters(), phase.optim.clip_norm)
+    optimizer.step()
+    optimizer.zero_grad(set_to_none=True)
+    place.phase_step, place.step = place.phase_step + 1, place.step + 1
+    if training.average:
+        training.average.update(network, place.phase_step)
+
+
+def _end_epoch(training: Training, run: Run, log: Log, timer: Timer, rate: float) -> None:
+    """Evaluates, logs, keeps the best, and decides whether the phase goes on."""
+    place = training.place
+    name, phase = training.phases[place.phase]
+    place.epoch, place.phase_epoch, place.batch = place.epoch + 1, place.phase_epoch + 1, 0
+    values: dict[str, Any] = {
+        "phase": name,
+        "epoch": place.epoch,
+        "train_loss": place.loss_sum / max(1, place.loss_count),
+    }
+    place.loss_sum, place.loss_count = 0.0, 0
+    # evaluate
+    with state.evaluated(training):
+        figures = state.validate(training)
+        scalars = ("accuracy", "balanced_accuracy", "macro_f1", "nll")
+        values |= {f"val_{key.replace('nll', 'loss')}": figures[key] for key in scalars if key in figures}
+        score = _score(phase.train.monitor, values)
+        if score is not None and (place.best is None or score > place.best):
+            place.best, place.best_epoch, place.stale = score, place.epoch, 0
+            training.model.info["epoch"] = place.epoch
+            training.model.save(run.best_file)
+        else:
+            place.stale += 1
+    values |= {"images_per_s": round(rate, 2), "seconds": round(timer.spent_s, 1)}
+    log.write(place.step, values)
+    left = sum(p.train.epochs for _, p in training.phases) - place.epoch
+    shown = " ".join(f"{key} {value:.3f}" for key, value in values.items() if key.endswith(("loss", "acy", "_f1")))
+    minutes = timer.spent_s / place.epoch * left / 60
+    console.note(f"{name} {place.phase_epoch}/{phase.train.epochs}  {shown}  {rate:.0f} img/s  {minutes:.1f} min left")
+    run.log(f"epoch {place.epoch} ({name}) {shown}")
+    # stop
+    if phase.train.patience and phase.train.monitor != "none" and place.stale >= phase.train.patience:
+        console.note(f"{name}: no improvement for {place.stale} epochs; the phase ends")
+        place.done = True
+
+
+def _score(monitor: str, values: dict[str, Any]) -> float | None:
+    if monitor == "none":
+        return None
+    value = float(values[monitor])
+    return -value if monitor == "val_loss" else value
+
+
+def _is_over(training: Training, timer: Timer) -> bool:
+    limits = [phase.train.max_minutes for _, phase in training.phases if phase.train.max_minutes]
+    return bool(limits) and timer.spent_s >= min(limits) * 60
+
+
+def _save(training: Training, run: Run, timer: Timer) -> None:
+    training.place.spent_s = timer.spent_s
+    state.save(training, run)
+    timer.saved()
+
+
+def _collate(items: list[tuple[Tensor, int] | UnreadableImage]) -> tuple[Tensor, Tensor] | UnreadableImage:
+    """A batch; or the error of a picture, which the loop raises in its own process."""
+    pairs = []
+    for item in items:
+        if isinstance(item, UnreadableImage):
+            return item
+        pairs.append(item)
+    return torch.stack([image for image, _ in pairs]), torch.tensor([target for _, target in pairs])

@@ -1,0 +1,56 @@
+"""`fx train --dry-run`: two real batches of each phase, for an estimate of time and memory. Writes nothing."""
+
+from __future__ import annotations
+
+import sys
+import time
+from typing import Any
+
+import torch
+
+from fxcli.errors import DataError
+from fxcli.training import classify
+from fxcli.training.state import Place, Training
+
+_OVER = object()
+
+
+def run(training: Training) -> list[dict[str, Any]]:
+    """Times the second of two batches in each phase.
+
+    Returns:
+        Per phase: phase, epochs, images_per_s, minutes (training alone), memory_mib (peak of the process, or of the
+        GPU; None where the system does not tell).
+    """
+    rows: list[dict[str, Any]] = []
+    count = len(training.part("train")[1])
+    for index, (name, phase) in enumerate(training.phases):
+        training.place = Place(phase=index)
+        steps = classify.steps(training, classify.set_up(training, {}))
+        next(steps)
+        before, done = time.perf_counter(), training.place.loss_count
+        if next(steps, _OVER) is _OVER:
+            raise DataError(f"phase {name} has a single step; there is nothing to time")
+        rate = (training.place.loss_count - done) / (time.perf_counter() - before)
+        steps.close()
+        rows.append(
+            {
+                "phase": name,
+                "epochs": phase.train.epochs,
+                "images_per_s": rate,
+                "minutes": count * phase.train.epochs / rate / 60,
+                "memory_mib": _peak_memory_mib(training.compute.device),
+            }
+        )
+    return rows
+
+
+def _peak_memory_mib(device: torch.device) -> float | None:
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device) / 2**20
+    try:
+        import resource
+    except ImportError:  # Windows
+        return None
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak / (2**20 if sys.platform == "darwin" else 2**10)

@@ -1,0 +1,174 @@
+"""What every loop needs around its steps: a start, a stop that saves first, a clock, the metrics file, averages."""
+
+from __future__ import annotations
+
+import json
+import math
+import signal
+import threading
+import time
+from collections.abc import Mapping
+from types import FrameType
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from fxcli.data.manifest import Manifest
+from fxcli.data.preprocess import Preprocessing
+from fxcli.errors import Interrupted, RunError
+from fxcli.model import classifier as models
+from fxcli.model.classifier import Classifier
+from fxcli.recipe.schema import ClassifyRecipe, PretrainRecipe
+from fxcli.run import randomness
+from fxcli.run.directory import Run
+from fxcli.run.files import write_text
+from fxcli.zoo.plugins import Zoo
+from fxcli.zoo.specs import BackboneSpec
+
+
+def start(
+    recipe: ClassifyRecipe | PretrainRecipe, manifest: Manifest, spec: BackboneSpec, num_classes: int
+) -> tuple[Classifier, Preprocessing]:
+    """The network as `model.init` starts it, on the CPU, and what its pictures go through.
+
+    Raises:
+        WeightsUnavailable: See `model.init`.
+    """
+    size_px = recipe.data.image_size_px or spec.input.size_px
+    seed = randomness.derive(recipe.seed, "init")
+    network = models.build(spec, recipe.model, size_px, num_classes, seed)
+    seen = models.start(network, spec, recipe.model)
+    return network, Preprocessing(
+        clean=manifest.clean(),
+        image_size_px=size_px,
+        resize=recipe.data.resize,
+        mean=seen.mean,
+        std=seen.std,
+        interpolation=seen.interpolation,
+    )
+
+
+def finite(loss: Tensor, step: int) -> float:
+    """The value of a loss.
+
+    Raises:
+        RunError: It is not finite.
+    """
+    value = loss.item()
+    if not math.isfinite(value):
+        raise RunError(
+            f"the loss is {value} at step {step}",
+            hint="lower optim.lr, or set optim.clip_norm; the last checkpoint is intact",
+        )
+    return value
+
+
+class Stop:
+    """Turns Ctrl-C and SIGTERM into a flag that the loop looks at between steps; a second Ctrl-C stops at once."""
+
+    def __init__(self) -> None:
+        self.asked = False
+        self._before: dict[int, Any] = {}
+
+    def __enter__(self) -> Stop:
+        if threading.current_thread() is threading.main_thread():
+            for name in (signal.SIGINT, signal.SIGTERM):
+                self._before[name] = signal.signal(name, self._on_signal)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for name, handler in self._before.items():
+            signal.signal(name, handler)
+
+    def check(self, run: Run, step: int) -> None:
+        """Raises Interrupted if a stop was asked for; the caller has saved."""
+        if self.asked:
+            hint = f"fx train --resume {run.path}"
+            raise Interrupted(f"stopped at step {step}; everything is saved", hint=hint)
+
+    def _on_signal(self, number: int, frame: FrameType | None) -> None:
+        if self.asked:
+            raise KeyboardInterrupt
+        self.asked = True
+
+
+class Timer:
+    """Minutes since the start of the run, over all its resumes, and since the last save."""
+
+    def __init__(self, spent_s: float = 0.0) -> None:
+        self._start = time.monotonic() - spent_s
+        self._saved = time.monotonic()
+
+    @property
+    def spent_s(self) -> float:
+        """Seconds of training so far."""
+        return time.monotonic() - self._start
+
+    def is_due(self, every_min: float) -> bool:
+        """Whether the last save is that long ago."""
+        return time.monotonic() - self._saved >= every_min * 60
+
+    def saved(self) -> None:
+        """Notes a save."""
+        self._saved = time.monotonic()
+
+
+class Log:
+    """metrics.jsonl and the trackers of plugins.
+
+    Args:
+        run: Where to.
+        zoo: Its plugins' fx_log_metrics are called.
+        keep_steps: On a resume, later lines are cut: they will be made again.
+    """
+
+    def __init__(self, run: Run, zoo: Zoo, *, keep_steps: int = 0) -> None:
+        self.run, self.zoo = run, zoo
+        file = run.metrics_file
+        lines = file.read_text(encoding="utf-8").splitlines() if file.exists() else []
+        kept = [line for line in lines if _step_of(line) <= keep_steps]
+        write_text(file, "".join(line + "\n" for line in kept))
+
+    def write(self, step: int, values: Mapping[str, Any]) -> None:
+        """Appends one object."""
+        with self.run.metrics_file.open("a", encoding="utf-8") as handle:
+            handle.write(json.dumps({"step": step, **values}, allow_nan=False) + "\n")
+        scalars = {name: float(value) for name, value in values.items() if isinstance(value, int | float)}
+        self.zoo.log_metrics(self.run.path, step, scalars)
+
+
+def _step_of(line: str) -> float:
+    """The step of a line of metrics.jsonl; a line cut short by a crash counts as never reached."""
+    try:
+        return float(json.loads(line)["step"])
+    except (ValueError, KeyError, TypeError):
+        return float("inf")
+
+
+class Average:
+    """Exponential moving average of a module's weights and buffers (Polyak & Juditsky 1992).
+
+    Args:
+        module: Averaged from its present state on.
+        decay: Per step; early steps use (1 + n) / (10 + n) where that is smaller.
+    """
+
+    def __init__(self, module: nn.Module, decay: float) -> None:
+        self.decay = decay
+        self.values = {name: value.detach().clone() for name, value in module.state_dict().items()}
+
+    @torch.no_grad()
+    def update(self, module: nn.Module, step: int) -> None:
+        """Moves towards the module's present weights; whole numbers are copied."""
+        decay = min(self.decay, (1 + step) / (10 + step))
+        for name, value in module.state_dict().items():
+            if value.is_floating_point():
+                self.values[name].lerp_(value, 1 - decay)
+            else:
+                self.values[name].copy_(value)
+
+    def load(self, values: Mapping[str, Tensor]) -> None:
+        """Puts saved values back."""
+        for name, value in values.items():
+            self.values[name].copy_(value)

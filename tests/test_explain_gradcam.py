@@ -1,0 +1,78 @@
+import warnings
+
+import numpy as np
+import pytest
+import torch
+
+from fxcli.explain.gradcam import at_layer, at_output
+from fxcli.model import classifier as models
+from fxcli.recipe.schema import Model
+from fxcli.zoo.plugins import load_zoo
+
+
+def network(name, size_px=64):
+    spec = load_zoo().backbone(name)
+    return models.build(spec, Model(backbone=name, init="random"), size_px, 5, seed=3).eval(), spec
+
+
+@pytest.mark.parametrize("name", ["resnet18", "efficientnet_lite0", "demo_tiny"])
+def test_output_and_layer_agree(name, demo_zoo):
+    classifier, spec = network(name)
+    images, targets = torch.rand(3, 3, 64, 64), torch.tensor([0, 4, 2])
+    fast = at_output(classifier, classifier.backbone(images), targets)
+    slow = at_layer(classifier, images, targets, classifier.backbone.get_submodule(spec.stages[-1].modules[-1]))
+    assert torch.allclose(fast, slow, atol=1e-6)
+    assert fast.min() >= 0
+
+
+@pytest.mark.parametrize("stage", ["layer4", "layer2"])
+def test_against_pytorch_grad_cam(stage):
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        from pytorch_grad_cam import GradCAM
+        from pytorch_grad_cam.utils.model_targets import ClassifierOutputTarget
+
+    classifier, _ = network("resnet18")
+    images = torch.rand(2, 3, 64, 64)
+    layer = classifier.backbone.get_submodule(stage)
+    found = at_layer(classifier, images, torch.tensor([1, 3]), layer)
+    with GradCAM(model=classifier, target_layers=[layer]) as oracle:
+        expected = oracle(images, [ClassifierOutputTarget(1), ClassifierOutputTarget(3)])
+    assert found.amax(dim=(1, 2)).max() > 0
+    for mine, theirs in zip(found, expected, strict=True):
+        if mine.max() == 0:
+            assert theirs.max() == 0
+            continue
+        scaled = (mine - mine.min()) / (mine.max() - mine.min())
+        up = torch.nn.functional.interpolate(scaled[None, None], size=(64, 64), mode="bilinear")[0, 0]
+        assert np.corrcoef(up.ravel(), theirs.ravel())[0, 1] > 0.97
+
+
+def test_the_map_adds_up_to_the_logit_before_the_relu(demo_zoo):
+    classifier, _ = network("demo_tiny")
+    # With weights and features ≥ 0 the relu cuts nothing: the sum is the logit without its bias.
+    with torch.no_grad():
+        classifier.head.weight.abs_()
+    images = torch.rand(2, 3, 64, 64)
+    maps = at_output(classifier, classifier.backbone(images), torch.tensor([1, 2]))
+    logits = classifier(images) - classifier.head.bias
+    assert maps.sum(dim=(1, 2)) == pytest.approx(torch.stack([logits[0, 1], logits[1, 2]]).detach(), abs=1e-4)
+
+
+def test_nothing_is_left_behind(demo_zoo):
+    classifier, _ = network("demo_tiny")
+    layer = classifier.backbone.body
+    at_layer(classifier, torch.rand(1, 3, 64, 64), torch.tensor([0]), layer)
+    assert all(parameter.grad is None for parameter in classifier.parameters())
+    assert not layer._forward_hooks
+    with pytest.raises(RuntimeError):
+        at_layer(classifier, torch.rand(1, 3, 64, 64), torch.tensor([9]), layer)
+    assert not layer._forward_hooks
+
+
+def test_an_all_zero_map_is_defined(demo_zoo):
+    classifier, _ = network("demo_tiny")
+    with torch.no_grad():
+        classifier.head.weight.fill_(-1)
+    maps = at_output(classifier, torch.rand(1, 32, 4, 4), torch.tensor([0]))
+    assert torch.equal(maps, torch.zeros(1, 4, 4))

@@ -1,0 +1,125 @@
+import threading
+import time
+
+import numpy as np
+import pytest
+import torch
+
+from fxcli.data.manifest import read_manifest
+from fxcli.errors import UnreadableImage
+from fxcli.inference.opened import open_model
+from fxcli.inference.pipeline import ordered_map
+
+
+@pytest.fixture
+def opened(trained):
+    return open_model(str(trained.path))
+
+
+@pytest.fixture
+def files(prepared):
+    manifest = read_manifest(prepared / "manifest.csv")
+    return [manifest.path_of(row) for row in manifest.part("test")]
+
+
+def test_answers_come_in_order_with_errors_in_their_place(opened, files, tmp_path):
+    bad = tmp_path / "bad.png"
+    bad.write_bytes(b"no")
+    mixed = [files[0], bad, *files[1:5], bad]
+    answers = list(opened.pipeline.run(mixed))
+    assert [answer.path for answer in answers] == mixed
+    assert [answer.logits is None for answer in answers] == [False, True, False, False, False, False, True]
+    assert answers[1].reason == "not a picture, or of an unknown format"
+
+
+def test_only_unreadable_pictures_need_no_forward_pass(opened, tmp_path):
+    assert [answer.reason for answer in opened.pipeline.run([tmp_path / "gone.png"])] == ["no such file"]
+
+
+@pytest.mark.parametrize("workers", [0, 1, 3])
+def test_workers_change_nothing(opened, files, workers):
+    expected = opened.pipeline.logits(files)
+    found = open_model(str(opened.run.path), workers=workers).pipeline.logits(files)
+    assert np.array_equal(found, expected)
+
+
+def test_batch_sizes_agree_within_the_promise(opened, files):
+    expected = opened.pipeline.logits(files)
+    for size in (1, 5):
+        found = open_model(str(opened.run.path), batch_size=size).pipeline.logits(files)
+        assert np.abs(found - expected).max() < 1e-5
+
+
+def test_logits_are_those_of_the_plain_way(opened, files):
+    model = opened.model
+    fitted = np.stack([model.preprocessing.fit(model.preprocessing.load(path)) for path in files])
+    with torch.inference_mode():
+        expected = model.classifier(model.preprocessing.normalise(torch.from_numpy(fitted)[:, None]))
+    assert np.array_equal(opened.pipeline.logits(files), expected.numpy())
+
+
+def test_flips_are_the_mean_over_the_mirror(opened, files):
+    images = torch.from_numpy(
+        np.stack([opened.pipeline.preprocessing.fit(opened.pipeline.preprocessing.load(files[0]))])
+    )
+    plain, _ = opened.pipeline.forward(images[:, None])
+    mirrored, _ = opened.pipeline.forward(images.flip(-1)[:, None])
+    found = open_model(str(opened.run.path), flips=True).pipeline.forward(images[:, None])[0]
+    assert found == pytest.approx((plain + mirrored) / 2, abs=1e-6)
+
+
+def test_maps_and_pictures_are_kept_only_when_asked(opened, files):
+    plain, kept = next(opened.pipeline.run(files[:1])), next(opened.pipeline.run(files[:1], keep_maps=True))
+    assert plain.feature_map is None
+    assert plain.cleaned is None
+    assert kept.feature_map.shape == (32, 8, 8)
+    assert kept.cleaned.pixels.shape == (64, 64)
+
+
+def test_logits_refuse_an_unreadable_picture(opened, files, tmp_path):
+    with pytest.raises(UnreadableImage, match="no such file"):
+        opened.pipeline.logits([files[0], tmp_path / "gone.png"])
+
+
+def test_ordered_map_never_runs_far_ahead():
+    done, most = 0, 0
+    lock = threading.Lock()
+
+    def work(item):
+        nonlocal done
+        time.sleep(0.001 * (item % 3))
+        with lock:
+            done += 1
+        return item
+
+    found = []
+    for item in ordered_map(work, range(60), workers=3, ahead=5):
+        most = max(most, done - len(found))
+        found.append(item)
+    assert found == list(range(60))
+    assert most <= 6 + 1
+
+
+def test_ordered_map_passes_errors_on():
+    def work(item):
+        if item == 3:
+            raise ZeroDivisionError
+        return item
+
+    with pytest.raises(ZeroDivisionError):
+        list(ordered_map(work, range(9), workers=2, ahead=4))
+
+
+def test_a_caller_may_stop_early():
+    started = []
+    for item in ordered_map(lambda x: started.append(x) or x, iter(range(10_000)), workers=2, ahead=4):
+        if item == 2:
+            break
+    assert len(started) < 50
+
+
+def test_the_model_is_named_on_stderr(trained, capsys):
+    opened = open_model(str(trained.path))
+    told = capsys.readouterr().err
+    assert "recipe tiny, demo_tiny, data tiny" in told
+    assert opened.digest[:12] in told

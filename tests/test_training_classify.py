@@ -1,0 +1,260 @@
+import json
+import shutil
+import signal
+from pathlib import Path
+
+import pytest
+import torch
+
+from fxcli.data.manifest import read_manifest
+from fxcli.errors import DataError, Interrupted, RunError, UnreadableImage
+from fxcli.model.hardware import Compute
+from fxcli.run import checkpoint, directory
+from fxcli.training import classify, state
+from fxcli.training.session import Stop
+
+CPU = Compute(torch.device("cpu"))
+INFO = {"task": "classify", "backbone": "demo_tiny", "model": {"backbone": "demo_tiny", "init": "random"}}
+
+
+@pytest.fixture
+def begin(demo_zoo):
+    """A training and its run; with `run`, a training that can resume it."""
+
+    def make(recipe, run=None, workers=0):
+        manifest = read_manifest(Path(recipe.data.manifest))
+        training = state.build(recipe, manifest, CPU, demo_zoo, dict(INFO))
+        training.workers = workers
+        return training, run or directory.create("tiny", {"created": "now"}, out=None)
+
+    return make
+
+
+def tensors_of(run):
+    return checkpoint.load_model_file(run.model_file)[0]
+
+
+def assert_same(run, other):
+    one, two = tensors_of(run), tensors_of(other)
+    assert one.keys() == two.keys()
+    assert all(torch.equal(one[name], two[name]) for name in one)
+    assert figures(run) == figures(other)
+
+
+def figures(run):
+    lines = [json.loads(line) for line in run.metrics_file.read_text().splitlines()]
+    return [{key: value for key, value in line.items() if key not in ("seconds", "images_per_s")} for line in lines]
+
+
+def stop_after(monkeypatch, count):
+    """Asks the loop to stop after `count` optimizer steps, as Ctrl-C would."""
+    real, steps = classify._step, []
+
+    def step(*arguments):
+        real(*arguments)
+        steps.append(1)
+        if len(steps) == count:
+            signal.raise_signal(signal.SIGINT)
+
+    monkeypatch.setattr(classify, "_step", step)
+
+
+PHASES = """
+phases:
+  warm: {train: {epochs: 2, ema: 0.9}, model: {dropout: 0.2}, schedule: {name: onecycle}}
+  tune: {start: last, optim: {name: sgd, lr: 1e-2}, augment: {rotate_deg: 20, mixup: 0.4, cutmix: 0.4}}
+"""
+
+
+def test_training_learns_and_writes_everything(begin, tiny_recipe):
+    training, run = begin(tiny_recipe("train.epochs=12"))
+    found = classify.train(training, run, resume=False)
+    assert found["accuracy"] > 0.6
+    lines = figures(run)
+    assert [line["epoch"] for line in lines] == list(range(1, 13))
+    assert lines[-1]["train_loss"] < lines[0]["train_loss"]
+    best = max(line["val_macro_f1"] for line in lines)
+    assert found["macro_f1"] == pytest.approx(best)
+    header = checkpoint.read_header(run.model_file)
+    assert header["epoch"] == next(line["epoch"] for line in lines if line["val_macro_f1"] == best)
+    assert header["classes"] == ["class_0", "class_1", "class_2"]
+
+
+def test_the_same_recipe_gives_the_same_bits_with_any_worker_count(begin, tiny_recipe):
+    recipe = tiny_recipe("augment.rotate_deg=20", "augment.erase=0.5", "augment.mixup=0.3")
+    runs = []
+    for workers in (0, 2):
+        training, run = begin(recipe, workers=workers)
+        classify.train(training, run, resume=False)
+        runs.append(run)
+    assert_same(*runs)
+
+
+@pytest.mark.parametrize("steps", [1, 3, 4, 6, 8, 11])
+def test_resume_ends_bitwise_equal(begin, tiny_recipe, monkeypatch, steps):
+    """Three steps an epoch, two epochs a phase: mid-epoch, at the end of an epoch, and of a phase."""
+    recipe = tiny_recipe(phases=PHASES)
+    training, whole = begin(recipe)
+    classify.train(training, whole, resume=False)
+    training, run = begin(recipe)
+    with monkeypatch.context() as patch:
+        stop_after(patch, steps)
+        with pytest.raises(Interrupted, match=f"stopped at step {steps}"):
+            classify.train(training, run, resume=False)
+    training, _ = begin(recipe, run)
+    torch.rand(7)  # what happened to the global generator in between must not matter
+    classify.train(training, run, resume=True)
+    assert_same(whole, run)
+
+
+def test_resume_before_the_first_save_starts_again(begin, tiny_recipe):
+    recipe = tiny_recipe()
+    training, whole = begin(recipe)
+    classify.train(training, whole, resume=False)
+    training, run = begin(recipe)
+    classify.train(training, run, resume=True)
+    assert_same(whole, run)
+
+
+def test_resume_cuts_metrics_that_came_after_the_checkpoint(begin, tiny_recipe, monkeypatch):
+    recipe = tiny_recipe()
+    training, whole = begin(recipe)
+    classify.train(training, whole, resume=False)
+    training, run = begin(recipe)
+    with monkeypatch.context() as patch:
+        stop_after(patch, 4)
+        with pytest.raises(Interrupted):
+            classify.train(training, run, resume=False)
+    with run.metrics_file.open("a") as handle:
+        handle.write('{"step": 5, "epoch": 9}\n{"step": 6, "ep')
+    training, _ = begin(recipe, run)
+    classify.train(training, run, resume=True)
+    assert figures(run) == figures(whole)
+
+
+def test_accumulation_equals_the_large_batch(begin, tiny_recipe):
+    """Without BatchNorm statistics and dropout, two batches of 4 are one of 8."""
+    both = ("model.bn=eval", "train.epochs=1", "train.monitor=none", "optim.name=sgd")
+    training, large = begin(tiny_recipe(*both, "train.batch_size=8"))
+    classify.train(training, large, resume=False)
+    training, small = begin(tiny_recipe(*both, "train.batch_size=4", "train.accumulate=2"))
+    classify.train(training, small, resume=False)
+    assert training.place.step == 3
+    one, two = tensors_of(large), tensors_of(small)
+    assert all(torch.allclose(one[name].float(), two[name].float(), atol=1e-5) for name in one)
+
+
+def test_phases_start_from_best_or_last(begin, tiny_recipe, monkeypatch):
+    seen = {}
+    real = classify.set_up
+
+    def set_up(training, tensors):
+        seen[training.place.phase] = training.model.classifier.head.weight.detach().clone()
+        return real(training, tensors)
+
+    monkeypatch.setattr(classify, "set_up", set_up)
+    for start in ("best", "last"):
+        phases = f"phases: {{a: {{}}, b: {{start: {start}, train: {{epochs: 1}}}}}}"
+        training, run = begin(tiny_recipe(phases=phases))
+        kept = {}
+        real_end = classify._end_epoch
+
+        def end(training, *rest, kept=kept, real_end=real_end):
+            kept[training.place.epoch + 1] = training.model.classifier.head.weight.detach().clone()
+            real_end(training, *rest)
+            if training.place.phase == 0:
+                kept["best"] = training.place.best_epoch
+
+        with monkeypatch.context() as patch:
+            patch.setattr(classify, "_end_epoch", end)
+            # The first epoch is made the best, so that best and last differ.
+            patch.setattr(classify, "_score", lambda monitor, values: -values["epoch"])
+            classify.train(training, run, resume=False)
+        assert kept["best"] == 1
+        assert torch.equal(seen[1], kept[1 if start == "best" else 2])
+
+
+def test_early_stopping_looks_at_validation(begin, tiny_recipe, monkeypatch):
+    monkeypatch.setattr(classify, "_score", lambda monitor, values: -values["epoch"])
+    training, run = begin(tiny_recipe("train.epochs=9", "train.patience=2"))
+    classify.train(training, run, resume=False)
+    assert [line["epoch"] for line in figures(run)] == [1, 2, 3]
+
+
+def test_monitor_none_keeps_the_last(begin, tiny_recipe):
+    training, run = begin(tiny_recipe("train.monitor=none"))
+    classify.train(training, run, resume=False)
+    assert not run.best_file.exists()
+    last = training.model.classifier.state_dict()
+    assert all(torch.equal(value, last[name]) for name, value in tensors_of(run).items())
+    assert checkpoint.read_header(run.model_file)["epoch"] == 2
+
+
+def test_averaged_weights_are_evaluated_and_kept(begin, tiny_recipe):
+    training, run = begin(tiny_recipe("train.ema=0.9", "train.monitor=none", "train.epochs=1"))
+    classify.train(training, run, resume=False)
+    raw = checkpoint.load_state(run.state_file)[0]
+    kept = tensors_of(run)
+    assert torch.equal(kept["head.weight"], raw["ema.head.weight"])
+    assert not torch.equal(kept["head.weight"], raw["model.head.weight"])
+
+
+def test_max_minutes_ends_the_run_with_a_model(begin, tiny_recipe):
+    training, run = begin(tiny_recipe("train.epochs=50", "train.max_minutes=1e-6"))
+    classify.train(training, run, resume=False)
+    assert len(figures(run)) == 1
+    assert run.model_file.exists()
+
+
+def test_a_loss_that_is_not_finite_stops_and_keeps_the_checkpoint(begin, tiny_recipe, monkeypatch):
+    training, run = begin(tiny_recipe("train.epochs=3"))
+    real = classify._loss
+
+    def loss(training, *rest):
+        value = real(training, *rest)
+        return value * float("nan") if training.place.step == 4 else value
+
+    monkeypatch.setattr(classify, "_loss", loss)
+    with pytest.raises(RunError, match="the loss is nan at step 4"):
+        classify.train(training, run, resume=False)
+    assert checkpoint.load_state(run.state_file)[1]["place"]["epoch"] == 1
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_an_unreadable_training_picture_is_named(begin, tiny_recipe, monkeypatch, prepared, tmp_path, workers):
+    copy = tmp_path / "copy"
+    shutil.copytree(prepared, copy)
+    training, run = begin(tiny_recipe(f"data.manifest='{copy / 'manifest.csv'}'"), workers=workers)
+    victim = training.part("train")[0][0]
+    victim.write_bytes(b"not a picture")
+    with pytest.raises(UnreadableImage, match="not a picture") as caught:
+        classify.train(training, run, resume=False)
+    assert caught.value.path == victim
+
+
+def test_parts_are_checked_before_anything_is_computed(begin, tiny_recipe, prepared, tmp_path):
+    text = (prepared / "manifest.csv").read_text()
+    for old, new, match in (
+        (",train,", ",test,", "no training picture of class_0, class_1, class_2"),
+        (",val,", ",test,", "no validation part"),
+        (",class_0,", ",class_1,", None),
+    ):
+        folder = tmp_path / (match or "one").replace(" ", "_").replace(",", "")
+        (folder / "pictures").parent.mkdir()
+        (folder / "pictures").symlink_to(prepared / "pictures")
+        (folder / "manifest.csv").write_text(text.replace(old, new))
+        recipe = tiny_recipe(f"data.manifest='{folder / 'manifest.csv'}'")
+        if match is None:
+            assert len(begin(recipe)[0].model.classes) == 2
+            continue
+        with pytest.raises(DataError, match=match):
+            begin(recipe)
+
+
+def test_a_second_ctrl_c_stops_at_once():
+    with Stop() as stop:
+        signal.raise_signal(signal.SIGINT)
+        assert stop.asked
+        with pytest.raises(KeyboardInterrupt):
+            signal.raise_signal(signal.SIGINT)
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler

@@ -1,0 +1,72 @@
+import json
+
+import pytest
+import torch
+from torch import nn
+
+from fxcli.run.directory import Run
+from fxcli.training.session import Average, Log, Timer
+
+
+def test_average_is_the_recurrence_and_copies_counters():
+    module = nn.BatchNorm1d(2)
+    average = Average(module, 0.5)
+    expected = average.values["weight"].clone()
+    for step in range(1, 30):
+        with torch.no_grad():
+            module.weight += 1
+            module.num_batches_tracked += 1
+        average.update(module, step)
+        decay = min(0.5, (1 + step) / (10 + step))
+        expected = expected * decay + module.weight.detach() * (1 - decay)
+    assert torch.allclose(average.values["weight"], expected)
+    assert average.values["num_batches_tracked"].item() == 29
+    assert module.weight[0].item() == 30
+
+
+def test_log_appends_and_calls_trackers(demo_zoo, tmp_path, monkeypatch):
+    seen = []
+    monkeypatch.setattr(demo_zoo, "log_metrics", lambda *arguments: seen.append(arguments), raising=False)
+    log = Log(Run(tmp_path), demo_zoo)
+    log.write(3, {"phase": "main", "loss": 0.5})
+    assert [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()] == [
+        {"step": 3, "phase": "main", "loss": 0.5}
+    ]
+    assert seen == [(tmp_path, 3, {"loss": 0.5})]
+
+
+def test_log_refuses_nan(demo_zoo, tmp_path):
+    with pytest.raises(ValueError, match="not JSON compliant"):
+        Log(Run(tmp_path), demo_zoo).write(1, {"loss": float("nan")})
+
+
+def test_a_tracker_that_raises_is_muted_and_told_once(capsys, tmp_path):
+    from fxcli.zoo.hookspecs import hookimpl
+    from fxcli.zoo.plugins import Zoo
+
+    class Tracker:
+        def __init__(self, broken):
+            self.broken, self.seen = broken, []
+
+        @hookimpl
+        def fx_log_metrics(self, run, step, metrics):
+            self.seen.append(step)
+            if self.broken:
+                raise RuntimeError("no server")
+
+    zoo, good, bad = Zoo(), Tracker(False), Tracker(True)
+    zoo.pm.register(good, "good")
+    zoo.pm.register(bad, "bad")
+    log = Log(Run(tmp_path), zoo)
+    for step in (1, 2, 3):
+        log.write(step, {"loss": 1.0})
+    assert good.seen == [1, 2, 3]
+    assert bad.seen == [1]
+    assert capsys.readouterr().err.count("plugin bad stopped logging: RuntimeError: no server") == 1
+
+
+def test_timer_counts_earlier_sessions():
+    timer = Timer(spent_s=100.0)
+    assert 100 <= timer.spent_s < 101
+    assert not timer.is_due(1.0)
+    assert timer.is_due(0.0)
