@@ -1,0 +1,92 @@
+"""Mounts the commands and turns errors into exit codes. Nothing here imports torch."""
+
+from __future__ import annotations
+
+import functools
+import os
+import sys
+import traceback
+from collections.abc import Callable
+from typing import Annotated, Any
+
+import typer
+
+from fxcli import __version__
+from fxcli.commands.cam import cam
+from fxcli.commands.evaluate import evaluate
+from fxcli.commands.plugins import plugins
+from fxcli.commands.predict import predict
+from fxcli.commands.prepare import prepare
+from fxcli.commands.recipe import app as recipe_app
+from fxcli.commands.runs import runs
+from fxcli.commands.train import train
+from fxcli.console import INTENDED_USE, console
+from fxcli.errors import FxError, Interrupted
+
+app = typer.Typer(
+    name="fx",
+    help=f"Tells fracture types on radiographs. {INTENDED_USE}",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="markdown",
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+
+def _guarded(command: Callable[..., None]) -> Callable[..., None]:
+    """The command with its errors shown as one block and turned into exit codes."""
+
+    @functools.wraps(command)
+    def run(*args: Any, **kwargs: Any) -> None:
+        try:
+            command(*args, **kwargs)
+        except FxError as error:
+            _fail(error)
+        except KeyboardInterrupt:
+            _fail(Interrupted("interrupted"))
+        except BrokenPipeError:
+            # The reader of our stdout has left (`| head`): nothing is wrong, and nothing more can be written.
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        except Exception as error:
+            _fail(
+                FxError(
+                    f"internal error: {type(error).__name__}: {error}",
+                    hint="this is a defect of fx: please report it with what --debug prints",
+                )
+            )
+
+    return run
+
+
+def _fail(error: FxError) -> None:
+    if console.debug:
+        traceback.print_exc()
+    console.error(error)
+    raise typer.Exit(error.exit_code)
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        console.data(f"fx {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _root(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
+    ] = False,
+) -> None:
+    pass
+
+
+for _command in (prepare, train, evaluate, predict, cam, runs, plugins):
+    app.command(_command.__name__)(_guarded(_command))
+for _info in recipe_app.registered_commands:
+    _info.callback = _guarded(_info.callback) if _info.callback else None
+app.add_typer(recipe_app, name="recipe")
+
+
+def main() -> None:
+    """Entry point of `fx` and `python -m fxcli`."""
+    app(prog_name="fx")

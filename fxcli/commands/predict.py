@@ -1,0 +1,143 @@
+"""`fx predict`: pictures → a table of classes, and heat maps."""
+
+from __future__ import annotations
+
+import csv
+import io
+import os
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, TextIO
+
+import typer
+
+from fxcli.commands.options import BatchSize, Debug, Device, Json, Model, Out, Quiet, Workers
+from fxcli.console import console
+from fxcli.errors import SomeRowsFailed, UsageError
+from fxcli.run.files import replacing
+
+if TYPE_CHECKING:
+    from fxcli.inference.opened import Opened
+    from fxcli.inference.pipeline import Answer
+
+
+def predict(
+    paths: Annotated[
+        list[str],
+        typer.Argument(metavar="PATH…", help="Folders (searched below), files, or - for a list on stdin."),
+    ],
+    model: Model = None,
+    cam: Annotated[
+        Path | None, typer.Option("--cam", metavar="DIR", help="Write a heat map of each answer here.")
+    ] = None,
+    out: Out = None,
+    device: Device = None,
+    workers: Workers = None,
+    batch_size: BatchSize = None,
+    json: Json = False,
+    quiet: Quiet = False,
+    debug: Debug = False,
+) -> None:
+    """Says the fracture type of every picture: CSV on stdout (JSON Lines with --json), or in --out DIR.
+
+    Without --model it takes the last finished training here, and says on stderr which one. A picture that cannot
+    be read is a row with status=error and a reason; the exit code is then 9.
+
+    Example: fx predict folder/ --cam out/
+
+    Example: find . -name '*.png' | fx predict - --model runs/final-20260101T120000Z-1a2b --json
+    """
+    console.configure(json=json, quiet=quiet, debug=debug)
+    from fxcli.data import scan
+    from fxcli.evaluation.predictions import PredictionTable
+    from fxcli.inference.opened import open_model
+
+    opened = open_model(model, device=device, workers=workers, batch_size=batch_size)
+    files = scan.pictures(_named(paths))
+    table = PredictionTable(opened.model.classes, demo=opened.model.is_demo)
+    names = _unique_names(files) if cam else []
+    failed = 0
+    with _target(out, json=json) as target:
+        if not json:
+            target.write(_line(table.columns))
+        answers = opened.pipeline.run(files, keep_maps=cam is not None)
+        for index, answer in enumerate(console.progress(answers, total=len(files), what="predict")):
+            shown = _shown(answer.path)
+            failed += answer.logits is None
+            if json:
+                record = table.record(shown, logits=answer.logits, reason=answer.reason)
+                target.write(_json_line(record))
+            else:
+                target.write(_line(table.cells(shown, logits=answer.logits, reason=answer.reason)))
+            if cam and answer.logits is not None:
+                _draw(opened, answer, cam / names[index])
+    where = out / _file_name(json) if out else "the output"
+    console.note(f"{len(files)} pictures" + (f", heat maps in {cam}" if cam else "") + (f", {where}" if out else ""))
+    console.note(table.notice)
+    if failed:
+        raise SomeRowsFailed(failed, len(files), where)
+
+
+def _named(paths: list[str]) -> Iterator[Path]:
+    """The paths, with - replaced by the lines of stdin."""
+    for path in paths:
+        if path != "-":
+            yield Path(path)
+            continue
+        lines = [line.rstrip("\n") for line in sys.stdin]
+        if not any(lines):
+            raise UsageError("no path on stdin", hint="find DIR -name '*.jpg' | fx predict -")
+        yield from (Path(line) for line in lines if line)
+
+
+@contextmanager
+def _target(out: Path | None, *, json: bool) -> Iterator[TextIO]:
+    """Where rows go: stdout, or a file that gets its name when it is complete."""
+    if out is None:
+        yield sys.stdout
+        sys.stdout.flush()
+        return
+    out.mkdir(parents=True, exist_ok=True)
+    with (
+        replacing(out / _file_name(json)) as part,
+        part.open("w", encoding="utf-8", errors="backslashreplace", newline="") as handle,
+    ):
+        yield handle
+
+
+def _file_name(json: bool) -> str:
+    return "predictions.jsonl" if json else "predictions.csv"
+
+
+def _line(cells: list[str]) -> str:
+    text = io.StringIO()
+    csv.writer(text, lineterminator="\n").writerow(cells)
+    return text.getvalue()
+
+
+def _json_line(record: dict[str, object]) -> str:
+    import json
+
+    return json.dumps(record, ensure_ascii=False, allow_nan=False) + "\n"
+
+
+def _shown(path: Path) -> str:
+    """The path as a cell: never one that a spreadsheet takes for a formula."""
+    text = str(path)
+    return f"./{text}" if text.startswith(("=", "+", "-", "@")) else text
+
+
+def _unique_names(files: list[Path]) -> list[Path]:
+    """A heat map's name for each file: its place below the folder they all share, with .png added."""
+    absolute = [Path(os.path.abspath(path)) for path in files]
+    shared = Path(os.path.commonpath([path.parent for path in absolute]))
+    return [Path(f"{path.relative_to(shared)}.png") for path in absolute]
+
+
+def _draw(opened: Opened, answer: Answer, target: Path) -> None:
+    from fxcli.explain.draw import draw_answer
+
+    target.parent.mkdir(parents=True, exist_ok=True)
+    draw_answer(opened.model, answer).overlay.save(target)

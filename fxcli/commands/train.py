@@ -1,0 +1,227 @@
+"""`fx train`: a recipe → a run with a model."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, cast
+
+import typer
+
+from fxcli.commands.options import Debug, Json, Out, Quiet, Sets
+from fxcli.console import console
+from fxcli.errors import Interrupted, RunError, UsageError
+from fxcli.recipe.load import load, resolved_yaml
+from fxcli.recipe.schema import ClassifyRecipe, PrepareRecipe, PretrainRecipe
+from fxcli.run import directory, provenance
+from fxcli.run.directory import Lock, Run
+from fxcli.run.files import write_text
+from fxcli.zoo.plugins import Zoo, load_zoo
+
+if TYPE_CHECKING:
+    from fxcli.data.manifest import Manifest
+
+TrainRecipe = ClassifyRecipe | PretrainRecipe
+
+
+def train(
+    recipe: Annotated[
+        str | None, typer.Argument(metavar="RECIPE", help="A YAML file, or the name of a recipe of fx.")
+    ] = None,
+    set_: Sets = None,
+    out: Out = None,
+    resume: Annotated[
+        Path | None, typer.Option("--resume", metavar="RUN", help="Go on with a run that was stopped.")
+    ] = None,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Two batches of each phase; estimates time and memory.")
+    ] = False,
+    json: Json = False,
+    quiet: Quiet = False,
+    debug: Debug = False,
+) -> None:
+    """Trains what a recipe says and writes a run: runs/NAME-TIME-ID/ (or --out DIR).
+
+    Ctrl-C saves and exits 130; --resume goes on from there, bit for bit.
+
+    Example: fx train recipes/quickstart.yaml
+
+    Example: fx train recipes/final.yaml --set model.backbone=efficientnet_lite0 --dry-run
+
+    Example: fx train --resume runs/final-20260101T120000Z-1a2b
+    """
+    console.configure(json=json, quiet=quiet, debug=debug)
+    if resume is not None:
+        if recipe or set_ or out or dry_run:
+            raise UsageError("--resume goes on as the run was started: it takes nothing else")
+        run, chosen, manifest = _reopen(resume)
+    elif recipe is None:
+        raise UsageError("no recipe", hint="fx train RECIPE, or fx train --resume RUN; fx recipe list shows recipes")
+    else:
+        chosen = _recipe(recipe, set_ or [])
+        manifest = _manifest(chosen)
+        if dry_run:
+            _dry_run(chosen, manifest)
+            return
+        run = _create(chosen, manifest, out)
+    with Lock(run):
+        _run(run, chosen, manifest, resume=resume is not None)
+
+
+def _recipe(name: str, sets: list[str]) -> TrainRecipe:
+    loaded = load(name, sets)
+    if isinstance(loaded.recipe, PrepareRecipe):
+        raise UsageError(f"{name} prepares pictures", hint=f"fx prepare {name}")
+    return loaded.recipe
+
+
+def _manifest(recipe: TrainRecipe) -> Manifest:
+    from fxcli.data.manifest import read_manifest
+    from fxcli.data.prepare import PHANTOM, PREPARED, prepare
+
+    if recipe.data.source == PHANTOM:
+        folder = PREPARED / PHANTOM
+        if not folder.exists():
+            console.note(f"drawing the phantom pictures into {folder}")
+            prepare(cast(PrepareRecipe, load(PHANTOM).recipe), folder)
+        return read_manifest(folder / "manifest.csv")
+    return read_manifest(Path(str(recipe.data.manifest)))
+
+
+def _create(recipe: TrainRecipe, manifest: Manifest, out: Path | None) -> Run:
+    text = resolved_yaml(recipe)
+    info = {
+        "created": provenance.now(),
+        "recipe": recipe.name,
+        "task": recipe.task,
+        "seed": recipe.seed,
+        "demo": manifest.is_phantom,
+        "manifest": str(manifest.file.resolve()),
+        "manifest_sha256": manifest.digest,
+        "recipe_sha256": provenance.digest(text),
+        **provenance.describe(load_zoo()),
+    }
+    run = directory.create(recipe.name, info, out=out)
+    write_text(run.path / "recipe.yaml", text)
+    for name in ("manifest.csv", "fingerprint.json"):
+        source = manifest.file if name == "manifest.csv" else manifest.root / name
+        if source.is_file():
+            write_text(run.path / name, source.read_text(encoding="utf-8"))
+    return run
+
+
+def _reopen(path: Path) -> tuple[Run, TrainRecipe, Manifest]:
+    """A stopped run, with its own recipe and data.
+
+    Raises:
+        RunError: It is finished, or its recipe or data changed since.
+    """
+    from fxcli.data.manifest import read_manifest
+
+    run = directory.open_run(path)
+    info = run.info()
+    if info["status"] == "finished":
+        raise RunError("this run is finished", where=path, hint="fx train RECIPE starts another")
+    recipe = _recipe(str(run.path / "recipe.yaml"), [])
+    manifest = read_manifest(Path(info["manifest"]))
+    for what, now in (("recipe", provenance.digest(resolved_yaml(recipe))), ("manifest", manifest.digest)):
+        if info[f"{what}_sha256"] != now:
+            raise RunError(
+                f"the {what} changed since this run was started; resuming would mix two experiments",
+                where=path,
+                hint="start a new run",
+            )
+    threads = info.get("compute", {}).get("threads")
+    if threads and not recipe.hardware.threads:
+        import torch
+
+        torch.set_num_threads(int(threads))
+    return run, recipe, manifest
+
+
+def _run(run: Run, recipe: TrainRecipe, manifest: Manifest, *, resume: bool) -> None:
+    from fxcli.model import hardware
+
+    run.update(status="running")
+    zoo = load_zoo()
+    try:
+        compute = hardware.compute(recipe.hardware)
+        run.update(compute=hardware.describe(compute))
+        if isinstance(recipe, ClassifyRecipe):
+            from fxcli.training import classify, state
+
+            training = state.build(recipe, manifest, compute, zoo, _info(recipe, manifest, zoo))
+            console.note(f"run {run.path}")
+            figures = classify.train(training, run, resume=resume)
+        else:
+            from fxcli.training import pretrain
+
+            console.note(f"run {run.path}")
+            info = _info(recipe, manifest, zoo)
+            figures = pretrain.train(recipe, manifest, compute, zoo, info, run, resume=resume)
+    except (Interrupted, KeyboardInterrupt):
+        run.update(status="interrupted", ended=provenance.now())
+        raise
+    except BaseException as error:
+        run.update(status="failed", ended=provenance.now(), error=str(error))
+        run.log(f"failed: {error}")
+        raise
+    run.update(status="finished", ended=provenance.now(), figures=figures)
+    _report(run, recipe, figures)
+
+
+def _info(recipe: TrainRecipe, manifest: Manifest, zoo: Zoo) -> dict[str, Any]:
+    """The header of the model file, but for what only the model knows."""
+    plugin = zoo.provider("backbone", recipe.model.backbone)
+    info: dict[str, Any] = {
+        "task": recipe.task,
+        "name": recipe.name,
+        "backbone": zoo.backbone(recipe.model.backbone).name,
+        "model": recipe.model.model_dump(mode="json"),
+        "plugin": {"name": plugin.name, "distribution": plugin.distribution, "version": plugin.version},
+        "recipe_sha256": provenance.digest(resolved_yaml(recipe)),
+        "manifest_sha256": manifest.digest,
+        "data": manifest.fingerprint().get("name") or manifest.root.name,
+        "demo": manifest.is_phantom,
+        "seed": recipe.seed,
+        "channels_last": recipe.hardware.channels_last,
+        "created": provenance.now(),
+        **{key: provenance.describe(zoo)[key] for key in ("fx_version",)},
+    }
+    if isinstance(recipe, ClassifyRecipe):
+        info["batch_size"] = recipe.evaluate.batch_size
+    return info
+
+
+def _report(run: Run, recipe: TrainRecipe, figures: dict[str, Any]) -> None:
+    is_classify = isinstance(recipe, ClassifyRecipe)
+    what = "validation" if is_classify else "training"
+    if console.json:
+        console.record({"run": str(run.path), "model": str(run.model_file), what: figures})
+        return
+    scalars = {key: value for key, value in figures.items() if isinstance(value, int | float)}
+    if scalars:
+        console.table(list(scalars), [[f"{value:.4g}" for value in scalars.values()]], title=f"{what} part")
+    console.note(f"model {run.model_file}")
+    if is_classify:
+        console.note(f"next: fx evaluate {run.path}   or   fx predict FOLDER --model {run.path} --cam out/")
+    else:
+        console.note(f"next: fx train RECIPE --set model.backbone={recipe.model.backbone} --set model.init={run.path}")
+
+
+def _dry_run(recipe: TrainRecipe, manifest: Manifest) -> None:
+    from fxcli.model import hardware
+    from fxcli.training import dry, state
+
+    if not isinstance(recipe, ClassifyRecipe):
+        raise UsageError("--dry-run is for task: classify")
+    zoo = load_zoo()
+    training = state.build(recipe, manifest, hardware.compute(recipe.hardware), zoo, {})
+    rows = dry.run(training)
+    if console.json:
+        console.record({"phases": rows})
+        return
+    shown = [[row["phase"], row["epochs"], f"{row['images_per_s']:.1f}", f"{row['minutes']:.1f}"] for row in rows]
+    console.table(["phase", "epochs", "images/s", "minutes"], shown, title="estimate from two batches a phase")
+    console.note(f"{sum(row['minutes'] for row in rows):.0f} minutes in all, without validation")
+    if rows[-1]["memory_mib"] is not None:
+        console.note(f"peak memory {rows[-1]['memory_mib']:.0f} MiB")

@@ -1,0 +1,78 @@
+import csv
+import io
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+from typer.testing import CliRunner
+
+from fxcli.cli import app
+
+
+def fx(*arguments):
+    return CliRunner().invoke(app, [str(argument) for argument in arguments])
+
+
+@pytest.fixture
+def picture(prepared):
+    return sorted((prepared / "pictures" / "test" / "class_1").iterdir())[0]
+
+
+def test_three_files_and_numbers(trained, picture):
+    done = fx("cam", picture, "--out", "why", "--quiet")
+    assert done.exit_code == 0, done.output
+    (row,) = csv.DictReader(io.StringIO(done.stdout))
+    saliency = np.load(f"why/{picture.name}.map.npy", allow_pickle=False)
+    assert saliency.shape == (8, 8)
+    assert saliency.dtype == np.float32
+    assert saliency.min() >= 0
+    assert float(row["max"]) == pytest.approx(saliency.max(), abs=1e-6)
+    assert float(row["sum"]) == pytest.approx(saliency.sum(), abs=1e-4)
+    with Image.open(f"why/{picture.name}.overlay.png") as overlay, Image.open(f"why/{picture.name}.png") as pair:
+        assert overlay.size == (64, 64)
+        assert pair.width > 800
+
+
+def test_the_target_decides_what_is_explained(trained, picture):
+    for target in ("class_0", "class_2"):
+        done = fx("cam", picture, "--target", target, "--out", target, "--json", "--quiet")
+        assert json.loads(done.stdout)["target"] == target
+    one, other = (np.load(f"{name}/{picture.name}.map.npy") for name in ("class_0", "class_2"))
+    assert not np.array_equal(one, other)
+
+
+def test_another_layer_has_its_own_size(trained, picture):
+    done = fx("cam", picture, "--layer", "stem", "--out", "stem", "--quiet")
+    assert done.exit_code == 0, done.output
+    assert np.load(f"stem/{picture.name}.map.npy").shape == (16, 16)
+    fx("cam", picture, "--out", "output", "--quiet")
+    fx("cam", picture, "--layer", "body", "--out", "body", "--quiet")
+    one, other = (np.load(f"{name}/{picture.name}.map.npy") for name in ("output", "body"))
+    assert one == pytest.approx(other, abs=1e-6)
+
+
+def test_equal_names_keep_apart(trained, prepared):
+    folders = [Path("a"), Path("b")]
+    for folder, source in zip(folders, sorted((prepared / "pictures" / "test" / "class_0").iterdir()), strict=False):
+        folder.mkdir()
+        (folder / "same.png").write_bytes(source.read_bytes())
+    assert fx("cam", *folders, "--out", "why", "--quiet").exit_code == 0
+    assert len(list(Path("why").glob("*.map.npy"))) == 2
+
+
+@pytest.mark.parametrize(
+    ("arguments", "text"), [(["--target", "nonsense"], "no class 'nonsense'"), (["--layer", "top"], "no stage 'top'")]
+)
+def test_mistakes(trained, picture, arguments, text):
+    done = fx("cam", picture, *arguments)
+    assert done.exit_code == 2
+    assert text in done.stderr
+
+
+def test_bad_pictures_are_rows(trained, picture):
+    Path("bad.png").write_bytes(b"")
+    done = fx("cam", picture, "bad.png", "--quiet")
+    assert done.exit_code == 9
+    assert [row["status"] for row in csv.DictReader(io.StringIO(done.stdout))] == ["ok", "error"]

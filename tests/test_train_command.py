@@ -1,0 +1,194 @@
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import yaml
+from typer.testing import CliRunner
+
+from fxcli.cli import app
+from fxcli.run.directory import Run
+from fxcli.training import classify
+
+
+def fx(*arguments):
+    return CliRunner().invoke(app, [str(argument) for argument in arguments])
+
+
+def test_a_run_holds_what_the_design_promises(trained):
+    names = {path.relative_to(trained.path).as_posix() for path in trained.path.rglob("*") if path.is_file()}
+    assert names >= {
+        "run.json",
+        "recipe.yaml",
+        "manifest.csv",
+        "fingerprint.json",
+        "metrics.jsonl",
+        "log.txt",
+        "model.safetensors",
+        "checkpoints/last/state.safetensors",
+        "checkpoints/best/model.safetensors",
+    }
+    assert "lock.json" not in names
+    info = trained.info()
+    assert info["status"] == "finished"
+    assert info["recipe"] == "tiny"
+    assert info["argv"] is not None
+    assert info["versions"]["torch"]
+    assert info["plugins"]["fx"]
+    assert info["compute"]["threads"] >= 1
+    assert set(info["figures"]) >= {"accuracy", "macro_f1", "confusion"}
+    assert not [name for name in names if name.endswith((".pt", ".pth", ".pkl"))]
+
+
+def test_the_resolved_recipe_alone_reproduces_the_run(trained):
+    done = fx("train", trained.path / "recipe.yaml", "--out", "runs/again", "--quiet")
+    assert done.exit_code == 0, done.output
+    again = Run(Path("runs/again"))
+    assert again.model_file.stat().st_size > 0
+    assert again.info()["figures"] == trained.info()["figures"]
+    assert again.info()["recipe_sha256"] == trained.info()["recipe_sha256"]
+
+
+def test_json_names_the_run_and_its_figures(tiny_recipe):
+    tiny_recipe()
+    done = fx("train", "tiny.yaml", "--set", "train.epochs=1", "--json", "--quiet")
+    record = json.loads(done.stdout)
+    assert Path(record["model"]).is_file()
+    assert 0 <= record["validation"]["accuracy"] <= 1
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "text"),
+    [
+        ([], 2, "no recipe"),
+        (["tiny.yaml", "--resume", "x"], 2, "takes nothing else"),
+        (["phantom"], 2, "prepares pictures"),
+        (["nothing.yaml"], 3, "no such file"),
+        (["tiny.yaml", "--set", "optim.lr=fast"], 3, "optim.lr"),
+        (["tiny.yaml", "--set", "model.backbone=resnet51"], 3, "did you mean resnet50"),
+        (["tiny.yaml", "--set", "data.manifest=gone.csv"], 4, "no such manifest"),
+        (["tiny.yaml", "--set", "hardware.device=cuda:99"], 2, "device cuda:99 cannot be used"),
+        (["--resume", "gone"], 6, "no such run directory"),
+    ],
+)
+def test_mistakes(tiny_recipe, arguments, code, text):
+    tiny_recipe()
+    done = fx("train", *arguments)
+    assert done.exit_code == code
+    assert text in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_weights_that_cannot_be_downloaded(tiny_recipe, monkeypatch):
+    tiny_recipe()
+    # Nothing listens on the discard port: refused at once, like a machine without a network.
+    monkeypatch.setenv("https_proxy", "http://127.0.0.1:9")
+    done = fx("train", "tiny.yaml", "--set", "model.backbone=resnet18", "--set", "model.init=imagenet")
+    assert done.exit_code == 7
+    assert "resnet18" in done.stderr
+    assert next(Path("runs").iterdir()).joinpath("run.json").read_text().count('"failed"') == 1
+
+
+def test_an_out_in_use_is_refused_and_left_alone(trained, tiny_recipe):
+    before = (trained.path / "run.json").read_text()
+    done = fx("train", "tiny.yaml", "--out", trained.path)
+    assert done.exit_code == 6
+    assert "in use" in done.stderr
+    assert (trained.path / "run.json").read_text() == before
+
+
+def test_resume_of_a_finished_run_is_refused(trained):
+    done = fx("train", "--resume", trained.path)
+    assert done.exit_code == 6
+    assert "finished" in done.stderr
+
+
+@pytest.mark.parametrize("what", ["recipe", "manifest"])
+def test_resume_refuses_what_changed(trained, what, prepared):
+    trained.update(status="interrupted")
+    if what == "recipe":
+        file = trained.path / "recipe.yaml"
+        values = yaml.safe_load(file.read_text())
+        values["phases"]["main"]["train"]["epochs"] = 3
+        file.write_text(yaml.safe_dump(values))
+    else:
+        folder = Path("moved")
+        folder.mkdir()
+        (folder / "pictures").symlink_to(prepared / "pictures")
+        lines = (prepared / "manifest.csv").read_text().splitlines()
+        (folder / "manifest.csv").write_text("\n".join(lines[:-1]) + "\n")
+        trained.update(manifest=str(folder / "manifest.csv"))
+    done = fx("train", "--resume", trained.path)
+    assert done.exit_code == 6
+    assert f"the {what} changed" in done.stderr
+
+
+def test_ctrl_c_exits_130_and_resume_finishes(tiny_recipe, monkeypatch):
+    tiny_recipe("train.epochs=3")
+    real, steps = classify._step, []
+
+    def step(*arguments):
+        real(*arguments)
+        steps.append(1)
+        if len(steps) == 2:
+            signal.raise_signal(signal.SIGINT)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(classify, "_step", step)
+        done = fx("train", "tiny.yaml", "--out", "runs/stopped", "--quiet")
+    assert done.exit_code == 130
+    assert "fx train --resume runs/stopped" in done.stderr
+    run = Run(Path("runs/stopped"))
+    assert run.info()["status"] == "interrupted"
+    done = fx("train", "--resume", run.path, "--quiet")
+    assert done.exit_code == 0, done.output
+    assert run.info()["status"] == "finished"
+    straight = fx("train", "tiny.yaml", "--out", "runs/straight", "--quiet")
+    assert straight.exit_code == 0
+    assert run.info()["figures"] == Run(Path("runs/straight")).info()["figures"]
+
+
+def test_a_run_in_use_is_refused(trained):
+    trained.update(status="interrupted")
+    holder = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"])
+    try:
+        (trained.path / "lock.json").write_text(json.dumps({"pid": holder.pid, "host": os.uname().nodename}))
+        done = fx("train", "--resume", trained.path)
+        assert done.exit_code == 6
+        assert f"process {holder.pid}" in done.stderr
+    finally:
+        holder.kill()
+        holder.wait()
+
+
+def test_dry_run_estimates_and_writes_nothing(tiny_recipe):
+    tiny_recipe(phases="phases: {a: {}, b: {train: {epochs: 5}}}")
+    done = fx("train", "tiny.yaml", "--dry-run", "--json")
+    assert done.exit_code == 0, done.output
+    phases = json.loads(done.stdout)["phases"]
+    assert [(phase["phase"], phase["epochs"]) for phase in phases] == [("a", 2), ("b", 5)]
+    assert all(phase["images_per_s"] > 0 and phase["minutes"] > 0 for phase in phases)
+    assert not Path("runs").exists()
+    assert "peak memory" in fx("train", "tiny.yaml", "--dry-run").stderr
+
+
+@pytest.mark.slow
+def test_a_real_process_survives_ctrl_c(tiny_recipe):
+    """The whole way: `python -m fxcli` in a process of its own, SIGINT, exit 130, resume."""
+    tiny_recipe()
+    arguments = ["train", "tiny.yaml", "--set", "model.backbone=resnet18", "--set", "train.epochs=400"]
+    arguments += ["--set", "data.workers=2", "--out", "runs/real"]
+    process = subprocess.Popen([sys.executable, "-m", "fxcli", *arguments], start_new_session=True)
+    for _ in range(600):
+        if Path("runs/real/metrics.jsonl").exists() and Path("runs/real/metrics.jsonl").read_text():
+            break
+        time.sleep(0.1)
+    # A terminal sends it to the whole group, the decoding processes too.
+    os.killpg(process.pid, signal.SIGINT)
+    assert process.wait(60) == 130
+    assert Run(Path("runs/real")).info()["status"] == "interrupted"
+    assert not Path("runs/real/lock.json").exists()
