@@ -1,0 +1,97 @@
+"""Makes the generated blocks of README.md; `python tests/readme_blocks.py` writes them, test_readme checks them."""
+
+import ast
+import inspect
+import re
+import sys
+from pathlib import Path
+
+from pydantic import BaseModel
+
+README = Path(__file__).resolve().parent.parent / "README.md"
+BLOCK = re.compile(r"(<!-- generated: (?P<name>[\w-]+) -->\n).*?(<!-- end -->)", re.DOTALL)
+
+
+def commands():
+    from typer.testing import CliRunner
+
+    from fxcli.cli import app
+
+    lines = ["| command | what it does |", "|---|---|"]
+    for info in app.registered_commands:
+        lines.append(f"| `fx {info.name}` | {first_line(info.callback)} |")
+    for group in app.registered_groups:
+        for info in group.typer_instance.registered_commands:
+            name = info.name or info.callback.__name__
+            lines.append(f"| `fx {group.name} {name}` | {first_line(info.callback)} |")
+    assert CliRunner().invoke(app, ["--help"]).exit_code == 0
+    return "\n".join(lines)
+
+
+def first_line(function):
+    return " ".join(inspect.getdoc(function).split("\n\n")[0].split())
+
+
+def recipes():
+    from fxcli.recipe.load import load, shipped
+
+    lines = ["| recipe | task | what it does |", "|---|---|---|"]
+    for name, path in shipped().items():
+        comment = path.read_text(encoding="utf-8").partition("\n")[0].lstrip("# ")
+        about = comment.partition(" — ")[2] or comment
+        lines.append(f"| `{name}` | {load(path).recipe.task} | {about} |")
+    return "\n".join(lines)
+
+
+def keys():
+    from fxcli.recipe.schema import ClassifyRecipe, Phase, PrepareRecipe, PretrainRecipe
+
+    lines = ["| key | default | meaning |", "|---|---|---|"]
+    seen = set()
+    for model in (PrepareRecipe, ClassifyRecipe, Phase, PretrainRecipe):
+        for row in rows(model, ""):
+            if row not in seen:
+                seen.add(row)
+                lines.append(row)
+    return "\n".join(lines)
+
+
+def rows(model, prefix):
+    for name, field in model.model_fields.items():
+        kind = field.annotation
+        if isinstance(kind, type) and issubclass(kind, BaseModel):
+            yield from rows(kind, f"{prefix}{name}.")
+        elif field.description:
+            default = "null" if field.default is None else f"{field.default}"
+            about = field.description.replace("|", "\\|")
+            yield f"| `{prefix}{name}` | {default} | {about} |"
+
+
+def hooks():
+    from fxcli.zoo import hookspecs
+
+    lines = ["```python"]
+    for node in ast.parse(inspect.getsource(hookspecs)).body:
+        if isinstance(node, ast.FunctionDef):
+            lines.append(f"def {node.name}({', '.join(arg.arg for arg in node.args.args)}): ...")
+            lines.append(f"    # {ast.get_docstring(node)}")
+    return "\n".join([*lines, "```"])
+
+
+def exit_codes():
+    import fxcli.errors
+
+    tree = inspect.getdoc(fxcli.errors).split("\n\n")[1]
+    return f"```text\n{inspect.cleandoc(tree)}\n```"
+
+
+MAKERS = {"commands": commands, "recipes": recipes, "keys": keys, "hooks": hooks, "exit-codes": exit_codes}
+
+
+def filled(text):
+    return BLOCK.sub(lambda found: f"{found[1]}{MAKERS[found['name']]()}\n{found[3]}", text)
+
+
+if __name__ == "__main__":
+    README.write_text(filled(README.read_text(encoding="utf-8")), encoding="utf-8")
+    sys.stdout.write("README.md written\n")
