@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import io
 import os
 import sys
 import traceback
@@ -21,7 +22,7 @@ from fxcli.commands.recipe import app as recipe_app
 from fxcli.commands.runs import runs
 from fxcli.commands.train import train
 from fxcli.console import INTENDED_USE, console
-from fxcli.errors import FxError, Interrupted
+from fxcli.errors import DataError, FxError, Interrupted
 
 app = typer.Typer(
     name="fx",
@@ -47,6 +48,12 @@ def _guarded(command: Callable[..., None]) -> Callable[..., None]:
         except BrokenPipeError:
             # The reader of our stdout has left (`| head`): nothing is wrong, and nothing more can be written.
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        except OSError as error:
+            _fail(
+                DataError(
+                    f"{error.strerror or error}", where=error.filename, hint="check the space and permissions there"
+                )
+            )
         except Exception as error:
             _fail(
                 FxError(
@@ -89,4 +96,8 @@ app.add_typer(recipe_app, name="recipe")
 
 def main() -> None:
     """Entry point of `fx` and `python -m fxcli`."""
+    for stream in (sys.stdout, sys.stderr):
+        # File names may hold bytes that are no text in any encoding; a row must come out all the same.
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(encoding="utf-8", errors="backslashreplace")
     app(prog_name="fx")

@@ -174,7 +174,7 @@ class SomeRowsFailed(FxError):
     def __init__(self, failed: int, total: int, where: str | Path) -> None:
         super().__init__(
             f"{failed} of {total} pictures could not be used",
-            hint=f"their rows in {where} have status=error and a reason",
+            hint=f"{where} names each with its reason",
         )
 
 

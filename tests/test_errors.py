@@ -83,7 +83,7 @@ def test_messages_of_the_classes():
     )
     assert str(WeightsUnavailable("offline", hint="later")) == "offline\n  → later"
     assert str(SomeRowsFailed(2, 9, "p.csv")) == (
-        "2 of 9 pictures could not be used\n  → their rows in p.csv have status=error and a reason"
+        "2 of 9 pictures could not be used\n  → p.csv names each with its reason"
     )
 
 
@@ -176,3 +176,11 @@ def test_a_reader_that_leaves_is_no_error():
     with process.stderr:
         assert process.stderr.read() == b""
     assert process.wait() == 0
+
+
+def test_what_the_system_refuses_is_no_defect_of_fx():
+    Path("a_file").touch()
+    done = CliRunner().invoke(cli.app, ["prepare", "phantom", "--out", "a_file/below"])
+    assert done.exit_code == 4
+    assert "a_file" in done.stderr
+    assert "defect" not in done.stderr

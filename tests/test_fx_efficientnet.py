@@ -8,14 +8,14 @@ import subprocess
 import sys
 from pathlib import Path
 
-import fx_efficientnet
 import pytest
 import timm
 import torch
-from fx_efficientnet import build, family
 from torch import nn
 
+import fx_efficientnet
 import fxcli
+from fx_efficientnet import build, family
 from fxcli import BackboneArgs, BackboneSpec
 from fxcli.errors import PluginError, UnknownName
 from fxcli.model.init import initialise

@@ -73,7 +73,7 @@ def predict(
                 target.write(_line(table.cells(shown, logits=answer.logits, reason=answer.reason)))
             if cam and answer.logits is not None:
                 _draw(opened, answer, cam / names[index])
-    where = out / _file_name(json) if out else "the output"
+    where = str(out / _file_name(json)) if out else "the output"
     console.note(f"{len(files)} pictures" + (f", heat maps in {cam}" if cam else "") + (f", {where}" if out else ""))
     console.note(table.notice)
     if failed:

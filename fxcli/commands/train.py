@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, cast
 
@@ -105,7 +106,7 @@ def _create(recipe: TrainRecipe, manifest: Manifest, out: Path | None) -> Run:
     for name in ("manifest.csv", "fingerprint.json"):
         source = manifest.file if name == "manifest.csv" else manifest.root / name
         if source.is_file():
-            write_text(run.path / name, source.read_text(encoding="utf-8"))
+            shutil.copyfile(source, run.path / name)
     return run
 
 

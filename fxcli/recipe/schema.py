@@ -73,7 +73,7 @@ class PrepareData(Section):
         "percentile",
         description="how pictures of more than 8 bits become 8-bit: their full range, or their 0.5–99.5 percentiles",
     )
-    workers: int | None = Field(None, ge=0, le=256, description="worker processes; null = one per core")
+    workers: int | None = Field(None, ge=0, le=256, description="threads; null = one per core")
 
 
 class Split(Section):
@@ -119,7 +119,7 @@ class Augment(Section):
     shear_deg: float = Field(0.0, ge=0, lt=90, description="sheared by up to ± this many degrees")
     brightness: float = Field(0.0, ge=0, le=1, description="multiplied by 1 ± up to this")
     contrast: float = Field(0.0, ge=0, le=1, description="contrast multiplied by 1 ± up to this")
-    elastic: float = Field(0.0, ge=0, description="elastic deformation, amplitude in pixels of the model's input")
+    elastic: float = Field(0.0, ge=0, description="elastic deformation: root mean square shift in pixels of the input")
     crop_scale: FracRange | None = Field(
         None, description="[min, max] fraction of the picture's area that a random crop keeps"
     )
