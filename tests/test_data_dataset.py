@@ -1,6 +1,7 @@
 """The order, the seeds and the processes of training pictures: none of them changes what is drawn."""
 
 import random
+import signal
 from collections import Counter
 
 import numpy as np
@@ -9,7 +10,7 @@ import torch
 from PIL import Image
 
 from fxcli.data import dataset
-from fxcli.data.dataset import Batches, Draw, TrainingPictures, default_workers, loader
+from fxcli.data.dataset import Batches, Draw, TrainingPictures, begun, default_workers, loader
 from fxcli.data.preprocess import Clean, Preprocessing
 from fxcli.errors import UnreadableImage
 from fxcli.recipe.schema import Augment
@@ -117,14 +118,6 @@ def pictures(tmp_path):
     return make
 
 
-def collate(items):
-    """In this module, so that a worker process finds it."""
-    good = [item for item in items if not isinstance(item, UnreadableImage)]
-    bad = [item for item in items if isinstance(item, UnreadableImage)]
-    images = torch.stack([image for image, _ in good]) if good else torch.zeros(0)
-    return images, [target for _, target in good], bad
-
-
 def test_item(pictures):
     found = pictures(Augment())
     image, target = found[Draw(4, 99)]
@@ -149,7 +142,7 @@ def test_unreadable_becomes_a_value(pictures):
 def epochs(pictures, workers, broken=False):
     """Three epochs through one loader, the second from its third batch on."""
     batches = Batches([0] * 10, 3, seed=0)
-    feed = loader(pictures(broken=broken), batches, workers=workers, collate=collate)
+    feed = loader(pictures(broken=broken), batches, workers=workers)
     found = []
     for epoch, start in ((0, 0), (1, 2), (2, 0)):
         batches.begin(epoch, start)
@@ -162,15 +155,15 @@ def test_processes_change_nothing(pictures):
     assert [len(epoch) for epoch in alone] == [4, 2, 4]
     for a, b in zip(alone, together, strict=True):
         assert len(a) == len(b)
-        for (images, targets, _), (others, other_targets, _) in zip(a, b, strict=True):
+        for (images, targets), (others, other_targets) in zip(a, b, strict=True):
             assert images.dtype == torch.uint8
             assert torch.equal(images, others)
-            assert targets == other_targets
+            assert torch.equal(targets, other_targets)
 
 
 def test_an_unreadable_picture_comes_through_a_process_whole(pictures):
     for workers in (0, 2):
-        errors = [error for batch in epochs(pictures, workers, broken=True)[0] for error in batch[2]]
+        errors = [batch for batch in epochs(pictures, workers, broken=True)[0] if isinstance(batch, UnreadableImage)]
         assert [error.path.name for error in errors] == ["9.png"]
         assert errors[0].reason == "not a picture, or of an unknown format"
 
@@ -178,7 +171,7 @@ def test_an_unreadable_picture_comes_through_a_process_whole(pictures):
 @pytest.mark.parametrize("workers", [0, 1])
 def test_the_global_generators_are_not_moved(pictures, workers):
     batches = Batches([0] * 10, 3, seed=0)
-    feed = loader(pictures(), batches, workers=workers, collate=collate)
+    feed = loader(pictures(), batches, workers=workers)
     before = torch.get_rng_state().tolist(), random.getstate(), np.random.get_state()[1].tolist()
     for epoch in range(2):
         batches.begin(epoch)
@@ -188,7 +181,7 @@ def test_the_global_generators_are_not_moved(pictures, workers):
 
 def test_leaving_early_does_no_harm(pictures):
     batches = Batches([0] * 10, 3, seed=0)
-    feed = loader(pictures(), batches, workers=1, collate=collate)
+    feed = loader(pictures(), batches, workers=1)
     batches.begin(0)
     first = next(iter(feed))
     batches.begin(0)
@@ -197,7 +190,7 @@ def test_leaving_early_does_no_harm(pictures):
     assert torch.equal(first[0], again[0][0])
 
 
-def test_torch_collates_by_default(pictures):
+def test_batches_are_as_torch_makes_them(pictures):
     images, targets = next(iter(loader(pictures(), Batches([0] * 10, 4, seed=0), workers=0)))
     assert images.shape == (4, 1, 24, 24)
     assert targets.shape == (4,)
@@ -209,3 +202,9 @@ def test_default_workers(monkeypatch, pictures):
         assert default_workers() == expected
     assert loader(pictures(), Batches([0] * 10, 4, seed=0), workers=None).num_workers == 1
     assert loader(pictures(), Batches([0] * 10, 4, seed=0), workers=0).num_workers == 0
+
+
+def test_begun_gives_the_signals_back(pictures):
+    before = signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)
+    assert len(list(begun(loader(pictures(), Batches([0] * 10, 4, seed=0), workers=1)))) == 3
+    assert (signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)) == before

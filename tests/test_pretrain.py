@@ -21,6 +21,7 @@ from fxcli.data.preprocess import Clean, Cleaned, Preprocessing
 from fxcli.errors import DataError, Interrupted, RunError, UnreadableImage
 from fxcli.model import classifier as models
 from fxcli.model.hardware import Compute
+from fxcli.model.init import initialise
 from fxcli.recipe.load import load, shipped
 from fxcli.recipe.schema import Model, PretrainRecipe
 from fxcli.run import checkpoint, directory
@@ -244,7 +245,7 @@ def test_from_the_command_line_to_a_classifier(recipe_of, demo_zoo, manifest):
 
     settings = Model(backbone="demo_tiny", init="runs/pre")
     classifier = models.build(demo_zoo.backbone("demo_tiny"), settings, 32, 3, seed=9)
-    models.start(classifier, demo_zoo.backbone("demo_tiny"), settings)
+    initialise(demo_zoo.backbone("demo_tiny"), classifier.backbone, settings.init)
     state = classifier.state_dict()
     assert all(torch.equal(state[name], value) for name, value in pretrained.items())
 

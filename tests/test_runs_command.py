@@ -30,9 +30,8 @@ def test_nothing():
 
 def test_json():
     make("later", "2026-01-02T00:00:00Z", status="failed", figures=None)
-    run = make(
-        "first", "2026-01-01T00:00:00Z", status="finished", figures={"accuracy": 0.123456, "macro_f1": 1.0}, demo=True
-    )
+    run = make("first", "2026-01-01T00:00:00Z", status="finished", figures={"accuracy": 0.123456}, demo=True)
+    run.update(epoch=7, monitor="val_macro_f1", best=0.98765)
     run.model_file.write_bytes(bytes(2_500_000))
     (run.path / "checkpoints" / "last" / "state.safetensors").write_bytes(bytes(500_000))
     rows = [json.loads(line) for line in fx("--json").stdout.splitlines()]
@@ -42,8 +41,10 @@ def test_json():
             "status": "finished",
             "task": "classify",
             "started": "2026-01-01T00:00:00Z",
+            "epoch": 7,
+            "monitor": "val_macro_f1",
+            "best": 0.9877,
             "val_accuracy": 0.1235,
-            "val_macro_f1": 1.0,
             "size_mb": 3.0,
             "demo": "DEMO",
         },
@@ -52,8 +53,10 @@ def test_json():
             "status": "failed",
             "task": "classify",
             "started": "2026-01-02T00:00:00Z",
+            "epoch": None,
+            "monitor": None,
+            "best": None,
             "val_accuracy": None,
-            "val_macro_f1": None,
             "size_mb": 0.0,
             "demo": "",
         },
@@ -67,6 +70,14 @@ def test_table():
     assert lines[0][:4] == ["name", "status", "task", "started"]
     assert lines[-1][:4] == ["first", "interrupted", "classify", "2026-01-01T00:00:00Z"]
     assert len(lines) == 3
+
+
+def test_a_run_whose_process_is_gone_died():
+    make("killed", "2026-01-01T00:00:00Z")
+    assert json.loads(fx("--json").stdout)["status"] == "died"
+    lock = {"pid": 1, "host": "another machine"}
+    (RUNS / "killed" / "lock.json").write_text(json.dumps(lock))
+    assert json.loads(fx("--json").stdout)["status"] == "running"
 
 
 def test_files_that_vanish_while_they_are_counted(monkeypatch):

@@ -176,9 +176,58 @@ def test_dry_run_estimates_and_writes_nothing(tiny_recipe):
     assert "peak memory" in fx("train", "tiny.yaml", "--dry-run").stderr
 
 
+def test_dry_run_takes_no_out_and_knows_a_phase_of_one_step(tiny_recipe):
+    tiny_recipe()
+    assert fx("train", "tiny.yaml", "--dry-run", "--out", "x").exit_code == 2
+    done = fx("train", "tiny.yaml", "--dry-run", "--set", "train.batch_size=64")
+    assert done.exit_code == 0, done.output
+
+
+def test_a_folder_of_others_is_not_taken_for_the_phantoms(tiny_recipe, prepared):
+    Path("prepared").mkdir()
+    Path("prepared/phantom").symlink_to(prepared)
+    tiny_recipe()
+    done = fx("train", "tiny.yaml", "--set", "data.manifest=null", "--set", "data.source=phantom")
+    assert done.exit_code == 4
+    assert "other pictures than the phantoms" in done.stderr
+
+
+def test_a_linked_manifest_keeps_its_pictures(tiny_recipe, prepared):
+    Path("linked").mkdir()
+    Path("linked/pictures").symlink_to(prepared / "pictures")
+    Path("linked/manifest.csv").symlink_to(prepared / "manifest.csv")
+    Path("linked/fingerprint.json").symlink_to(prepared / "fingerprint.json")
+    tiny_recipe()
+    Path("store").mkdir()
+    Path("store/content").write_bytes((prepared / "manifest.csv").read_bytes())
+    Path("linked/manifest.csv").unlink()
+    Path("linked/manifest.csv").symlink_to(Path("store/content").absolute())
+    done = fx("train", "tiny.yaml", "--set", "data.manifest=linked/manifest.csv", "--out", "runs/linked", "--quiet")
+    assert done.exit_code == 0, done.output
+    assert fx("evaluate", "runs/linked", "--quiet").exit_code == 0
+
+
+def test_what_a_run_started_from_is_recorded(trained):
+    sets = ("--set", f"model.init={trained.path}", "--set", "train.epochs=1")
+    assert fx("train", "tiny.yaml", *sets, "--out", "runs/next", "--quiet").exit_code == 0
+    init = Run(Path("runs/next")).info()["init"]
+    assert init["file"] == str(trained.model_file.absolute())
+    assert len(init["sha256"]) == 64
+    assert trained.info()["init"] == {"name": "random"}
+
+
+def test_a_resumed_run_forgets_its_failure(trained):
+    trained.update(status="failed", error="disk full", ended="then")
+    assert fx("train", "--resume", trained.path.name, "--quiet").exit_code == 0
+    info = trained.info()
+    assert info["status"] == "finished"
+    assert info["error"] is None
+
+
 @pytest.mark.slow
-def test_a_real_process_survives_ctrl_c(tiny_recipe):
-    """The whole way: `python -m fxcli` in a process of its own, SIGINT, exit 130, resume."""
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_real_process_survives_a_signal_to_its_group(tiny_recipe, number):
+    """The whole way: `python -m fxcli` in a process of its own, a signal, exit 130."""
     tiny_recipe()
     arguments = ["train", "tiny.yaml", "--set", "model.backbone=resnet18", "--set", "train.epochs=400"]
     arguments += ["--set", "data.workers=2", "--out", "runs/real"]
@@ -188,7 +237,7 @@ def test_a_real_process_survives_ctrl_c(tiny_recipe):
             break
         time.sleep(0.1)
     # A terminal sends it to the whole group, the decoding processes too.
-    os.killpg(process.pid, signal.SIGINT)
+    os.killpg(process.pid, number)
     assert process.wait(60) == 130
     assert Run(Path("runs/real")).info()["status"] == "interrupted"
     assert not Path("runs/real/lock.json").exists()

@@ -251,6 +251,109 @@ def test_parts_are_checked_before_anything_is_computed(begin, tiny_recipe, prepa
             begin(recipe)
 
 
+def test_death_between_the_best_of_a_phase_and_its_first_save(begin, tiny_recipe, monkeypatch):
+    """The second phase starts from a file that its own first epoch overwrites."""
+    recipe = tiny_recipe(phases=PHASES.replace("start: last", "start: best"))
+    training, whole = begin(recipe)
+    classify.train(training, whole, resume=False)
+    training, run = begin(recipe)
+    real = classify._save
+
+    def save(training, *rest):
+        if training.place.phase == 1 and training.place.phase_epoch == 1:
+            raise MemoryError("the process dies here")
+        real(training, *rest)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(classify, "_save", save)
+        with pytest.raises(MemoryError):
+            classify.train(training, run, resume=False)
+    training, _ = begin(recipe, run)
+    classify.train(training, run, resume=True)
+    assert_same(whole, run)
+
+
+def test_ctrl_c_during_the_last_validation_is_heard(begin, tiny_recipe, monkeypatch):
+    recipe = tiny_recipe("train.epochs=1")
+    training, whole = begin(recipe)
+    classify.train(training, whole, resume=False)
+    training, run = begin(recipe)
+    real = state.validate
+
+    def validate(training):
+        signal.raise_signal(signal.SIGINT)
+        return real(training)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(state, "validate", validate)
+        with pytest.raises(Interrupted):
+            classify.train(training, run, resume=False)
+    training, _ = begin(recipe, run)
+    classify.train(training, run, resume=True)
+    assert_same(whole, run)
+
+
+@pytest.mark.parametrize(("sets", "workers"), [(("hardware.precision=bf16",), 0), ((), 2)])
+def test_resume_is_exact_in_bf16_and_with_processes(begin, tiny_recipe, monkeypatch, sets, workers):
+    recipe = tiny_recipe(*sets, phases=PHASES)
+    compute = Compute(torch.device("cpu"), recipe.hardware.precision)
+    trainings = []
+    for _ in range(3):
+        training, run = begin(recipe, workers=workers)
+        training.compute = compute
+        trainings.append((training, run))
+    (training, whole), (stopped, run), (again, _) = trainings
+    classify.train(training, whole, resume=False)
+    with monkeypatch.context() as patch:
+        stop_after(patch, 7)
+        with pytest.raises(Interrupted):
+            classify.train(stopped, run, resume=False)
+    classify.train(again, run, resume=True)
+    assert_same(whole, run)
+
+
+def test_no_metrics_line_is_doubled(begin, tiny_recipe, monkeypatch):
+    """A timed save at the last step of an epoch, then death after the line was written."""
+    recipe = tiny_recipe("train.save_every_min=1e-9")
+    training, whole = begin(recipe)
+    classify.train(training, whole, resume=False)
+    training, run = begin(recipe)
+    real = classify._save
+
+    def save(training, *rest):
+        if training.place.batch == 0:
+            raise MemoryError("the process dies here")
+        real(training, *rest)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(classify, "_save", save)
+        with pytest.raises(MemoryError):
+            classify.train(training, run, resume=False)
+    assert len(figures(run)) == 1
+    training, _ = begin(recipe, run)
+    classify.train(training, run, resume=True)
+    assert_same(whole, run)
+
+
+def test_a_limit_of_a_later_phase_does_not_end_the_first(begin, tiny_recipe):
+    phases = "phases: {a: {}, b: {train: {epochs: 9, max_minutes: 1e-6}}, c: {}}"
+    training, run = begin(tiny_recipe(phases=phases))
+    classify.train(training, run, resume=False)
+    assert [line["phase"] for line in figures(run)] == ["a", "a", "b"]
+
+
+def test_a_small_last_batch_counts_by_its_pictures(begin, tiny_recipe):
+    """24 pictures in groups of 20 and 4: the same as batches of 20 and 4."""
+    both = ("model.bn=eval", "train.epochs=1", "train.monitor=none", "optim.name=sgd")
+    training, large = begin(tiny_recipe(*both, "train.batch_size=20"))
+    classify.train(training, large, resume=False)
+    training, small = begin(tiny_recipe(*both, "train.batch_size=5", "train.accumulate=4"))
+    classify.train(training, small, resume=False)
+    assert training.place.step == 2
+    one, two = tensors_of(large), tensors_of(small)
+    assert all(torch.allclose(one[name].float(), two[name].float(), atol=1e-5) for name in one)
+
+
 def test_a_second_ctrl_c_stops_at_once():
     with Stop() as stop:
         signal.raise_signal(signal.SIGINT)

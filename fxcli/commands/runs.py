@@ -9,11 +9,11 @@ from typing import Any
 
 from fxcli.commands.options import Debug, Json, Quiet
 from fxcli.console import console
-from fxcli.run.directory import Run, all_runs
+from fxcli.run.directory import Lock, Run, all_runs
 
 
 def runs(json: Json = False, quiet: Quiet = False, debug: Debug = False) -> None:
-    """Lists the runs below runs/: name, status, validation figure, size.
+    """Lists the runs below runs/: name, status, best value of the monitor, size.
 
     Example: fx runs
     """
@@ -30,13 +30,16 @@ def runs(json: Json = False, quiet: Quiet = False, debug: Debug = False) -> None
 
 def _row(run: Run, info: dict[str, Any]) -> dict[str, Any]:
     figures = info.get("figures") or {}
+    died = info["status"] == "running" and not Lock(run).is_held
     return {
         "name": run.path.name,
-        "status": info["status"],
+        "status": "died" if died else info["status"],
         "task": info.get("task"),
         "started": info.get("created"),
+        "epoch": info.get("epoch"),
+        "monitor": info.get("monitor"),
+        "best": _rounded(info.get("best")),
         "val_accuracy": _rounded(figures.get("accuracy")),
-        "val_macro_f1": _rounded(figures.get("macro_f1")),
         "size_mb": round(sum(_sizes(run)) / 1e6, 1),
         "demo": "DEMO" if info.get("demo") else "",
     }

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import shlex
 import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, cast
@@ -10,12 +12,12 @@ import typer
 
 from fxcli.commands.options import Debug, Json, Out, Quiet, Sets
 from fxcli.console import console
-from fxcli.errors import Interrupted, RunError, UsageError
+from fxcli.errors import DataError, Interrupted, RunError, UsageError
 from fxcli.recipe.load import load, resolved_yaml
 from fxcli.recipe.schema import ClassifyRecipe, PrepareRecipe, PretrainRecipe
 from fxcli.run import directory, provenance
 from fxcli.run.directory import Lock, Run
-from fxcli.run.files import write_text
+from fxcli.run.files import sha256_of, write_text
 from fxcli.zoo.plugins import Zoo, load_zoo
 
 if TYPE_CHECKING:
@@ -34,7 +36,7 @@ def train(
         Path | None, typer.Option("--resume", metavar="RUN", help="Go on with a run that was stopped.")
     ] = None,
     dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Two batches of each phase; estimates time and memory.")
+        bool, typer.Option("--dry-run", help="Two steps of each phase; estimates time and memory.")
     ] = False,
     json: Json = False,
     quiet: Quiet = False,
@@ -60,6 +62,8 @@ def train(
     else:
         chosen = _recipe(recipe, set_ or [])
         manifest = _manifest(chosen)
+        if dry_run and out is not None:
+            raise UsageError("--dry-run writes nothing, so --out means nothing with it")
         if dry_run:
             _dry_run(chosen, manifest)
             return
@@ -68,8 +72,8 @@ def train(
         _run(run, chosen, manifest, resume=resume is not None)
 
 
-def _recipe(name: str, sets: list[str]) -> TrainRecipe:
-    loaded = load(name, sets)
+def _recipe(name: str, sets: list[str], *, check_init: bool = True) -> TrainRecipe:
+    loaded = load(name, sets, check_init=check_init)
     if isinstance(loaded.recipe, PrepareRecipe):
         raise UsageError(f"{name} prepares pictures", hint=f"fx prepare {name}")
     return loaded.recipe
@@ -81,10 +85,18 @@ def _manifest(recipe: TrainRecipe) -> Manifest:
 
     if recipe.data.source == PHANTOM:
         folder = PREPARED / PHANTOM
+        drawing = cast(PrepareRecipe, load(PHANTOM).recipe)
         if not folder.exists():
             console.note(f"drawing the phantom pictures into {folder}")
-            prepare(cast(PrepareRecipe, load(PHANTOM).recipe), folder)
-        return read_manifest(folder / "manifest.csv")
+            prepare(drawing, folder)
+        manifest = read_manifest(folder / "manifest.csv")
+        if not manifest.is_phantom or manifest.fingerprint().get("recipe") != drawing.model_dump(mode="json"):
+            raise DataError(
+                "this folder holds other pictures than the phantoms of this fx",
+                where=folder,
+                hint="fx prepare phantom --overwrite, or train in another folder",
+            )
+        return manifest
     return read_manifest(Path(str(recipe.data.manifest)))
 
 
@@ -96,9 +108,10 @@ def _create(recipe: TrainRecipe, manifest: Manifest, out: Path | None) -> Run:
         "task": recipe.task,
         "seed": recipe.seed,
         "demo": manifest.is_phantom,
-        "manifest": str(manifest.file.resolve()),
+        "manifest": os.path.abspath(manifest.file),
         "manifest_sha256": manifest.digest,
         "recipe_sha256": provenance.digest(text),
+        "init": _init(recipe),
         **provenance.describe(load_zoo()),
     }
     run = directory.create(recipe.name, info, out=out)
@@ -108,6 +121,15 @@ def _create(recipe: TrainRecipe, manifest: Manifest, out: Path | None) -> Run:
         if source.is_file():
             shutil.copyfile(source, run.path / name)
     return run
+
+
+def _init(recipe: TrainRecipe) -> dict[str, str]:
+    """What `model.init` was on the day: its name, and file and hash where it was a run or file."""
+    key = recipe.model.init
+    if key == "random" or key in load_zoo().backbone(recipe.model.backbone).weights:
+        return {"name": key}
+    file, _ = directory.find_model(key)
+    return {"name": key, "file": os.path.abspath(file), "sha256": sha256_of(file)}
 
 
 def _reopen(path: Path) -> tuple[Run, TrainRecipe, Manifest]:
@@ -122,7 +144,7 @@ def _reopen(path: Path) -> tuple[Run, TrainRecipe, Manifest]:
     info = run.info()
     if info["status"] == "finished":
         raise RunError("this run is finished", where=path, hint="fx train RECIPE starts another")
-    recipe = _recipe(str(run.path / "recipe.yaml"), [])
+    recipe = _recipe(str(run.path / "recipe.yaml"), [], check_init=False)
     manifest = read_manifest(Path(info["manifest"]))
     for what, now in (("recipe", provenance.digest(resolved_yaml(recipe))), ("manifest", manifest.digest)):
         if info[f"{what}_sha256"] != now:
@@ -142,7 +164,7 @@ def _reopen(path: Path) -> tuple[Run, TrainRecipe, Manifest]:
 def _run(run: Run, recipe: TrainRecipe, manifest: Manifest, *, resume: bool) -> None:
     from fxcli.model import hardware
 
-    run.update(status="running")
+    run.update(status="running", ended=None, error=None)
     zoo = load_zoo()
     try:
         compute = hardware.compute(recipe.hardware)
@@ -203,10 +225,11 @@ def _report(run: Run, recipe: TrainRecipe, figures: dict[str, Any]) -> None:
     if scalars:
         console.table(list(scalars), [[f"{value:.4g}" for value in scalars.values()]], title=f"{what} part")
     console.note(f"model {run.model_file}")
+    path = shlex.quote(str(run.path))
     if is_classify:
-        console.note(f"next: fx evaluate {run.path}   or   fx predict FOLDER --model {run.path} --cam out/")
+        console.note(f"next: fx evaluate {path}   or   fx predict FOLDER --model {path} --cam out/")
     else:
-        console.note(f"next: fx train RECIPE --set model.backbone={recipe.model.backbone} --set model.init={run.path}")
+        console.note(f"next: fx train RECIPE --set model.backbone={recipe.model.backbone} --set model.init={path}")
 
 
 def _dry_run(recipe: TrainRecipe, manifest: Manifest) -> None:
@@ -222,7 +245,7 @@ def _dry_run(recipe: TrainRecipe, manifest: Manifest) -> None:
         console.record({"phases": rows})
         return
     shown = [[row["phase"], row["epochs"], f"{row['images_per_s']:.1f}", f"{row['minutes']:.1f}"] for row in rows]
-    console.table(["phase", "epochs", "images/s", "minutes"], shown, title="estimate from two batches a phase")
+    console.table(["phase", "epochs", "images/s", "minutes"], shown, title="estimate from two steps a phase")
     console.note(f"{sum(row['minutes'] for row in rows):.0f} minutes in all, without validation")
     if rows[-1]["memory_mib"] is not None:
         console.note(f"peak memory {rows[-1]['memory_mib']:.0f} MiB")

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import signal
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,13 +16,15 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, Sampler
+from torch.utils.data import DataLoader, Dataset, Sampler, default_collate
 
 from fxcli.data.augment import Augmenter
 from fxcli.data.preprocess import Cleaned, Preprocessing
 from fxcli.errors import UnreadableImage
 from fxcli.recipe.schema import Augment
 from fxcli.run.randomness import derive, generator
+
+_SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
 @dataclass(frozen=True)
@@ -130,7 +133,6 @@ def loader(
     batches: Sampler[list[Draw]],
     *,
     workers: int | None,
-    collate: Callable[[list[Any]], Any] | None = None,
 ) -> DataLoader[Any]:
     """A DataLoader that leaves the global generator alone and keeps its processes from epoch to epoch.
 
@@ -138,7 +140,6 @@ def loader(
         dataset: What to load.
         batches: Their order.
         workers: Decoding processes; None takes one per core, at most 4.
-        collate: Items → batch; None is torch's own.
     """
     count = default_workers() if workers is None else workers
     return DataLoader(
@@ -146,16 +147,36 @@ def loader(
         batch_sampler=batches,
         num_workers=count,
         persistent_workers=count > 0,
-        worker_init_fn=_ignore_interrupts,
+        worker_init_fn=_ignore_signals,
         collate_fn=collate,
         # Iterating draws a base seed: from this generator, not from the global one.
         generator=torch.Generator().manual_seed(0),
     )
 
 
-def _ignore_interrupts(_: int) -> None:
-    """Ctrl-C reaches the whole process group: the loop itself stops after a step, and needs its workers until then."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+def begun(loader: DataLoader[Any]) -> Iterator[Any]:
+    """`iter(loader)` whose processes no signal to the group reaches: the loop needs them until it has stopped itself.
+
+    Forked ones ignore signals once they run; those that are spawned inherit it, for importing takes them seconds.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        return iter(loader)
+    before = [(name, signal.signal(name, signal.SIG_IGN)) for name in _SIGNALS]
+    try:
+        return iter(loader)
+    finally:
+        for name, handler in before:
+            signal.signal(name, handler)
+
+
+def _ignore_signals(_: int) -> None:
+    for name in _SIGNALS:
+        signal.signal(name, signal.SIG_IGN)
+
+
+def collate(items: list[Any]) -> Any:
+    """A batch as torch makes it; or the error of a picture, which the loop raises in its own process."""
+    return next((item for item in items if isinstance(item, UnreadableImage)), None) or default_collate(items)
 
 
 def default_workers() -> int:

@@ -105,16 +105,16 @@ def create(name: str, info: Mapping[str, Any], *, out: Path | None) -> Run:
 
 
 def open_run(path: Path) -> Run:
-    """An existing run.
+    """An existing run: its directory, or its name below runs/.
 
     Raises:
         RunError: It is none.
     """
-    if not path.is_dir():
-        raise RunError("no such run directory", where=path, hint="fx runs lists the runs here")
-    run = Run(path)
-    run.info()
-    return run
+    for folder in (path, RUNS / path):
+        if folder.is_dir():
+            Run(folder).info()
+            return Run(folder)
+    raise RunError("no such run directory", where=path, hint="fx runs lists the runs here")
 
 
 class Lock:
@@ -143,9 +143,17 @@ class Lock:
     def __exit__(self, *_: object) -> None:
         self.file.unlink(missing_ok=True)
 
-    def _take_over(self) -> None:
+    @property
+    def is_held(self) -> bool:
+        """Whether a process is at work; one of another machine is taken to be alive."""
+        if not self.file.exists():
+            return False
         pid, host = self._holder()
-        if host != socket.gethostname() or _alive(pid):
+        return host != socket.gethostname() or _alive(pid)
+
+    def _take_over(self) -> None:
+        if self.is_held:
+            pid, host = self._holder()
             raise RunError(
                 f"process {pid} on {host} is at work in this folder",
                 where=self.file,

@@ -41,17 +41,18 @@ def train(training: Training, run: Run, *, resume: bool) -> dict[str, Any]:
     place = training.place
     tensors = state.resumed(training, run) if resume else {}
     timer = Timer(place.spent_s)
-    log = Log(run, training.zoo, keep_steps=place.step)
+    log = Log(run, training.zoo, keep_epochs=place.epoch)
     with Stop() as stop:
         while place.phase < len(training.phases):
             if not tensors and place.phase_step == 0:
                 _start_phase(training, run)
+            _, phase = training.phases[place.phase]
             _phase(training, run, log, timer, stop, tensors)
             tensors = {}
             training.place = place = Place(
                 phase=place.phase + 1, epoch=place.epoch, step=place.step, spent_s=timer.spent_s
             )
-            if _is_over(training, timer):
+            if _is_over(phase, timer):
                 break
     return state.finish(training, run)
 
@@ -73,21 +74,27 @@ def _phase(training: Training, run: Run, log: Log, timer: Timer, stop: Stop, ten
     place = training.place
     _, phase = training.phases[place.phase]
     feed = set_up(training, tensors)
+    if not tensors and place.phase > 0:
+        # The phase will overwrite the best model that it started from.
+        _save(training, run, timer)
     count = len(feed.batches.targets)
     while not place.done and place.phase_epoch < phase.train.epochs:
         feed.batches.begin(place.epoch, place.batch)
         started, before = timer.spent_s, place.batch * phase.train.batch_size
         for _ in steps(training, feed):
-            is_over = _is_over(training, timer)
-            if timer.is_due(phase.train.save_every_min) or stop.asked or is_over:
+            is_asked, is_over = stop.asked, _is_over(phase, timer)
+            if timer.is_due(phase.train.save_every_min) or is_asked or is_over:
                 _save(training, run, timer)
-            stop.check(run, place.step)
+            if is_asked:
+                raise stop.interrupted(run, place.step)
             if is_over:
                 place.done = True
                 break
         seen = min(count, place.batch * phase.train.batch_size) - before
         _end_epoch(training, run, log, timer, seen / max(1e-9, timer.spent_s - started))
         _save(training, run, timer)
+        if stop.asked:
+            raise stop.interrupted(run, place.step)
 
 
 @dataclass(frozen=True)
@@ -113,7 +120,7 @@ def set_up(training: Training, tensors: Mapping[str, Tensor]) -> Feed:
     batches = dataset.Batches(targets, phase.train.batch_size, seed=training.recipe.seed, balanced=balanced)
     pictures = dataset.TrainingPictures(paths, targets, model.preprocessing, phase.augment)
     weights = losses.class_weights(phase.train, targets, len(model.classes))
-    loader = dataset.loader(pictures, batches, workers=training.workers, collate=_collate)
+    loader = dataset.loader(pictures, batches, workers=training.workers)
     return Feed(loader, batches, weights.to(training.compute.device))
 
 
@@ -127,7 +134,7 @@ def steps(training: Training, feed: Feed) -> Generator[None, None, None]:
     title = f"{name} {place.phase_epoch + 1}/{settings.epochs}"
     bar: tqdm[Any] = console.progress(total=count, what=title, done=place.batch * settings.batch_size)
     with bar:
-        for batch in feed.loader:
+        for batch in dataset.begun(feed.loader):
             # data
             if isinstance(batch, UnreadableImage):
                 raise batch
@@ -136,9 +143,10 @@ def steps(training: Training, feed: Feed) -> Generator[None, None, None]:
             # forward and loss
             loss = _loss(training, phase, batch, feed.class_weights)
             value = finite(loss, place.step)
-            # backward: gradients of a group of batches add up, so each counts by the size of its group
-            first = place.batch - place.batch % settings.accumulate
-            (loss / min(settings.accumulate, per_epoch - first)).backward()  # type: ignore[no-untyped-call]
+            # backward: gradients of a group of batches add up, so each counts by its share of the group's pictures
+            first = (place.batch - place.batch % settings.accumulate) * settings.batch_size
+            group = min(settings.accumulate * settings.batch_size, count - first)
+            (loss * (len(batch[1]) / group)).backward()  # type: ignore[no-untyped-call]
             place.batch += 1
             place.loss_sum, place.loss_count = (
                 place.loss_sum + value * len(batch[1]),
@@ -205,6 +213,9 @@ def _end_epoch(training: Training, run: Run, log: Log, timer: Timer, rate: float
             place.stale += 1
     values |= {"images_per_s": round(rate, 2), "seconds": round(timer.spent_s, 1)}
     log.write(place.step, values)
+    # A score is larger when better: only the sign of a loss was turned.
+    best = None if place.best is None else abs(place.best)
+    run.update(epoch=place.epoch, monitor=phase.train.monitor, best=best, best_epoch=place.best_epoch)
     left = sum(p.train.epochs for _, p in training.phases) - place.epoch
     shown = " ".join(f"{key} {value:.3f}" for key, value in values.items() if key.endswith(("loss", "acy", "_f1")))
     minutes = timer.spent_s / place.epoch * left / 60
@@ -223,22 +234,11 @@ def _score(monitor: str, values: dict[str, Any]) -> float | None:
     return -value if monitor == "val_loss" else value
 
 
-def _is_over(training: Training, timer: Timer) -> bool:
-    limits = [phase.train.max_minutes for _, phase in training.phases if phase.train.max_minutes]
-    return bool(limits) and timer.spent_s >= min(limits) * 60
+def _is_over(phase: Phase, timer: Timer) -> bool:
+    return phase.train.max_minutes is not None and timer.spent_s >= phase.train.max_minutes * 60
 
 
 def _save(training: Training, run: Run, timer: Timer) -> None:
     training.place.spent_s = timer.spent_s
     state.save(training, run)
     timer.saved()
-
-
-def _collate(items: list[tuple[Tensor, int] | UnreadableImage]) -> tuple[Tensor, Tensor] | UnreadableImage:
-    """A batch; or the error of a picture, which the loop raises in its own process."""
-    pairs = []
-    for item in items:
-        if isinstance(item, UnreadableImage):
-            return item
-        pairs.append(item)
-    return torch.stack([image for image, _ in pairs]), torch.tensor([target for _, target in pairs])

@@ -144,11 +144,13 @@ def train(
     place = pretraining.place
     if resume and run.state_file.exists():
         _restore(pretraining, run)
-    timer, log = Timer(place.spent_s), Log(run, zoo, keep_steps=place.step)
+    timer, log = Timer(place.spent_s), Log(run, zoo, keep_epochs=place.epoch)
     with Stop() as stop:
         while place.epoch < recipe.train.epochs and not place.done:
             _epoch(pretraining, run, timer, stop)
             _end_epoch(pretraining, run, log, timer)
+            if stop.asked:
+                raise stop.interrupted(run, place.step)
     header = {
         **info,
         "method": zoo.pretrainer(recipe.pretrain.method).name,
@@ -178,7 +180,7 @@ def build(recipe: PretrainRecipe, manifest: Manifest, compute: Compute, zoo: Zoo
         module = compute.place(pretrainer.build(classifier.backbone, args)).train()
     batches = dataset.Batches([0] * len(paths), recipe.train.batch_size, seed=recipe.seed)
     views = dataset.Views(paths, preprocessing, pretrainer.views(args))
-    loader = dataset.loader(views, batches, workers=recipe.data.workers, collate=_collate)
+    loader = dataset.loader(views, batches, workers=recipe.data.workers)
     optimizer = optim.make(recipe.optim, freeze.parameter_groups(module, spec, recipe.optim))
     return Pretraining(recipe, module, preprocessing, compute, optimizer, loader, batches)
 
@@ -191,7 +193,7 @@ def _epoch(pretraining: Pretraining, run: Run, timer: Timer, stop: Stop) -> None
     pretraining.batches.begin(place.epoch, place.batch)
     bar: tqdm[Any]
     with console.progress(total=count, what=title, done=place.loss_count) as bar:
-        for batch in pretraining.loader:
+        for batch in dataset.begun(pretraining.loader):
             # data
             if isinstance(batch, UnreadableImage):
                 raise batch
@@ -220,10 +222,12 @@ def _epoch(pretraining: Pretraining, run: Run, timer: Timer, stop: Stop) -> None
             bar.update(size)
             bar.set_postfix(loss=f"{place.loss_sum / place.loss_count:.3f}", refresh=False)
             # save
-            if timer.is_due(recipe.train.save_every_min) or stop.asked:
+            is_asked = stop.asked
+            if timer.is_due(recipe.train.save_every_min) or is_asked:
                 _save(pretraining, run, timer)
             # stop
-            stop.check(run, place.step)
+            if is_asked:
+                raise stop.interrupted(run, place.step)
             if recipe.train.max_minutes and timer.spent_s >= recipe.train.max_minutes * 60:
                 place.done = True
                 break
@@ -261,13 +265,3 @@ def _restore(pretraining: Pretraining, run: Run) -> None:
     pretraining.module.load_state_dict(parts["model"])
     optim.load_state(pretraining.optimizer, parts["optim"])
     pretraining.place.__dict__.update(header["place"])
-
-
-def _collate(items: list[tuple[Tensor, ...] | UnreadableImage]) -> list[Tensor] | UnreadableImage:
-    """The views, each [B, 3, S, S]; or the error of a picture, which the loop raises in its own process."""
-    pictures = []
-    for item in items:
-        if isinstance(item, UnreadableImage):
-            return item
-        pictures.append(item)
-    return [torch.stack(view) for view in zip(*pictures, strict=True)]

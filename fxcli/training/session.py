@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import shlex
 import signal
 import threading
 import time
@@ -14,10 +15,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from fxcli.console import console
 from fxcli.data.manifest import Manifest
 from fxcli.data.preprocess import Preprocessing
 from fxcli.errors import Interrupted, RunError
 from fxcli.model import classifier as models
+from fxcli.model import init
 from fxcli.model.classifier import Classifier
 from fxcli.recipe.schema import ClassifyRecipe, PretrainRecipe
 from fxcli.run import randomness
@@ -35,10 +38,10 @@ def start(
     Raises:
         WeightsUnavailable: See `model.init`.
     """
-    size_px = recipe.data.image_size_px or spec.input.size_px
+    size_px = recipe.data.image_size_px or init.input_of(spec, recipe.model.init).size_px
     seed = randomness.derive(recipe.seed, "init")
     network = models.build(spec, recipe.model, size_px, num_classes, seed)
-    seen = models.start(network, spec, recipe.model)
+    seen = init.initialise(spec, network.backbone, recipe.model.init)
     return network, Preprocessing(
         clean=manifest.clean(),
         image_size_px=size_px,
@@ -81,16 +84,16 @@ class Stop:
         for name, handler in self._before.items():
             signal.signal(name, handler)
 
-    def check(self, run: Run, step: int) -> None:
-        """Raises Interrupted if a stop was asked for; the caller has saved."""
-        if self.asked:
-            hint = f"fx train --resume {run.path}"
-            raise Interrupted(f"stopped at step {step}; everything is saved", hint=hint)
+    def interrupted(self, run: Run, step: int) -> Interrupted:
+        """What the loop raises once it has saved."""
+        hint = f"fx train --resume {shlex.quote(str(run.path))}"
+        return Interrupted(f"stopped at step {step}; everything is saved", hint=hint)
 
     def _on_signal(self, number: int, frame: FrameType | None) -> None:
         if self.asked:
             raise KeyboardInterrupt
         self.asked = True
+        console.note("stopping after this step; once more stops at once, without saving")
 
 
 class Timer:
@@ -120,14 +123,14 @@ class Log:
     Args:
         run: Where to.
         zoo: Its plugins' fx_log_metrics are called.
-        keep_steps: On a resume, later lines are cut: they will be made again.
+        keep_epochs: On a resume, the lines of later epochs are cut: they will be made again.
     """
 
-    def __init__(self, run: Run, zoo: Zoo, *, keep_steps: int = 0) -> None:
+    def __init__(self, run: Run, zoo: Zoo, *, keep_epochs: int = 0) -> None:
         self.run, self.zoo = run, zoo
         file = run.metrics_file
         lines = file.read_text(encoding="utf-8").splitlines() if file.exists() else []
-        kept = [line for line in lines if _step_of(line) <= keep_steps]
+        kept = [line for line in lines if _epoch_of(line) <= keep_epochs]
         write_text(file, "".join(line + "\n" for line in kept))
 
     def write(self, step: int, values: Mapping[str, Any]) -> None:
@@ -138,10 +141,10 @@ class Log:
         self.zoo.log_metrics(self.run.path, step, scalars)
 
 
-def _step_of(line: str) -> float:
-    """The step of a line of metrics.jsonl; a line cut short by a crash counts as never reached."""
+def _epoch_of(line: str) -> float:
+    """The epoch of a line of metrics.jsonl; a line cut short by a crash counts as never reached."""
     try:
-        return float(json.loads(line)["step"])
+        return float(json.loads(line)["epoch"])
     except (ValueError, KeyError, TypeError):
         return float("inf")
 
