@@ -8,7 +8,7 @@ import os
 import sys
 import traceback
 from collections.abc import Callable
-from typing import Annotated, Any
+from typing import Annotated, Any, NoReturn
 
 import typer
 
@@ -41,6 +41,8 @@ def _guarded(command: Callable[..., None]) -> Callable[..., None]:
     def run(*args: Any, **kwargs: Any) -> None:
         try:
             command(*args, **kwargs)
+        except (typer.Exit, typer.Abort, typer.BadParameter):
+            raise
         except FxError as error:
             _fail(error)
         except KeyboardInterrupt:
@@ -55,6 +57,9 @@ def _guarded(command: Callable[..., None]) -> Callable[..., None]:
                 )
             )
         except Exception as error:
+            if _is_out_of_memory(error):
+                hint = "lower train.batch_size (and raise train.accumulate), evaluate.batch_size or data.image_size_px"
+                _fail(FxError("the memory of the device is used up", hint=hint))
             _fail(
                 FxError(
                     f"internal error: {type(error).__name__}: {error}",
@@ -65,7 +70,13 @@ def _guarded(command: Callable[..., None]) -> Callable[..., None]:
     return run
 
 
-def _fail(error: FxError) -> None:
+def _is_out_of_memory(error: Exception) -> bool:
+    # torch is asked only where a command has imported it.
+    kind = getattr(sys.modules.get("torch"), "OutOfMemoryError", None)
+    return kind is not None and isinstance(error, kind)
+
+
+def _fail(error: FxError) -> NoReturn:
     if console.debug:
         traceback.print_exc()
     console.error(error)

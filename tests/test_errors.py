@@ -184,3 +184,23 @@ def test_what_the_system_refuses_is_no_defect_of_fx():
     assert done.exit_code == 4
     assert "a_file" in done.stderr
     assert "defect" not in done.stderr
+
+
+def test_memory_that_is_used_up_is_no_defect_of_fx():
+    import torch
+
+    done = run(raising(torch.OutOfMemoryError("CUDA out of memory. Tried to allocate …")))
+    assert done.exit_code == 1
+    assert done.stderr == (
+        "error: the memory of the device is used up\n"
+        "  → lower train.batch_size (and raise train.accumulate), evaluate.batch_size or data.image_size_px\n"
+    )
+
+
+@pytest.mark.parametrize(
+    ("error", "code"), [(typer.Exit(9), 9), (typer.Abort(), 1), (typer.BadParameter("no such thing"), 2)]
+)
+def test_what_typer_raises_is_left_to_typer(error, code):
+    done = run(raising(error))
+    assert done.exit_code == code
+    assert "internal error" not in done.stderr

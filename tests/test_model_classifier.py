@@ -1,15 +1,19 @@
 import json
 import shutil
+from dataclasses import replace
 
 import pytest
 import torch
+from pydantic import BaseModel, ConfigDict
 
 from fxcli.data.preprocess import Clean, Preprocessing
-from fxcli.errors import ModelFileError, RecipeError
+from fxcli.errors import ModelFileError, RecipeError, RunError, UnknownName
 from fxcli.model import classifier as models
 from fxcli.model.classifier import TrainedModel
+from fxcli.model.init import initialise
 from fxcli.recipe.schema import Model
-from fxcli.run import checkpoint
+from fxcli.run import checkpoint, directory
+from fxcli.zoo.plugins import Plugin, Zoo
 
 SETTINGS = Model(backbone="demo_tiny", init="random")
 PREPROCESSING = Preprocessing(Clean(64), 64, "letterbox", (0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
@@ -63,7 +67,7 @@ def test_init_from_a_file_takes_the_backbone_and_not_the_head(model, demo_zoo, t
     settings = Model(backbone="demo_tiny", init=str(tmp_path / "model.safetensors"))
     fresh = models.build(model.spec, settings, 64, 5, seed=9)
     head = fresh.head.weight.clone()
-    seen = models.start(fresh, model.spec, settings)
+    seen = initialise(model.spec, fresh.backbone, settings.init)
     assert torch.equal(fresh.backbone.stem[0].weight, model.classifier.backbone.stem[0].weight)
     assert torch.equal(fresh.head.weight, head)
     assert seen.mean == PREPROCESSING.mean
@@ -73,16 +77,59 @@ def test_init_from_another_backbone_is_refused(model, demo_zoo, tmp_path):
     model.info["backbone"] = "other"
     model.save(tmp_path / "model.safetensors")
     with pytest.raises(RecipeError, match="holds other, the recipe wants demo_tiny"):
-        models.start(
-            model.classifier, model.spec, Model(backbone="demo_tiny", init=str(tmp_path / "model.safetensors"))
-        )
+        initialise(model.spec, model.classifier.backbone, str(tmp_path / "model.safetensors"))
+
+
+@pytest.mark.parametrize(
+    ("change", "match"),
+    [({"preprocessing": {"mean": 1}}, "header is damaged"), ({}, "do not fit demo_tiny: unexpected extra")],
+)
+def test_init_from_a_file_that_cannot_be_used(model, demo_zoo, tmp_path, change, match):
+    tensors = model.classifier.state_dict() | ({} if change else {"backbone.extra": torch.zeros(1)})
+    header = {**model.info, "preprocessing": PREPROCESSING.to_mapping(), **change}
+    checkpoint.save_model_file(tmp_path / "m.safetensors", tensors, header)
+    with pytest.raises(ModelFileError, match=match):
+        initialise(model.spec, model.classifier.backbone, str(tmp_path / "m.safetensors"))
+
+
+def test_init_from_a_run_that_is_not_there_names_weights_and_runs(model, demo_zoo):
+    run = directory.create("mine", {}, out=None)
+    with pytest.raises(RunError, match="no model yet"):
+        initialise(model.spec, model.classifier.backbone, str(run.path))
+    model.save(run.model_file)
+    with pytest.raises(UnknownName) as error:
+        initialise(model.spec, model.classifier.backbone, "runs/gone")
+    assert "unknown weights 'runs/gone'" in str(error.value)
+    assert "known: random" in str(error.value)
+    assert str(run.path) in str(error.value)
+    initialise(model.spec, model.classifier.backbone, run.path.name)
+
+
+class Options(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+    widths: tuple[int, int] = (1, 1)
+
+
+def test_options_are_read_as_yaml_and_json_have_them(demo_zoo):
+    seen = []
+    spec = demo_zoo.backbone("demo_tiny")
+    plain = spec.build
+    spec = replace(
+        spec, options=Options, build=lambda args: seen.append(args.options) or plain(replace(args, options=None))
+    )
+    models.build(spec, Model(backbone="demo_tiny", init="random", options={"widths": [2, 3]}), 64, 3, seed=0)
+    assert seen == [Options(widths=(2, 3))]
+    with pytest.raises(RecipeError, match=r"model\.options: widths\.1: Input should be a valid integer"):
+        models.build(spec, Model(backbone="demo_tiny", init="random", options={"widths": [2, "x"]}), 64, 3, seed=0)
 
 
 @pytest.mark.parametrize(
     ("change", "match"),
     [
         ({"classes": []}, "not the file of a classifier"),
-        ({"task": "pretrain"}, "not the file of a classifier"),
+        ({"task": "detect"}, "not the file of a classifier"),
+        ({"task": "pretrain", "classes": None}, r"holds a pretrained backbone \(demo_tiny\), not a classifier"),
+        ({"model": {"backbone": "demo_tiny", "options": {"gone": 1}}}, "no longer as it was: model.options: gone"),
         ({"preprocessing": {"mean": 1}}, "header is damaged"),
         ({"model": {"backbone": "demo_tiny", "nonsense": 1}}, "header is damaged"),
         ({"model": {"backbone": "gone"}, "plugin": {"distribution": "fx-gone", "version": "3"}}, "backbone gone"),
@@ -95,3 +142,34 @@ def test_headers_that_cannot_be_used(model, demo_zoo, tmp_path, change, match):
     checkpoint.save_model_file(file, model.classifier.state_dict(), json.loads(json.dumps(header)))
     with pytest.raises(ModelFileError, match=match):
         models.load(file, demo_zoo)
+
+
+def test_a_pretrained_backbone_says_how_it_is_used(model, demo_zoo, tmp_path):
+    file = tmp_path / "model.safetensors"
+    checkpoint.save_model_file(file, model.classifier.state_dict(), {"task": "pretrain", "backbone": "demo_tiny"})
+    with pytest.raises(ModelFileError) as error:
+        models.load(file, demo_zoo)
+    assert f"fx train RECIPE --set model.backbone=demo_tiny --set model.init={file}" in error.value.hint
+
+
+def test_a_backbone_that_is_not_there_is_told_with_the_reason_of_the_zoo(model, tmp_path):
+    file, zoo = tmp_path / "model.safetensors", Zoo()
+    model.info["plugin"] = {"name": "demo", "distribution": "fx-demo", "version": "0.1"}
+    model.save(file)
+    with pytest.raises(ModelFileError) as error:
+        models.load(file, zoo)
+    assert error.value.hint == "install the plugin fx-demo 0.1"
+    reason = "blocked by FX_DISABLE_PLUGINS"
+    zoo.plugins.append(Plugin(name="demo", distribution="fx-demo", version="0.1", status="blocked", reason=reason))
+    with pytest.raises(ModelFileError) as error:
+        models.load(file, zoo)
+    assert f"not loaded: demo (fx-demo 0.1): {reason}" in error.value.what
+    assert "install" not in str(error.value)
+
+
+def test_a_backbone_that_two_plugins_register_is_told(model, tmp_path):
+    file, zoo = tmp_path / "model.safetensors", Zoo()
+    zoo._claims[type(model.spec)]["demo_tiny"] = {"one": model.spec, "two": model.spec}
+    model.save(file)
+    with pytest.raises(ModelFileError, match="'demo_tiny' is registered by 2 plugins"):
+        models.load(file, zoo)

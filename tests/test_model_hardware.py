@@ -2,6 +2,7 @@ import pytest
 import torch
 
 from fxcli.errors import UsageError
+from fxcli.model import hardware
 from fxcli.model.hardware import Compute, compute, describe
 from fxcli.recipe.schema import Hardware
 
@@ -28,9 +29,9 @@ def test_a_device_that_is_not_there_is_told():
     assert "--device cpu" in str(caught.value)
 
 
-@pytest.mark.parametrize("name", ["nonsense", "cpux"])
+@pytest.mark.parametrize("name", ["nonsense", "cpux", "meta", "vulkan", "cuda:x", "cpu\n"])
 def test_an_unknown_device_is_told(name):
-    with pytest.raises(UsageError, match="cannot be used"):
+    with pytest.raises(UsageError, match="cannot be used: it must be auto, cpu, mps, cuda or cuda:<number>"):
         compute(Hardware(), device=name)
 
 
@@ -52,3 +53,56 @@ def test_layout_and_precision():
         assert layer(images).dtype == torch.bfloat16
     with Compute(torch.device("cpu")).autocast():
         assert layer(images).dtype == torch.float32
+
+
+def test_the_reason_is_one_sentence(monkeypatch):
+    def fail(*_, **__):
+        raise RuntimeError("No driver here. " + "Please look. " * 50 + "\nand so on")
+
+    monkeypatch.setattr(torch, "empty", fail)
+    with pytest.raises(UsageError) as error:
+        compute(Hardware(device="cuda"))
+    assert error.value.what == "device cuda cannot be used: No driver here"
+    monkeypatch.setattr(torch, "empty", lambda *_, **__: (_ for _ in ()).throw(RuntimeError("x" * 999)))
+    with pytest.raises(UsageError) as error:
+        compute(Hardware(device="cuda"))
+    assert len(error.value.what) < 250
+
+
+@pytest.mark.parametrize(
+    ("capability", "native", "emulated", "expected"),
+    [
+        ("AVX512", False, True, "fp32"),
+        ("AVX512", True, True, "bf16"),
+        ("AVX2", False, True, "fp32"),
+        ("DEFAULT", False, True, "bf16"),
+        ("DEFAULT", False, False, "fp32"),
+    ],
+)
+def test_bf16_only_where_the_processor_has_it(monkeypatch, capsys, capability, native, emulated, expected):
+    monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: capability)
+    monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: native, raising=False)
+    monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: False, raising=False)
+    monkeypatch.setattr(torch.ops.mkldnn, "_is_mkldnn_bf16_supported", lambda: emulated, raising=False)
+    assert compute(Hardware(device="cpu", precision="bf16")).precision == expected
+    assert capsys.readouterr().err.count("warning: cpu has no bf16 of its own") == (expected == "fp32")
+
+
+def test_no_bf16_where_an_older_torch_cannot_tell(monkeypatch):
+    monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: "AVX512")
+    for name in ("_is_avx512_bf16_supported", "_is_amx_tile_supported"):
+        monkeypatch.delattr(torch.cpu, name, raising=False)
+    assert not hardware._has_bf16(torch.device("cpu"))
+
+
+def test_a_gpu_computes_fp32_in_full(monkeypatch):
+    before = torch.backends.cudnn.allow_tf32, torch.get_float32_matmul_precision()
+    monkeypatch.setattr(torch, "empty", lambda *_, **__: None)
+    try:
+        torch.backends.cudnn.allow_tf32 = True
+        torch.set_float32_matmul_precision("high")
+        compute(Hardware(device="cuda"))
+        assert (torch.backends.cudnn.allow_tf32, torch.get_float32_matmul_precision()) == (False, "highest")
+    finally:
+        torch.backends.cudnn.allow_tf32 = before[0]
+        torch.set_float32_matmul_precision(before[1])

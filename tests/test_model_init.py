@@ -17,7 +17,7 @@ import torch
 from safetensors.torch import save_file
 from torch import nn
 
-from fxcli import BackboneSpec, InputSpec, Stage, WeightSource
+from fxcli import BackboneArgs, BackboneSpec, InputSpec, Stage, WeightSource
 from fxcli.console import console
 from fxcli.errors import PluginError, UnknownName, WeightsUnavailable
 from fxcli.model import init
@@ -293,3 +293,29 @@ def test_files_of_one_name_from_two_places_are_kept_apart():
 def test_input_of_the_spec_applies_where_weights_name_none(published, cache):
     spec = replace(spec_with(url=(published / "tiny.pth").as_uri()), input=OTHER_INPUT)
     assert initialise(spec, build(), "imagenet") is OTHER_INPUT
+
+
+def test_input_is_known_before_the_weights_are_loaded():
+    spec = spec_with(url="https://example.org/a.pth", input=OTHER_INPUT)
+    assert init.input_of(spec, "imagenet") is OTHER_INPUT
+    assert init.input_of(spec, "random") is spec.input
+    assert init.input_of(spec, "runs/x") is spec.input
+    assert init.input_of(spec_with(url="https://example.org/a.pth"), "imagenet") == InputSpec()
+
+
+def test_training_takes_the_size_of_the_weights(published, cache, prepared, demo_zoo):
+    from fxcli.data.manifest import read_manifest
+    from fxcli.recipe.schema import ClassifyRecipe, Data, Model
+    from fxcli.training import session
+
+    plain = demo_zoo.backbone("demo_tiny")
+    state = plain.build(BackboneArgs(image_size_px=96)).state_dict()
+    save_file(state, published / "demo.safetensors")
+    source = WeightSource(url=(published / "demo.safetensors").as_uri(), input=OTHER_INPUT)
+    spec = replace(plain, weights={"imagenet": source})
+    manifest = read_manifest(prepared / "manifest.csv")
+    for size_px, expected in ((None, 96), (32, 32)):
+        recipe = ClassifyRecipe.model_construct(
+            seed=0, data=Data(image_size_px=size_px), model=Model(backbone="demo_tiny", init="imagenet")
+        )
+        assert session.start(recipe, manifest, spec, 3)[1].image_size_px == expected

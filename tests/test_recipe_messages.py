@@ -8,7 +8,7 @@ import pytest
 from pydantic import BaseModel, ConfigDict, Field
 
 from fxcli.errors import RecipeError
-from fxcli.recipe.load import load
+from fxcli.recipe.load import load, resolved_yaml
 from fxcli.recipe.messages import likely, written
 from fxcli.recipe.source import Leaf
 from fxcli.zoo.plugins import load_zoo
@@ -280,10 +280,57 @@ def test_an_unknown_init():
     expected = "'imagnet' is no run or model file, and no weight key of resnet50: random, imagenet, "
     line = problem("model: {init: imagnet}")
     assert line.startswith(f"r.yaml:2: model.init: {expected}")
-    assert line.endswith(" — did you mean imagenet?")
+    assert line.endswith(" — did you mean imagenet? (a run is named by its path, like runs/imagnet)")
     Path("run").mkdir()
     Path("r.yaml").write_text(PHANTOM + "model: {init: run}", encoding="utf-8")
     assert load("r.yaml").recipe.model.init == "run"
+    Path("run").rmdir()
+    assert problem("model: {init: run}")
+    assert load("r.yaml", check_init=False).recipe.model.init == "run"
+
+
+@pytest.mark.parametrize("init", ["runs/gone", "../other/runs/gone", "C:\\runs\\gone", "gone.safetensors"])
+def test_a_path_of_model_init_is_looked_at_when_the_network_starts(init):
+    Path("r.yaml").write_text(PHANTOM + f"model: {{init: '{init}'}}", encoding="utf-8")
+    assert load("r.yaml").recipe.model.init == init
+
+
+def test_best_after_a_phase_without_a_monitor():
+    expected = "phases.b.start: train.monitor of phase a is none, so it has no best epoch; write last"
+    text = "phases:\n  a: {train: {monitor: none}}\n  b: {start: best}\n"
+    assert problem(text) == f"r.yaml:4: {expected}"
+    silent = "phases:\n  a: {train: {monitor: none}}\n  b: {}\n  c: {}\n"
+    assert problem(silent, "phases.b.start=best") == f"--set: {expected}"
+    recipe = load_with(silent)
+    assert [phase.start for phase in recipe.phases.values()] == ["best", "last", "best"]
+    Path("resolved.yaml").write_text(resolved_yaml(recipe), encoding="utf-8")
+    assert load("resolved.yaml").recipe == recipe
+    assert load_with("train: {monitor: none}\nphases: {a: {start: best}, b: {start: last}}\n")
+
+
+@pytest.mark.parametrize(("start", "at"), [(PHANTOM, "phases.main."), ("task: pretrain\n" + PHANTOM, "")])
+def test_onecycle_has_no_other_warm_up(start, at):
+    text = "schedule:\n  name: onecycle\n  warmup_epochs: 2\n"
+    line = 4 + (start != PHANTOM)
+    found = problem(text, start=start)
+    assert found.startswith(f"r.yaml:{line}: ")
+    assert found.endswith(
+        "schedule.warmup_epochs: onecycle rises by itself, over schedule.pct_start of the steps; set 0"
+    )
+    assert load_with(text.replace("2", "0"), start)
+
+
+@pytest.mark.parametrize("value", ["a #b", "#b", "[a, b] # c", "1 # one"])
+def test_set_refuses_what_yaml_would_cut(value):
+    line = problem("", f"name={value}")
+    assert line.startswith(f"--set name={value}: what follows # would be a comment; put the value in quotes: name=")
+
+
+@pytest.mark.parametrize("value", ["'a #b'", '"a #b"', "a#b"])
+def test_set_takes_a_hash_in_quotes(value):
+    Path("r.yaml").write_text("task: prepare\n", encoding="utf-8")
+    recipe = load("r.yaml", [f"data.source={value}"]).recipe
+    assert recipe.data.source == value.strip("'\"")
 
 
 def test_an_unknown_stage():

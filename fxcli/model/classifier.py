@@ -1,23 +1,23 @@
-"""The classifier: backbone → pooling → dropout → linear head; and how it starts, is frozen, saved and loaded."""
+"""The classifier: backbone → pooling → dropout → linear head; and how it is built, saved and loaded."""
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
+from pydantic import ValidationError
 from torch import Tensor, nn
 
 from fxcli.data.preprocess import Preprocessing
-from fxcli.errors import DataError, FxError, ModelFileError, RecipeError
-from fxcli.model.init import initialise
+from fxcli.errors import DataError, FxError, ModelFileError, RecipeError, UnknownName
 from fxcli.recipe.schema import Model
 from fxcli.run.checkpoint import load_model_file, save_model_file
-from fxcli.run.directory import find_model
 from fxcli.zoo.plugins import Zoo
-from fxcli.zoo.specs import BackboneArgs, BackboneSpec, InputSpec
+from fxcli.zoo.specs import BackboneArgs, BackboneSpec
 
 
 class Classifier(nn.Module):
@@ -83,7 +83,12 @@ def build(spec: BackboneSpec, settings: Model, image_size_px: int, num_classes: 
     Raises:
         RecipeError: The backbone refuses its options.
     """
-    options = spec.options.model_validate(settings.options)
+    try:
+        # In JSON mode: strict Python mode refuses a list where the options want a tuple.
+        options = spec.options.model_validate_json(json.dumps(settings.options))
+    except ValidationError as error:
+        problems = [f"model.options: {line}" for line in _told(error)]
+        raise RecipeError(problems, recipe=settings.backbone) from error
     args = BackboneArgs(image_size_px=image_size_px, drop_path=settings.drop_path, options=options)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
@@ -97,60 +102,64 @@ def build(spec: BackboneSpec, settings: Model, image_size_px: int, num_classes: 
     return classifier
 
 
-def start(classifier: Classifier, spec: BackboneSpec, settings: Model) -> InputSpec:
-    """Loads what `model.init` names and returns the input it expects.
-
-    A weight key loads the backbone; a run or model file loads the backbone too, its head stays random.
-
-    Raises:
-        WeightsUnavailable: See `initialise`.
-        RecipeError: The run or file has another backbone.
-    """
-    if settings.init == "random" or settings.init in spec.weights:
-        return initialise(spec, classifier.backbone, settings.init)
-    file, _ = find_model(settings.init)
-    tensors, header = load_model_file(file)
-    if header.get("backbone") != spec.name:
-        raise RecipeError(
-            [f"model.init: {file} holds {header.get('backbone')}, the recipe wants {spec.name}"],
-            recipe=settings.init,
-        )
-    prefix = "backbone."
-    state = {key.removeprefix(prefix): value for key, value in tensors.items() if key.startswith(prefix)}
-    _load_state(classifier.backbone, state, file)
-    made = Preprocessing.from_mapping(header["preprocessing"])
-    return InputSpec(size_px=made.image_size_px, mean=made.mean, std=made.std, interpolation=made.interpolation)
-
-
 def load(file: Path, zoo: Zoo) -> TrainedModel:
     """Reads a model file.
 
     Raises:
-        ModelFileError: It is none, is damaged, or its backbone's plugin is not there.
+        ModelFileError: It is none, is damaged, holds no classifier, or its backbone's plugin is not there.
     """
     tensors, info = load_model_file(file)
+    _check_task(file, info)
     try:
         classes: Sequence[str] = info["classes"]
         preprocessing = Preprocessing.from_mapping(info["preprocessing"])
-        settings = Model.model_validate(info["model"])
-        if info["task"] != "classify" or not classes or not all(isinstance(name, str) for name in classes):
+        settings = Model.model_validate_json(json.dumps(info["model"]))
+        if not classes or not all(isinstance(name, str) for name in classes):
             raise ModelFileError("not the file of a classifier", where=file)
     except (KeyError, TypeError, ValueError, DataError) as error:
         raise ModelFileError(f"the header is damaged: {error}", where=file) from error
+    spec = _spec_of(file, info, settings.backbone, zoo)
     try:
-        spec = zoo.backbone(settings.backbone)
-    except FxError as error:
-        plugin = info.get("plugin", {})
-        raise ModelFileError(
-            f"needs the backbone {settings.backbone}, which is not registered",
-            where=file,
-            hint=f"install the plugin {plugin.get('distribution')} {plugin.get('version')}",
-        ) from error
-    classifier = build(spec, settings, preprocessing.image_size_px, len(classes), seed=0)
+        classifier = build(spec, settings, preprocessing.image_size_px, len(classes), seed=0)
+    except RecipeError as error:
+        raise ModelFileError(f"its backbone is no longer as it was: {error.problems[0]}", where=file) from error
     _load_state(classifier, tensors, file)
     classifier.eval()
     header = {key: value for key, value in info.items() if key not in ("classes", "preprocessing")}
     return TrainedModel(classifier, spec, tuple(classes), preprocessing, header)
+
+
+def _check_task(file: Path, info: dict[str, Any]) -> None:
+    task = info.get("task")
+    if task == "pretrain":
+        backbone = info.get("backbone")
+        raise ModelFileError(
+            f"holds a pretrained backbone ({backbone}), not a classifier",
+            where=file,
+            hint=f"train one from it: fx train RECIPE --set model.backbone={backbone} --set model.init={file}",
+        )
+    if task != "classify":
+        raise ModelFileError("not the file of a classifier", where=file)
+
+
+def _spec_of(file: Path, info: dict[str, Any], backbone: str, zoo: Zoo) -> BackboneSpec:
+    try:
+        return zoo.backbone(backbone)
+    except FxError as error:
+        plugin = info.get("plugin") or {}
+        wanted = f"{plugin.get('distribution')} {plugin.get('version')}"
+        lines, hint = [error.what], f"fx plugins shows what became of the plugin {wanted}, which it was trained with"
+        if isinstance(error, UnknownName):
+            # What else is registered helps nobody here: the file needs this one.
+            lines = [line for line in error.problems if not line.startswith("known: ")]
+            if type(error) is UnknownName and len(lines) == 1:
+                hint = f"install the plugin {wanted}"
+        reason = "\n  ".join(lines)
+        raise ModelFileError(f"needs the backbone {backbone}: {reason}", where=file, hint=hint) from error
+
+
+def _told(error: ValidationError) -> list[str]:
+    return [f"{'.'.join(map(str, item['loc']))}: {item['msg']}" for item in error.errors()]
 
 
 def _load_state(module: nn.Module, state: dict[str, Tensor], file: Path) -> None:

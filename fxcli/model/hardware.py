@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import contextlib
+import re
 from dataclasses import dataclass
 from typing import TypeVar
 
 import torch
 from torch import Tensor, nn
 
+from fxcli.console import console
 from fxcli.errors import UsageError
-from fxcli.recipe.schema import Hardware
+from fxcli.recipe.schema import DEVICE, PATTERNS, Hardware
 
 Module = TypeVar("Module", bound=nn.Module)
+
+REASON_LIMIT = 200
 
 
 @dataclass(frozen=True)
@@ -48,24 +52,50 @@ def compute(settings: Hardware, *, device: str | None = None) -> Compute:
     """Resolves the recipe's section.
 
     Args:
-        settings: The section; its `threads` is applied to the process.
+        settings: The section; its `threads` is applied to the process. Where the processor has no bf16 of its own,
+            fp32 takes its place, with a warning: emulated, it is slower.
         device: Of the command line, in place of the recipe's.
 
     Raises:
-        UsageError: The device is not there.
+        UsageError: The device is not there, or is none of those that fx runs on.
     """
     if settings.threads:
         torch.set_num_threads(settings.threads)
     name = device or settings.device
+    if not re.fullmatch(DEVICE, name):
+        raise UsageError(f"device {name} cannot be used: it must be {PATTERNS[DEVICE]}")
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
     try:
         chosen = torch.device(name)
         torch.empty(1, device=chosen)
     except (RuntimeError, AssertionError) as error:
-        reason = str(error).splitlines()[0]
+        reason = str(error).partition("\n")[0].partition(". ")[0][:REASON_LIMIT]
         raise UsageError(f"device {name} cannot be used: {reason}", hint="--device cpu always works") from error
-    return Compute(chosen, settings.precision, settings.channels_last)
+    if chosen.type == "cuda":
+        # TF32 keeps 10 bits of each number; a GPU is to give the probabilities that a CPU gives.
+        torch.backends.cudnn.allow_tf32 = False
+        torch.set_float32_matmul_precision("highest")
+    precision = settings.precision
+    if precision == "bf16" and not _has_bf16(chosen):
+        console.warn(f"{chosen} has no bf16 of its own: hardware.precision is fp32")
+        precision = "fp32"
+    return Compute(chosen, precision, settings.channels_last)
+
+
+def _has_bf16(device: torch.device) -> bool:
+    """Whether the processor computes in bf16 itself. What an older torch cannot tell counts as no."""
+    if device.type == "cuda":
+        with torch.cuda.device(device):
+            return bool(torch.cuda.is_bf16_supported(including_emulation=False))
+    if device.type == "mps":
+        return True
+    if torch.backends.cpu.get_cpu_capability().startswith("AVX"):
+        # Not _is_mkldnn_bf16_supported: on x86 it is true of all of AVX-512, which emulates bf16.
+        asked = [getattr(torch.cpu, f"_is_{name}_supported", None) for name in ("avx512_bf16", "amx_tile")]
+    else:
+        asked = [getattr(torch.ops.mkldnn, "_is_mkldnn_bf16_supported", None)]
+    return any(supported() for supported in asked if supported)
 
 
 def describe(chosen: Compute) -> dict[str, object]:

@@ -24,9 +24,9 @@ from torch import Tensor, nn
 
 from fxcli.console import console
 from fxcli.data.preprocess import Preprocessing
-from fxcli.errors import PluginError, UnknownName, WeightsUnavailable
+from fxcli.errors import DataError, ModelFileError, PluginError, RecipeError, RunError, UnknownName, WeightsUnavailable
 from fxcli.run.checkpoint import load_model_file, read_header
-from fxcli.run.directory import RUNS, all_runs
+from fxcli.run.directory import RUNS, all_runs, find_model
 from fxcli.run.files import replace, sha256_of
 from fxcli.zoo.specs import BackboneSpec, InputSpec, WeightSource
 
@@ -39,36 +39,44 @@ CHUNK_BYTES = 1 << 18
 WAYS_OUT = "or train with model.init=random, or with another backbone"
 
 
-def initialise(spec: BackboneSpec, module: nn.Module, key: str) -> InputSpec:
-    """Loads the weights `spec.weights[key]` into a module that `spec.build` made.
+def initialise(spec: BackboneSpec, module: nn.Module, init: str) -> InputSpec:
+    """Starts a backbone that `spec.build` made as `model.init` says.
 
     Args:
         spec: The backbone.
         module: Changed in place.
-        key: "random" leaves the module as it is.
+        init: A weight key of the spec; "random", which leaves the module as it is; or a run or model file, of which
+            the backbone is taken and the head is not.
 
     Returns:
         What the backbone expects to see with these weights.
 
     Raises:
-        UnknownName: The backbone has no such weights.
+        UnknownName: The backbone has no such weights, and there is no such run or file.
+        RecipeError: The run or file has another backbone.
         WeightsUnavailable: They can be neither found nor downloaded, or are not the file that was published.
-        ModelFileError: They are the user's own, and the file is damaged.
-        PluginError: They do not fit the module.
+        RunError: The run has no model.
+        ModelFileError: They are the user's own, and the file is damaged or does not fit.
+        PluginError: They come with a plugin, and do not fit the module.
     """
-    if key == RANDOM:
+    if init == RANDOM:
         return spec.input
-    if key not in spec.weights:
-        known = [RANDOM, *spec.weights]
-        raise UnknownName("weights", key, known=known, close=difflib.get_close_matches(key, known, n=2))
-    source = spec.weights[key]
-    label = f"weights '{key}' of {spec.name}"
+    if init not in spec.weights:
+        return _load_model(module, _model_file(spec, init), spec.name)[0]
+    source = spec.weights[init]
+    label = f"weights '{init}' of {spec.name}"
     if source.pretrainer is not None:
         return _load_pretrained(module, source, label)
     with _located(source, label) as path:
         state = _read(path, label)
     _load(module, source, state, label)
-    return source.input or spec.input
+    return input_of(spec, init)
+
+
+def input_of(spec: BackboneSpec, init: str) -> InputSpec:
+    """What a backbone expects to see with the weights of a key, before they are loaded; else what it expects at all."""
+    source = spec.weights.get(init)
+    return source.input if source is not None and source.input is not None else spec.input
 
 
 def cache_dir() -> Path:
@@ -200,13 +208,39 @@ def _load_pretrained(module: nn.Module, source: WeightSource, label: str) -> Inp
             f"{label}: no run in {RUNS.resolve()} finished pretraining {source.backbone} with {source.pretrainer}",
             hint=f"fx train pretrain_{source.pretrainer} --set model.backbone={source.backbone} makes one, {WAYS_OUT}",
         )
-    tensors, header = load_model_file(run.model_file)
+    seen, header = _load_model(module, run.model_file, str(source.backbone))
+    console.note(f"{label}: from {run.path}" + (", pretrained on phantoms" if header.get("demo") else ""))
+    return seen
+
+
+def _model_file(spec: BackboneSpec, init: str) -> Path:
+    try:
+        return find_model(init)[0]
+    except RunError as error:
+        if Path(init).exists() or (RUNS / init).exists():
+            raise
+        known = [RANDOM, *spec.weights]
+        close = difflib.get_close_matches(init, known, n=2)
+        runs = [str(run.path) for run, _ in all_runs() if run.model_file.is_file()][-5:]
+        raise UnknownName("weights", init, known=[*known, *runs], close=close) from error
+
+
+def _load_model(module: nn.Module, file: Path, backbone: str) -> tuple[InputSpec, dict[str, Any]]:
+    """Loads the backbone of a model file of fx; what it saw in training, and the header."""
+    tensors, header = load_model_file(file)
+    if header.get("backbone") != backbone:
+        raise RecipeError(
+            [f"model.init: {file} holds {header.get('backbone')}, the recipe wants {backbone}"], recipe=file
+        )
     prefix = "backbone."
     state = {key.removeprefix(prefix): tensor for key, tensor in tensors.items() if key.startswith(prefix)}
-    _load(module, source, state, label)
-    console.note(f"{label}: from {run.path}" + (", pretrained on phantoms" if header.get("demo") else ""))
-    seen = Preprocessing.from_mapping(header["preprocessing"])
-    return InputSpec(size_px=seen.image_size_px, mean=seen.mean, std=seen.std, interpolation=seen.interpolation)
+    if problems := _fit(module, state):
+        raise ModelFileError(f"its weights do not fit {backbone}: {problems}", where=file)
+    try:
+        seen = Preprocessing.from_mapping(header["preprocessing"])
+    except (KeyError, TypeError, ValueError, DataError) as error:
+        raise ModelFileError(f"the header is damaged: {error}", where=file) from error
+    return InputSpec(size_px=seen.image_size_px, mean=seen.mean, std=seen.std, interpolation=seen.interpolation), header
 
 
 def _load(module: nn.Module, source: WeightSource, state: Any, label: str) -> None:
@@ -217,6 +251,12 @@ def _load(module: nn.Module, source: WeightSource, state: Any, label: str) -> No
             raise PluginError(f"{label}: convert failed: {type(error).__name__}: {error}") from error
     if not isinstance(state, Mapping) or not all(isinstance(value, Tensor) for value in state.values()):
         raise PluginError(f"{label}: the file is no mapping of names to tensors; convert must make it one")
+    if problems := _fit(module, state):
+        raise PluginError(f"{label} do not fit: {problems}", hint="the convert of the plugin is wrong")
+
+
+def _fit(module: nn.Module, state: Mapping[str, Tensor]) -> str:
+    """Loads a state to the last tensor; returns why it cannot be, or nothing."""
     own = module.state_dict()
     shapes = [
         f"{name} has shape {tuple(tensor.shape)}, not {tuple(own[name].shape)}"
@@ -224,13 +264,12 @@ def _load(module: nn.Module, source: WeightSource, state: Any, label: str) -> No
         if name in own and own[name].shape != tensor.shape
     ]
     if shapes:
-        raise PluginError(f"{label} do not fit: {_few(shapes)}")
+        return _few(shapes)
     # Not strict=True: its message lists every key. A plain dict, because old files lack num_batches_tracked,
     # which PyTorch fills in only where the mapping records no version.
     missing, unexpected = module.load_state_dict(dict(state), strict=False)
     problems = [f"missing {_few(missing)}"] * bool(missing) + [f"unexpected {_few(unexpected)}"] * bool(unexpected)
-    if problems:
-        raise PluginError(f"{label} do not fit: {'; '.join(problems)}", hint="the convert of the plugin is wrong")
+    return "; ".join(problems)
 
 
 def _few(items: list[str]) -> str:

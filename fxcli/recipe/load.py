@@ -10,6 +10,7 @@ import json
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -26,8 +27,22 @@ from fxcli.recipe.schema import (
     PrepareRecipe,
     PretrainRecipe,
     Recipe,
+    Schedule,
 )
-from fxcli.recipe.source import Key, Leaf, Tree, flatten, holds, leaves, merge, plain, read_tree, read_value, write
+from fxcli.recipe.source import (
+    Key,
+    Leaf,
+    Tree,
+    flatten,
+    has_comment,
+    holds,
+    leaves,
+    merge,
+    plain,
+    read_tree,
+    read_value,
+    write,
+)
 from fxcli.zoo.plugins import Zoo, load_zoo
 from fxcli.zoo.specs import BackboneSpec
 
@@ -64,18 +79,20 @@ def about(name: str) -> tuple[str, str]:
     return _task(_extended(path), name), comment.removeprefix(f"{name} — ")
 
 
-def load(name: str | Path, sets: Sequence[str] = (), *, expect: str | None = None) -> Loaded:
+def load(name: str | Path, sets: Sequence[str] = (), *, expect: str | None = None, check_init: bool = True) -> Loaded:
     """Reads, merges and validates a recipe.
 
     Args:
         name: A file, or the name of a recipe that comes with fx.
         sets: `key=value` overrides, applied last.
         expect: The task that the command can run; another is an error.
+        check_init: Whether `model.init` must be what can be loaded here and now; False for the recipe of a run that
+            goes on, which has its weights.
 
     Raises:
         RecipeError: With every problem that was found.
     """
-    return _resolve(_extended(find(str(name))), str(name), sets, expect)
+    return _resolve(_extended(find(str(name))), str(name), sets, expect, check_init=check_init)
 
 
 def load_default(task: str, sets: Sequence[str] = (), *, name: str) -> Loaded:
@@ -153,7 +170,7 @@ def _task(tree: Tree, shown: str) -> str:
     raise RecipeError([problem], recipe=shown)
 
 
-def _resolve(tree: Tree, shown: str, sets: Sequence[str], expect: str | None) -> Loaded:
+def _resolve(tree: Tree, shown: str, sets: Sequence[str], expect: str | None, *, check_init: bool = True) -> Loaded:
     task = _task(tree, shown)
     if expect is not None and task != expect:
         command = "fx prepare" if TASKS[task] is PrepareRecipe else "fx train"
@@ -171,7 +188,7 @@ def _resolve(tree: Tree, shown: str, sets: Sequence[str], expect: str | None) ->
     except ValidationError as error:
         problems += messages.from_pydantic(error, origins, shown, task=model)
     else:
-        problems += _rules(recipe, origins, shown)
+        problems += _rules(recipe, origins, shown, check_init=check_init)
     if problems:
         # What every phase takes from the top level is wrong in every phase, and told once.
         raise RecipeError(list(dict.fromkeys(problems)), recipe=shown)
@@ -186,6 +203,9 @@ def _with_set(tree: Tree, text: str, problems: list[str], *, has_phases: bool) -
         return tree
     if key[0] == "extends":
         problems.append("--set extends: only a file extends another")
+        return tree
+    if has_comment(value):
+        problems.append(f"--set {text}: what follows # would be a comment; put the value in quotes: {dotted}='\"…\"'")
         return tree
     try:
         over = read_value(value, key)
@@ -224,8 +244,20 @@ def _with_phases(tree: Tree) -> Tree:
     if isinstance(phases, Leaf) and phases.value == {}:
         phases = {}
     if isinstance(phases, dict):
-        rest["phases"] = {name: _complete(phase, shared) for name, phase in (phases or {"main": {}}).items()}
+        complete: Tree = {name: _complete(phase, shared) for name, phase in (phases or {"main": {}}).items()}
+        _start_from_last(complete)
+        rest["phases"] = complete
     return rest
+
+
+def _start_from_last(phases: Tree) -> None:
+    """Says so in a phase that says nothing, where the phase before it looks for no best epoch."""
+    for before, (name, phase) in pairwise(list(phases.items())):
+        settings = before[1].get("train") if isinstance(before[1], dict) else None
+        monitor = settings.get("monitor") if isinstance(settings, dict) else None
+        if isinstance(phase, dict) and isinstance(monitor, Leaf) and monitor.value == "none":
+            # A new mapping: phases that say nothing share one.
+            phases[name] = {"start": Leaf("last", "default", ("phases", name, "start")), **phase}
 
 
 def _complete(phase: Leaf | Tree, shared: Tree) -> Leaf | Tree:
@@ -234,7 +266,7 @@ def _complete(phase: Leaf | Tree, shared: Tree) -> Leaf | Tree:
     return shared if phase.value in ({}, None) else phase
 
 
-def _rules(recipe: Recipe, origins: dict[Key, Leaf], shown: str) -> Iterator[str]:
+def _rules(recipe: Recipe, origins: dict[Key, Leaf], shown: str, *, check_init: bool) -> Iterator[str]:
     """What no single field can say: keys that depend on each other, and names that must exist."""
     if isinstance(recipe, PrepareRecipe):
         return
@@ -243,10 +275,9 @@ def _rules(recipe: Recipe, origins: dict[Key, Leaf], shown: str) -> Iterator[str
         both = "" if recipe.data.manifest is None else "; set the other to null"
         yield f"{written(('data',), origins, shown)}: needs {wanted}{both}"
     if isinstance(recipe, ClassifyRecipe):
-        for name, phase in recipe.phases.items():
-            if phase.train.monitor == "none" and phase.train.patience is not None:
-                place = written(("phases", name, "train", "patience"), origins, shown)
-                yield f"{place}: early stopping needs train.monitor, which is none"
+        yield from _phases(recipe, origins, shown)
+    else:
+        yield from _schedule(recipe.schedule, (), origins, shown)
     zoo = load_zoo()
     if isinstance(recipe, PretrainRecipe):
         yield from _pretrainer(recipe, origins, zoo, shown)
@@ -256,6 +287,27 @@ def _rules(recipe: Recipe, origins: dict[Key, Leaf], shown: str) -> Iterator[str
         yield _unknown_name(error, ("model", "backbone"), origins, shown)
     else:
         yield from _backbone(recipe, spec, origins, shown)
+        if check_init:
+            yield from _init(recipe.model.init, spec, origins, shown)
+
+
+def _phases(recipe: ClassifyRecipe, origins: dict[Key, Leaf], shown: str) -> Iterator[str]:
+    before = None
+    for name, phase in recipe.phases.items():
+        if phase.train.monitor == "none" and phase.train.patience is not None:
+            place = written(("phases", name, "train", "patience"), origins, shown)
+            yield f"{place}: early stopping needs train.monitor, which is none"
+        if before and recipe.phases[before].train.monitor == "none" and phase.start == "best":
+            place = written(("phases", name, "start"), origins, shown)
+            yield f"{place}: train.monitor of phase {before} is none, so it has no best epoch; write last"
+        yield from _schedule(phase.schedule, ("phases", name), origins, shown)
+        before = name
+
+
+def _schedule(settings: Schedule, at: Key, origins: dict[Key, Leaf], shown: str) -> Iterator[str]:
+    if settings.name == "onecycle" and settings.warmup_epochs:
+        place = written((*at, "schedule", "warmup_epochs"), origins, shown)
+        yield f"{place}: onecycle rises by itself, over schedule.pct_start of the steps; set 0"
 
 
 def _pretrainer(recipe: PretrainRecipe, origins: dict[Key, Leaf], zoo: Zoo, shown: str) -> Iterator[str]:
@@ -271,13 +323,8 @@ def _pretrainer(recipe: PretrainRecipe, origins: dict[Key, Leaf], zoo: Zoo, show
 def _backbone(
     recipe: ClassifyRecipe | PretrainRecipe, spec: BackboneSpec, origins: dict[Key, Leaf], shown: str
 ) -> Iterator[str]:
-    """Options, weight key and stages."""
+    """Options and stages."""
     yield from _options(recipe, recipe.model.options, spec.options, ("model", "options"), origins, shown)
-    init, known = recipe.model.init, ["random", *spec.weights]
-    if init not in known and not Path(init).exists():
-        place = written(("model", "init"), origins, shown)
-        choices = f"{', '.join(known)}{likely(init, known)}"
-        yield f"{place}: '{init}' is no run or model file, and no weight key of {spec.name}: {choices}"
     if isinstance(recipe, ClassifyRecipe):
         stages = [stage.name for stage in spec.stages]
         for name, phase in recipe.phases.items():
@@ -285,6 +332,16 @@ def _backbone(
             if phase.model.freeze.startswith("until:") and until not in stages:
                 place = written(("phases", name, "model", "freeze"), origins, shown)
                 yield f"{place}: {spec.name} has no stage '{until}'; it has {', '.join(stages)}{likely(until, stages)}"
+
+
+def _init(init: str, spec: BackboneSpec, origins: dict[Key, Leaf], shown: str) -> Iterator[str]:
+    """Whether it is a weight key or a path; what lies there is looked at when the network starts."""
+    known = ["random", *spec.weights]
+    is_path = "/" in init or "\\" in init or init.endswith(".safetensors") or Path(init).exists()
+    if init not in known and not is_path:
+        place = written(("model", "init"), origins, shown)
+        choices = f"{', '.join(known)}{likely(init, known)} (a run is named by its path, like runs/{init})"
+        yield f"{place}: '{init}' is no run or model file, and no weight key of {spec.name}: {choices}"
 
 
 def _options(

@@ -198,7 +198,7 @@ class Train(Section):
     monitor: Monitor = Field("val_macro_f1", description="what decides the best epoch; none keeps the last")
     patience: int | None = Field(None, ge=1, description="epochs without improvement after which the phase ends")
     save_every_min: float = Field(10.0, gt=0, description="minutes between checkpoints within an epoch")
-    max_minutes: float | None = Field(None, gt=0, description="the run ends after this many minutes")
+    max_minutes: float | None = Field(None, gt=0, description="the run ends once it took this many minutes")
 
 
 class Phase(Section):
@@ -263,7 +263,7 @@ class PretrainLoop(Section):
     epochs: int = Field(30, ge=1, description="passes over the pool")
     batch_size: int = Field(64, ge=2, description="pictures per step; each gives one positive pair")
     save_every_min: float = Field(10.0, gt=0, description="minutes between checkpoints within an epoch")
-    max_minutes: float | None = Field(None, gt=0, description="the run ends after this many minutes")
+    max_minutes: float | None = Field(None, gt=0, description="the run ends once it took this many minutes")
 
 
 class PretrainRecipe(Section):

@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -125,6 +126,15 @@ def read_value(text: str, key: Key) -> Tree:
     for name in reversed(key[1:]):
         part = {name: part}
     return {key[0]: part}
+
+
+def has_comment(text: str) -> bool:
+    """Whether a part of a line of YAML is a comment, which reading drops."""
+    try:
+        marks = [(token.start_mark.index, token.end_mark.index) for token in yaml.scan(text)]
+    except yaml.YAMLError:
+        return False
+    return any("#" in text[end:start] for (_, end), (start, _) in pairwise(marks))
 
 
 def _placed(part: Leaf | Tree, key: Key) -> Leaf | Tree:

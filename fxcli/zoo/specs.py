@@ -1,6 +1,6 @@
 """What a plugin registers: frozen records without torch. The rest of fx asks these, never a class name.
 
-Written by plugin authors, read by model/, data/transforms and zoo/plugins. Everything that differs between
+Written by plugin authors, read by model/, training/ and zoo/plugins. Everything that differs between
 backbones is a value here; nothing in fx is special-cased for one of them.
 """
 
