@@ -45,6 +45,8 @@ class Console:
     def data(self, text: str) -> None:
         """Writes one line of data to stdout."""
         sys.stdout.write(text + "\n")
+        # Here a reader that has left (`| head`) is noticed while the command can still end well; at exit it is not.
+        sys.stdout.flush()
 
     def record(self, value: Mapping[str, Any]) -> None:
         """Writes one JSON object to stdout, on one line."""
@@ -58,7 +60,7 @@ class Console:
         from rich.text import Text
 
         cells = [["" if cell is None else str(cell) for cell in row] for row in rows]
-        table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
+        table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
         for index, name in enumerate(columns):
             column = [row[index] for row in cells if row[index]]
             numeric = bool(column) and all(_is_number(cell) for cell in column)
@@ -68,7 +70,11 @@ class Console:
         out = Rich(file=sys.stdout)
         # A pipe has no width: without one rich would fold every table at 80 columns.
         out = out if out.is_terminal else Rich(file=sys.stdout, width=200)
-        out.print(table)
+        # Captured, for rich itself ends the process with 1 when the reader has left.
+        with out.capture() as drawn:
+            out.print(table)
+        # A title of rich's would be folded to the width of a narrow table.
+        self.data((f"{title}\n" if title else "") + drawn.get().removesuffix("\n"))
 
     def progress(
         self, items: Iterable[T] = (), *, total: int | None, what: str, unit: str = "img", done: int = 0

@@ -46,14 +46,17 @@ def recipes():
 def keys():
     from fxcli.recipe.schema import ClassifyRecipe, Phase, PrepareRecipe, PretrainRecipe
 
-    lines = ["| key | default | meaning |", "|---|---|---|"]
-    seen = set()
-    for model in (PrepareRecipe, ClassifyRecipe, Phase, PretrainRecipe):
-        for row in rows(model, ""):
-            if row not in seen:
-                seen.add(row)
-                lines.append(row)
-    return "\n".join(lines)
+    tasks: dict[str, list[str]] = {}
+    for task, models in {
+        "prepare": [PrepareRecipe],
+        "classify": [ClassifyRecipe, Phase],
+        "pretrain": [PretrainRecipe],
+    }.items():
+        for model in models:
+            for row in rows(model, ""):
+                tasks.setdefault(row, []).append(task)
+    lines = ["| key | default | meaning | task |", "|---|---|---|---|"]
+    return "\n".join([*lines, *(f"{row} {', '.join(names)} |" for row, names in tasks.items())])
 
 
 def rows(model, prefix):
@@ -70,12 +73,12 @@ def rows(model, prefix):
 def hooks():
     from fxcli.zoo import hookspecs
 
-    lines = ["```python"]
-    for node in ast.parse(inspect.getsource(hookspecs)).body:
-        if isinstance(node, ast.FunctionDef):
-            lines.append(f"def {node.name}({', '.join(arg.arg for arg in node.args.args)}): ...")
-            lines.append(f"    # {ast.get_docstring(node)}")
-    return "\n".join([*lines, "```"])
+    found = [
+        f'def {node.name}({", ".join(arg.arg for arg in node.args.args)}):\n    """{ast.get_docstring(node)}"""\n'
+        for node in ast.parse(inspect.getsource(hookspecs)).body
+        if isinstance(node, ast.FunctionDef)
+    ]
+    return "```python\n" + "\n\n".join(found) + "```"
 
 
 def exit_codes():

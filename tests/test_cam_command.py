@@ -9,6 +9,8 @@ from PIL import Image
 from typer.testing import CliRunner
 
 from fxcli.cli import app
+from fxcli.console import INTENDED_USE
+from fxcli.data.read import MARK
 
 
 def fx(*arguments):
@@ -59,7 +61,8 @@ def test_equal_names_keep_apart(trained, prepared):
         folder.mkdir()
         (folder / "same.png").write_bytes(source.read_bytes())
     assert fx("cam", *folders, "--out", "why", "--quiet").exit_code == 0
-    assert len(list(Path("why").glob("*.map.npy"))) == 2
+    found = sorted(file.relative_to("why").as_posix() for file in Path("why").rglob("*.map.npy"))
+    assert found == ["a/same.png.map.npy", "b/same.png.map.npy"]
 
 
 @pytest.mark.parametrize(
@@ -69,6 +72,7 @@ def test_mistakes(trained, picture, arguments, text):
     done = fx("cam", picture, *arguments)
     assert done.exit_code == 2
     assert text in done.stderr
+    assert done.stdout == ""
 
 
 def test_bad_pictures_are_rows(trained, picture):
@@ -76,3 +80,27 @@ def test_bad_pictures_are_rows(trained, picture):
     done = fx("cam", picture, "bad.png", "--quiet")
     assert done.exit_code == 9
     assert [row["status"] for row in csv.DictReader(io.StringIO(done.stdout))] == ["ok", "error"]
+
+
+def test_an_error_record_has_no_numbers(trained):
+    Path("bad.png").write_bytes(b"")
+    done = fx("cam", "bad.png", "--json", "--quiet")
+    assert done.exit_code == 9
+    assert list(json.loads(done.stdout)) == ["path", "status", "reason", "notice"]
+
+
+def test_no_cell_is_a_formula(trained, picture):
+    Path("=x.png").write_bytes(picture.read_bytes())
+    (row,) = csv.DictReader(io.StringIO(fx("cam", "=x.png", "--quiet").stdout))
+    assert row["path"] == "./=x.png"
+
+
+def test_pictures_say_what_they_are_and_are_no_radiographs(trained, picture):
+    fx("cam", picture, "--out", "why", "--quiet")
+    for file in Path("why").glob("*.png"):
+        with Image.open(file) as drawn:
+            mark = json.loads(drawn.text[MARK])
+        assert mark == {"heat_map": True, "notice": INTENDED_USE}
+    done = fx("cam", "why", "--quiet")
+    rows = list(csv.DictReader(io.StringIO(done.stdout)))
+    assert [row["reason"] for row in rows] == ["a heat map that fx drew"] * 2

@@ -2,6 +2,8 @@
 
 import io
 import json
+import os
+import subprocess
 import sys
 
 import pytest
@@ -114,3 +116,33 @@ def test_progress_goes_on_from_what_is_done(out, monkeypatch):
     with out.progress(total=10, what="training", done=4, unit="pic") as bar:
         bar.update(2)
         assert (bar.n, bar.total, bar.unit) == (6, 10, "pic")
+
+
+def test_a_title_is_one_line_however_narrow_the_table(out, capsys):
+    title = "how often it was called which"
+    out.table(["a"], [[1]], title=title)
+    assert capsys.readouterr().out.splitlines()[0] == title
+
+
+def test_a_table_on_a_terminal_has_its_width_and_colours(out, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "40")
+    monkeypatch.setenv("TERM", "xterm")
+    monkeypatch.delenv("NO_COLOR", raising=False)
+    monkeypatch.setattr(sys, "stdout", Terminal())
+    out.table(["text"], [["word " * 30]])
+    drawn = sys.stdout.getvalue()
+    assert "\x1b" in drawn
+    assert max(len(line) for line in drawn.splitlines() if "word" in line) <= 40
+
+
+@pytest.mark.parametrize("command", [["recipe", "list"], ["plugins"], ["plugins", "--json"]])
+def test_a_reader_that_left_is_no_error(command):
+    reader, writer = os.pipe()
+    os.close(reader)
+    try:
+        done = subprocess.run(
+            [sys.executable, "-m", "fxcli", *command], stdout=writer, stderr=subprocess.PIPE, text=True, check=False
+        )
+    finally:
+        os.close(writer)
+    assert (done.returncode, done.stderr) == (0, "")

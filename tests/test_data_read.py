@@ -341,3 +341,10 @@ def test_real_pictures(real_data):
     assert turned > 0
     assert reasons
     assert all(reason.startswith("damaged: image file is truncated") for reason in reasons)
+
+
+def test_a_heat_map_is_no_radiograph(tmp_path):
+    text = PngImagePlugin.PngInfo()
+    text.add_text(MARK, json.dumps({"heat_map": True, "notice": "x"}))
+    path = save(Image.fromarray(gradient()), tmp_path / "a.png", pnginfo=text)
+    assert reason(path) == "a heat map that fx drew"

@@ -262,3 +262,9 @@ def test_real_class_tree(real_data):
         0,
         0,
     ]
+
+
+def test_absent_paths_are_kept_when_asked(tmp_path):
+    (tmp_path / "empty").mkdir()
+    paths = [tmp_path / "gone.png", tmp_path / "empty", tmp_path / ("x" * 300)]
+    assert pictures(paths, keep_absent=True) == paths

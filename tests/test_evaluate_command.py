@@ -1,5 +1,6 @@
 import csv
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -8,10 +9,16 @@ from sklearn.metrics import accuracy_score, f1_score
 from typer.testing import CliRunner
 
 from fxcli.cli import app
+from fxcli.model import classifier as models
+from fxcli.run.files import sha256_of
 
 
 def fx(*arguments):
     return CliRunner().invoke(app, [str(argument) for argument in arguments])
+
+
+def sha8(file):
+    return sha256_of(file)[:8]
 
 
 def table(file):
@@ -54,7 +61,8 @@ def test_table_has_every_class_and_the_confusion(trained):
 def test_several_models_side_by_side(trained):
     done = fx("evaluate", trained.path, trained.model_file, "--out", "figures", "--quiet")
     assert done.exit_code == 0, done.output
-    assert (Path("figures") / trained.path.name / "evaluation" / "test.json").is_file()
+    # The same model twice: both names are the run's, so both get the hash.
+    assert [folder.name for folder in Path("figures").iterdir()] == [f"trained-{sha8(trained.model_file)}"]
     assert done.stdout.count("trained") >= 4
 
 
@@ -80,7 +88,7 @@ def test_a_file_alone_needs_data_and_gives_the_same_bits(trained, prepared, tmp_
     alone.write_bytes(trained.model_file.read_bytes())
     refused = fx("evaluate", alone)
     assert refused.exit_code == 2
-    assert "--data MANIFEST" in refused.stderr
+    assert f"fx evaluate {alone} --data MANIFEST" in refused.stderr
     done = fx("evaluate", alone, "--data", prepared / "manifest.csv", "--out", "there", "--quiet")
     assert done.exit_code == 0, done.output
     fx("evaluate", trained.path, "--quiet")
@@ -128,3 +136,102 @@ def test_a_damaged_model_file(trained):
     assert done.exit_code == 6
     assert "damaged" in done.stderr
     assert "Traceback" not in done.stderr
+
+
+def other_model(run, file, zoo, *, demo=False):
+    """A model file that differs from the run's own."""
+    model = models.load(run.model_file, zoo)
+    model.classifier.head.weight.data *= -1
+    model.info["demo"] = demo
+    file.parent.mkdir(parents=True, exist_ok=True)
+    model.save(file)
+    return file
+
+
+def test_a_checkpoint_never_overwrites_the_figures_of_its_run(trained, demo_zoo):
+    assert fx("evaluate", trained.path, "--quiet").exit_code == 0
+    before = (trained.path / "evaluation" / "test.json").read_bytes()
+    other_model(trained, trained.best_file, demo_zoo)
+    done = fx("evaluate", trained.best_file, "--quiet")
+    assert done.exit_code == 0, done.output
+    assert (trained.path / "evaluation" / "test.json").read_bytes() == before
+    digest = sha8(trained.best_file)
+    assert (trained.path / "evaluation" / f"test-model-{digest}.json").is_file()
+    assert (trained.path / "predictions" / f"test-model-{digest}.csv").is_file()
+
+
+def test_files_of_one_name_keep_apart(trained, demo_zoo, prepared):
+    files = [Path("a/mine.safetensors"), Path("b/mine.safetensors")]
+    files[0].parent.mkdir()
+    files[0].write_bytes(trained.model_file.read_bytes())
+    other_model(trained, files[1], demo_zoo)
+    expected = {f"mine-{sha8(file)}" for file in files}
+    for arguments, folder in (([], "evaluations"), (["--out", "there"], "there")):
+        done = fx("evaluate", *files, "--data", prepared / "manifest.csv", *arguments, "--quiet")
+        assert done.exit_code == 0, done.output
+        assert {path.name for path in Path(folder).iterdir()} == expected
+    assert "./evaluations/" in fx("evaluate", "--help").stdout
+
+
+def test_a_run_and_its_checkpoint_keep_apart(trained, demo_zoo):
+    other_model(trained, trained.best_file, demo_zoo)
+    done = fx("evaluate", trained.path, trained.best_file, "--out", "there", "--quiet")
+    assert done.exit_code == 0, done.output
+    assert len(list(Path("there").iterdir())) == 2
+
+
+def test_models_as_options_or_not_at_all(trained):
+    done = fx("evaluate", "--model", trained.path, "--model", trained.path, trained.path, "--json", "--quiet")
+    assert done.exit_code == 0, done.output
+    assert len(done.stdout.splitlines()) == 3
+    done = fx("evaluate", "--json", "--quiet")
+    assert done.exit_code == 0, done.output
+    assert json.loads(done.stdout)["model"] == "trained"
+
+
+def test_a_mistyped_name_is_told_before_any_work(trained):
+    assert fx("evaluate", trained.path, "nonsense").exit_code == 6
+    assert not (trained.path / "evaluation" / "test.json").exists()
+
+
+@pytest.fixture
+def own_pictures(prepared):
+    """A copy of the prepared folder that may be damaged, and its test files."""
+    shutil.copytree(prepared, "own")
+    return Path("own/manifest.csv"), sorted(Path("own/pictures/test").rglob("*.png"))
+
+
+def test_an_unreadable_picture_is_a_row_and_the_rest_is_measured(trained, own_pictures):
+    manifest, files = own_pictures
+    files[0].write_bytes(b"no")
+    files[1].write_bytes(b"")
+    done = fx("evaluate", trained.path, "--data", manifest, "--out", "there", "--json", "--quiet")
+    assert done.exit_code == 9, done.output
+    result = json.loads(done.stdout)
+    assert (result["figures"]["n"], result["n_failed"]) == (10, 2)
+    (file,) = Path("there/predictions").iterdir()
+    assert str(file) in done.stderr
+    assert "2 of 12" in done.stderr
+    failed = [row for row in table(file) if row["status"] == "error"]
+    assert {row["reason"] for row in failed} == {"not a picture, or of an unknown format"}
+    assert all(row["label"] and not row["class"] for row in failed)
+    assert len(table(file)) == 12
+
+
+def test_without_one_readable_picture_nothing_is_measured(trained, own_pictures):
+    manifest, files = own_pictures
+    for file in files:
+        file.write_bytes(b"no")
+    done = fx("evaluate", trained.path, "--data", manifest, "--out", "there")
+    assert done.exit_code == 4
+    assert "none of 12 pictures can be read" in done.stderr
+    assert not Path("there").exists()
+
+
+def test_every_demo_model_is_marked(trained, demo_zoo):
+    other_model(trained, trained.best_file, demo_zoo, demo=True)
+    done = fx("evaluate", trained.path, trained.best_file)
+    assert done.exit_code == 0, done.output
+    assert "trained (DEMO)" in done.stdout
+    notices = [line for line in done.stderr.splitlines() if "not a medical device" in line]
+    assert [line.startswith("DEMO") for line in notices] == [False, True]

@@ -65,7 +65,7 @@ def test_pair_holds_both_and_a_caption():
     assert below.max() > 200
 
 
-def test_draw_answer_explains_the_answer_or_the_target(trained, prepared):
+def test_draw_answer_explains_the_answer_or_the_target(trained, prepared, monkeypatch):
     opened = open_model(str(trained.path))
     file = next((prepared / "pictures" / "test" / "class_1").iterdir())
     answer = next(opened.pipeline.run([file], keep_maps=True))
@@ -75,5 +75,11 @@ def test_draw_answer_explains_the_answer_or_the_target(trained, prepared):
     assert made.saliency.shape == (8, 8)
     assert not np.array_equal(made.saliency, other.saliency)
     assert made.probability > other.probability
+    captions = []
+    monkeypatch.setattr(overlay, "side_by_side", lambda *given: captions.append(given[2]))
+    draw_answer(opened.model, answer)
+    opened.model.info["demo"] = True
+    assert draw_answer(opened.model, answer).notice.startswith("DEMO")
+    assert [caption.startswith("DEMO  class_") for caption in captions] == [False, True]
     with pytest.raises(FxError, match="needs an answer with its picture"):
         draw_answer(opened.model, Answer(file, logits=answer.logits))

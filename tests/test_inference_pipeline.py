@@ -1,14 +1,17 @@
 import threading
 import time
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
 
 from fxcli.data.manifest import read_manifest
-from fxcli.errors import UnreadableImage
+from fxcli.data.preprocess import Preprocessing
+from fxcli.errors import RunError, UnreadableImage
 from fxcli.inference.opened import open_model
 from fxcli.inference.pipeline import ordered_map
+from fxcli.model.hardware import Compute
 
 
 @pytest.fixture
@@ -123,3 +126,21 @@ def test_the_model_is_named_on_stderr(trained, capsys):
     told = capsys.readouterr().err
     assert "recipe tiny, demo_tiny, data tiny" in told
     assert opened.digest[:12] in told
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_answers_that_are_not_finite_are_refused(opened, files, value):
+    opened.model.classifier.head.bias.data[1] = value
+    with pytest.raises(RunError, match="not finite"):
+        opened.pipeline.logits(files[:2])
+
+
+def test_pictures_are_sent_as_bytes_and_normalised_there(opened, monkeypatch):
+    seen = []
+    normalise = Preprocessing.normalise
+    monkeypatch.setattr(Preprocessing, "normalise", lambda self, images: seen.append(images) or normalise(self, images))
+    pipeline = replace(opened.pipeline, compute=Compute(torch.device("meta"), channels_last=True))
+    batch = pipeline.batch(torch.zeros(2, 1, 32, 32, dtype=torch.uint8))
+    assert (seen[0].device.type, seen[0].dtype) == ("meta", torch.uint8)
+    assert batch.is_contiguous(memory_format=torch.channels_last)
+    assert (batch.shape, batch.dtype) == ((2, 3, 32, 32), torch.float32)

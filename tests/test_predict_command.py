@@ -112,6 +112,9 @@ def test_heat_maps_mirror_the_folders_and_never_collide(trained, raw):
     with Image.open("out/class_0/0.png.png") as overlay:
         pixels = np.asarray(overlay).astype(int)
     assert pixels.shape == (64, 64, 3)
+    again = fx("predict", "out/class_0", "--quiet")
+    assert again.exit_code == 9
+    assert {row["reason"] for row in rows_of(again.stdout)} == {"a heat map that fx drew"}
 
 
 def test_strong_evidence_has_colour(trained, raw, demo_zoo):
@@ -162,3 +165,17 @@ def test_the_name_of_a_recipe_means_its_last_finished_run(trained, raw):
     done = fx("predict", raw / "class_0", "--model", "tiny")
     assert done.exit_code == 0, done.output
     assert "runs/trained" in done.stderr
+
+
+def test_a_listed_path_that_is_gone_is_a_row_and_a_named_one_an_error(trained, raw):
+    Path("empty").mkdir()
+    lines = [raw / "class_0" / "0.png", "gone.png", "x" * 300, "empty", raw / "class_0" / "1.png"]
+    done = fx("predict", "-", "--quiet", "--cam", "out", stdin="".join(f"{line}\n" for line in lines))
+    assert done.exit_code == 9, done.output
+    rows = rows_of(done.stdout)
+    assert [row["path"] for row in rows] == [str(line) for line in lines]
+    assert [row["status"] for row in rows] == ["ok", "error", "error", "error", "ok"]
+    assert rows[1]["reason"] == "no such file"
+    named = fx("predict", raw, "gone.png")
+    assert named.exit_code == 4
+    assert named.stdout == ""

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -14,8 +12,7 @@ from fxcli.console import console
 from fxcli.errors import SomeRowsFailed, UsageError
 
 if TYPE_CHECKING:
-    from torch import Tensor
-
+    from fxcli.explain.draw import Explainer
     from fxcli.inference.opened import Opened
     from fxcli.inference.pipeline import Answer
 
@@ -41,34 +38,39 @@ def cam(
 ) -> None:
     """Shows what spoke for a class: per picture an overlay, the unscaled map, and both pictures side by side.
 
-    Writes NAME.overlay.png, NAME.map.npy (float32 [h, w], in logits) and NAME.png below --out; numbers on stdout.
+    Writes NAME.overlay.png, NAME.map.npy (float32 [h, w], in logits) and NAME.png below --out, in folders as the
+    pictures are; numbers on stdout.
 
     Example: fx cam wrist.png --model runs/final-20260101T120000Z-1a2b --target hairline --out why/
     """
     console.configure(json=json, quiet=quiet, debug=debug)
     from fxcli.data import scan
     from fxcli.evaluation.predictions import notice
+    from fxcli.evaluation.table import csv_line, output_names, path_cell
+    from fxcli.explain.draw import at_stage
     from fxcli.inference.opened import open_model
 
     opened = open_model(model, device=device, workers=workers, batch_size=batch_size)
     chosen = _target(opened, target)
+    explainer = at_stage(opened.model, opened.pipeline, layer) if layer else None
     files = scan.pictures(paths)
     failed = 0
     columns = ["path", "status", "reason", "target", "p", "max", "sum", "notice"]
     if not json:
-        console.data(_line(columns))
+        console.data(csv_line(columns))
     answers = opened.pipeline.run(files, keep_maps=True)
-    for answer, name in zip(console.progress(answers, total=len(files), what="cam"), _names(files), strict=True):
-        values: list[object] = [str(answer.path), "error", answer.reason, target or "", "", "", ""]
+    for answer, name in zip(console.progress(answers, total=len(files), what="cam"), output_names(files), strict=True):
+        shown = path_cell(answer.path)
+        values: list[object] = [shown, "error", answer.reason, target or "", "", "", ""]
         if answer.logits is None:
             failed += 1
         else:
-            values = [str(answer.path), "ok", "", *_write(opened, answer, chosen, layer, out / name)]
+            values = [shown, "ok", "", *_write(opened, answer, chosen, explainer, out / name)]
         values.append(notice(demo=opened.model.is_demo))
         if json:
-            console.record(dict(zip(columns, values, strict=True)))
+            console.record({key: value for key, value in zip(columns, values, strict=True) if value != ""})
         else:
-            console.data(_line(values))
+            console.data(csv_line(values))
     console.note(f"heat maps in {out}")
     if failed:
         raise SomeRowsFailed(failed, len(files), "the output")
@@ -82,51 +84,16 @@ def _target(opened: Opened, target: str | None) -> int | None:
     return opened.model.classes.index(target)
 
 
-def _write(opened: Opened, answer: Answer, target: int | None, layer: str | None, stem: Path) -> list[object]:
+def _write(opened: Opened, answer: Answer, target: int | None, explainer: Explainer | None, stem: Path) -> list[object]:
     import numpy as np
 
     from fxcli.explain.draw import draw_answer
 
-    saliency = _at_stage(opened, answer, target, layer) if layer else None
-    made = draw_answer(opened.model, answer, target=target, saliency=saliency)
+    made = draw_answer(opened.model, answer, target=target, explainer=explainer)
     stem.parent.mkdir(parents=True, exist_ok=True)
-    made.overlay.save(f"{stem}.overlay.png")
-    made.pair.save(f"{stem}.png")
+    made.save_overlay(Path(f"{stem}.overlay.png"))
+    made.save_pair(Path(f"{stem}.png"))
     np.save(f"{stem}.map.npy", made.saliency, allow_pickle=False)
     maximum, total = float(made.saliency.max()), float(made.saliency.sum())
     name = opened.model.classes[made.target]
     return [name, round(made.probability, 6), round(maximum, 6), round(total, 6)]
-
-
-def _at_stage(opened: Opened, answer: Answer, target: int | None, layer: str) -> Tensor:
-    import torch
-
-    from fxcli.explain.gradcam import at_layer
-
-    model, pipeline = opened.model, opened.pipeline
-    stages = {stage.name: stage for stage in model.spec.stages}
-    if layer not in stages:
-        raise UsageError(f"{model.spec.name} has no stage '{layer}'", hint=f"its stages: {', '.join(stages)}")
-    if answer.cleaned is None or answer.logits is None:
-        raise UsageError("no picture")
-    fitted = torch.from_numpy(pipeline.preprocessing.fit(answer.cleaned).copy())[None, None]
-    images = pipeline.compute.send(pipeline.preprocessing.normalise(fitted))
-    chosen = int(answer.logits.argmax()) if target is None else target
-    module = model.classifier.backbone.get_submodule(stages[layer].modules[-1])
-    return at_layer(model.classifier, images, torch.tensor([chosen], device=images.device), module)[0]
-
-
-def _names(files: list[Path]) -> list[str]:
-    """A name for each picture's outputs; a running number keeps equal names apart."""
-    counts: dict[str, int] = {}
-    names = []
-    for path in files:
-        counts[path.name] = counts.get(path.name, 0) + 1
-        names.append(path.name if counts[path.name] == 1 else f"{path.name}-{counts[path.name]}")
-    return names
-
-
-def _line(values: list[object] | list[str]) -> str:
-    text = io.StringIO()
-    csv.writer(text, lineterminator="").writerow(values)
-    return text.getvalue()

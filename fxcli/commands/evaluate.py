@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shlex
+from collections import Counter
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -10,15 +12,14 @@ import typer
 
 from fxcli.commands.options import BatchSize, Debug, Device, Json, Out, Quiet, Workers
 from fxcli.console import console
-from fxcli.errors import DataError, UsageError
+from fxcli.errors import DataError, SomeRowsFailed, UsageError
 from fxcli.run import provenance
 from fxcli.run.files import write_json, write_text
 
 if TYPE_CHECKING:
-    import numpy as np
-
     from fxcli.data.manifest import Manifest, Row
     from fxcli.inference.opened import Opened
+    from fxcli.inference.pipeline import Answer
 
 
 class Tta(StrEnum):
@@ -30,8 +31,15 @@ class Tta(StrEnum):
 
 def evaluate(
     models: Annotated[
-        list[str], typer.Argument(metavar="RUN_OR_FILE…", help="Runs, model files, or names of recipes.")
-    ],
+        list[str] | None,
+        typer.Argument(
+            metavar="RUN_OR_FILE…", help="Runs, model files, or names of recipes; default: the last finished run."
+        ),
+    ] = None,
+    model: Annotated[
+        list[str] | None,
+        typer.Option("--model", metavar="RUN_OR_FILE", help="The same as an option, as in fx predict; repeatable."),
+    ] = None,
     data: Annotated[
         Path | None,
         typer.Option("--data", metavar="MANIFEST", help="A manifest.csv; default: the run's own."),
@@ -48,7 +56,9 @@ def evaluate(
 ) -> None:
     """Measures models on a labelled part: accuracy, balanced accuracy, macro-F1, AUROC, per class, confusion.
 
-    Writes evaluation/SPLIT.json and predictions/SPLIT.csv (with logits) into the run, or into --out DIR.
+    Writes evaluation/SPLIT.json and predictions/SPLIT.csv (with logits) into the run; for a model file outside any
+    run into ./evaluations/NAME-SHA256/; or into --out DIR, for several models each into a folder of its own. A picture
+    that cannot be read is a row with status=error and is not measured; the exit code is then 9.
 
     Example: fx evaluate runs/final-20260101T120000Z-1a2b --tta flips
 
@@ -56,22 +66,34 @@ def evaluate(
     """
     console.configure(json=json, quiet=quiet, debug=debug)
     from fxcli.inference.opened import open_model
+    from fxcli.run.directory import find_model
 
-    results = []
-    for name in models:
+    # All are looked up first: a mistyped name must not end what took an hour.
+    wanted: list[str | None] = [*(models or []), *(model or [])]
+    found = [find_model(name) for name in wanted or [None]]
+    names = Counter(run.path.name for _, run in found if run)
+    results: list[dict[str, Any]] = []
+    failed, total, failed_in = 0, 0, Path()
+    for file, _ in found:
         flips = tta is Tta.flips
-        opened = open_model(name, device=device, workers=workers, batch_size=batch_size, flips=flips)
+        opened = open_model(str(file), device=device, workers=workers, batch_size=batch_size, flips=flips)
         manifest = _manifest(opened, data)
         rows = _rows(opened, manifest, split)
-        logits = opened.pipeline.logits([manifest.path_of(row) for row in rows])
-        results.append(_result(opened, manifest, rows, logits, split, tta))
-        folder = (out / opened.name if len(models) > 1 else out) if out else None
-        _write(opened, folder, results[-1], rows, logits, own_data=data is None)
+        answers = _answers(opened, manifest, rows)
+        results.append(_result(opened, manifest, rows, answers, split, tta))
+        plain = opened.is_final and names[opened.name] == 1
+        folder = (out / (opened.name if plain else opened.unique_name) if len(found) > 1 else out) if out else None
+        predictions = _write(opened, folder, results[-1], rows, answers, own_data=data is None)
+        total += len(rows)
+        if results[-1]["n_failed"]:
+            failed, failed_in = failed + results[-1]["n_failed"], predictions
     if json:
         for result in results:
             console.record(result)
     else:
         _show(results, split)
+    if failed:
+        raise SomeRowsFailed(failed, total, failed_in)
 
 
 def _manifest(opened: Opened, data: Path | None) -> Manifest:
@@ -80,12 +102,19 @@ def _manifest(opened: Opened, data: Path | None) -> Manifest:
     if data is not None:
         return read_manifest(data)
     if opened.run is None:
-        raise UsageError(f"{opened.file} lies in no run, so it has no data of its own", hint="--data MANIFEST")
+        raise UsageError(
+            f"{opened.file} lies in no run, so it has no data of its own",
+            hint=f"fx evaluate {shlex.quote(str(opened.file))} --data MANIFEST",
+        )
     recorded = Path(opened.run.info()["manifest"])
     # The run's copy says what was trained on; the pictures are still beside the original.
     manifest = read_manifest(opened.run.path / "manifest.csv", root=recorded.parent)
     if manifest.digest != opened.model.info["manifest_sha256"]:
-        raise DataError("the run's manifest was changed since training", where=manifest.file, hint="--data MANIFEST")
+        raise DataError(
+            "the run's manifest was changed since training",
+            where=manifest.file,
+            hint=f"fx evaluate {shlex.quote(str(opened.file))} --data {shlex.quote(str(recorded))}",
+        )
     return manifest
 
 
@@ -104,8 +133,18 @@ def _rows(opened: Opened, manifest: Manifest, split: str) -> list[Row]:
     return rows
 
 
+def _answers(opened: Opened, manifest: Manifest, rows: list[Row]) -> list[Answer]:
+    files = [manifest.path_of(row) for row in rows]
+    answers = list(console.progress(opened.pipeline.run(files), total=len(files), what="evaluate"))
+    if all(answer.logits is None for answer in answers):
+        raise DataError(
+            f"none of {len(answers)} pictures can be read, the first: {answers[0].reason}", where=answers[0].path
+        )
+    return answers
+
+
 def _result(
-    opened: Opened, manifest: Manifest, rows: list[Row], logits: np.ndarray, split: str, tta: Tta
+    opened: Opened, manifest: Manifest, rows: list[Row], answers: list[Answer], split: str, tta: Tta
 ) -> dict[str, Any]:
     import numpy as np
 
@@ -113,7 +152,10 @@ def _result(
     from fxcli.evaluation.predictions import notice
 
     classes = opened.model.classes
-    targets = np.array([classes.index(row.label) for row in rows])
+    measured = [
+        (a.logits, classes.index(row.label)) for a, row in zip(answers, rows, strict=True) if a.logits is not None
+    ]
+    logits, targets = np.stack([values for values, _ in measured]), np.array([target for _, target in measured])
     return {
         **opened.origin(),
         "evaluated": provenance.now(),
@@ -121,6 +163,7 @@ def _result(
         "evaluated_manifest_sha256": manifest.digest,
         "split": split,
         "tta": tta.value,
+        "n_failed": len(rows) - len(measured),
         "figures": metrics.classification(logits, targets, classes),
         "notice": notice(demo=opened.model.is_demo),
     }
@@ -131,29 +174,33 @@ def _write(
     out: Path | None,
     result: dict[str, Any],
     rows: list[Row],
-    logits: np.ndarray,
+    answers: list[Answer],
     *,
     own_data: bool,
-) -> None:
-    import csv
-    import io
-
+) -> Path:
+    """Writes both files; returns the predictions."""
     from fxcli.evaluation.predictions import PredictionTable
+    from fxcli.evaluation.table import csv_line, path_cell
 
-    suffix = "" if own_data else f"-{result['evaluated_manifest_sha256'][:8]}"
-    name = result["split"] + ("-flips" if result["tta"] == "flips" else "") + suffix
-    base = opened.run.path if opened.run and out is None else out or Path("evaluations") / opened.file.stem
+    name = result["split"] + ("-flips" if result["tta"] == "flips" else "")
+    base = out or (opened.run.path if opened.run else Path("evaluations") / opened.unique_name)
+    if base == (opened.run and opened.run.path) and not opened.is_final:
+        # A checkpoint's figures beside those of the run's own model.
+        name += f"-model-{opened.digest[:8]}"
+    if not own_data:
+        name += f"-{result['evaluated_manifest_sha256'][:8]}"
     table = PredictionTable(opened.model.classes, demo=opened.model.is_demo, labelled=True)
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(table.columns)
-    for row, values in zip(rows, logits, strict=True):
-        writer.writerow(table.cells(row.path, logits=values, label=row.label))
+    lines = [csv_line(table.columns)]
+    for row, answer in zip(rows, answers, strict=True):
+        cells = table.cells(path_cell(row.path), logits=answer.logits, reason=answer.reason, label=row.label)
+        lines.append(csv_line(cells))
     for folder in ("evaluation", "predictions"):
         (base / folder).mkdir(parents=True, exist_ok=True)
     write_json(base / "evaluation" / f"{name}.json", result)
-    write_text(base / "predictions" / f"{name}.csv", text.getvalue())
-    console.note(f"wrote {base / 'evaluation' / name}.json and {base / 'predictions' / name}.csv")
+    predictions = base / "predictions" / f"{name}.csv"
+    write_text(predictions, "\n".join(lines) + "\n")
+    console.note(f"wrote {base / 'evaluation' / name}.json and {predictions}")
+    return predictions
 
 
 def _show(results: list[dict[str, Any]], split: str) -> None:
@@ -161,7 +208,7 @@ def _show(results: list[dict[str, Any]], split: str) -> None:
     console.table(
         ["model", "n", *names],
         [
-            [result["model"], result["figures"]["n"], *(_figure(result["figures"][name]) for name in names)]
+            [_shown(result), result["figures"]["n"], *(_figure(result["figures"][name]) for name in names)]
             for result in results
         ],
         title=f"{split} part",
@@ -175,7 +222,7 @@ def _show(results: list[dict[str, Any]], split: str) -> None:
                 [name, *(_figure(values[column]) for column in columns), values["support"]]
                 for name, values in per_class.items()
             ],
-            title=f"{result['model']}: per class",
+            title=f"{_shown(result)}: per class",
         )
         console.table(
             ["true class", *(str(number) for number in range(1, len(per_class) + 1))],
@@ -185,7 +232,12 @@ def _show(results: list[dict[str, Any]], split: str) -> None:
             ],
             title="how often it was called which",
         )
-    console.note(results[0]["notice"])
+    for text in dict.fromkeys(result["notice"] for result in results):
+        console.note(text)
+
+
+def _shown(result: dict[str, Any]) -> str:
+    return f"{result['model']} (DEMO)" if result["demo"] else str(result["model"])
 
 
 def _figure(value: float | None) -> str:

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
-import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -43,7 +40,8 @@ def predict(
     """Says the fracture type of every picture: CSV on stdout (JSON Lines with --json), or in --out DIR.
 
     Without --model it takes the last finished training here, and says on stderr which one. A picture that cannot
-    be read is a row with status=error and a reason; the exit code is then 9.
+    be read is a row with status=error and a reason, and so is a line of stdin that names no file; the exit code is
+    then 9.
 
     Example: fx predict folder/ --cam out/
 
@@ -52,27 +50,31 @@ def predict(
     console.configure(json=json, quiet=quiet, debug=debug)
     from fxcli.data import scan
     from fxcli.evaluation.predictions import PredictionTable
+    from fxcli.evaluation.table import csv_line, output_names, path_cell
     from fxcli.inference.opened import open_model
 
     opened = open_model(model, device=device, workers=workers, batch_size=batch_size)
-    files = scan.pictures(_named(paths))
+    files: list[Path] = []
+    for path in paths:
+        listed = path == "-"
+        files += scan.pictures(_listed() if listed else [Path(path)], keep_absent=listed)
     table = PredictionTable(opened.model.classes, demo=opened.model.is_demo)
-    names = _unique_names(files) if cam else []
+    names = output_names(files) if cam else []
     failed = 0
     with _target(out, json=json) as target:
         if not json:
-            target.write(_line(table.columns))
+            target.write(csv_line(table.columns) + "\n")
         answers = opened.pipeline.run(files, keep_maps=cam is not None)
         for index, answer in enumerate(console.progress(answers, total=len(files), what="predict")):
-            shown = _shown(answer.path)
+            shown = path_cell(answer.path)
             failed += answer.logits is None
             if json:
                 record = table.record(shown, logits=answer.logits, reason=answer.reason)
                 target.write(_json_line(record))
             else:
-                target.write(_line(table.cells(shown, logits=answer.logits, reason=answer.reason)))
+                target.write(csv_line(table.cells(shown, logits=answer.logits, reason=answer.reason)) + "\n")
             if cam and answer.logits is not None:
-                _draw(opened, answer, cam / names[index])
+                _draw(opened, answer, cam / f"{names[index]}.png")
     where = str(out / _file_name(json)) if out else "the output"
     console.note(f"{len(files)} pictures" + (f", heat maps in {cam}" if cam else "") + (f", {where}" if out else ""))
     console.note(table.notice)
@@ -80,16 +82,12 @@ def predict(
         raise SomeRowsFailed(failed, len(files), where)
 
 
-def _named(paths: list[str]) -> Iterator[Path]:
-    """The paths, with - replaced by the lines of stdin."""
-    for path in paths:
-        if path != "-":
-            yield Path(path)
-            continue
-        lines = [line.rstrip("\n") for line in sys.stdin]
-        if not any(lines):
-            raise UsageError("no path on stdin", hint="find DIR -name '*.jpg' | fx predict -")
-        yield from (Path(line) for line in lines if line)
+def _listed() -> list[Path]:
+    """The lines of stdin."""
+    lines = [line.rstrip("\n") for line in sys.stdin]
+    if not any(lines):
+        raise UsageError("no path on stdin", hint="find DIR -name '*.jpg' | fx predict -")
+    return [Path(line) for line in lines if line]
 
 
 @contextmanager
@@ -111,33 +109,14 @@ def _file_name(json: bool) -> str:
     return "predictions.jsonl" if json else "predictions.csv"
 
 
-def _line(cells: list[str]) -> str:
-    text = io.StringIO()
-    csv.writer(text, lineterminator="\n").writerow(cells)
-    return text.getvalue()
-
-
 def _json_line(record: dict[str, object]) -> str:
     import json
 
     return json.dumps(record, ensure_ascii=False, allow_nan=False) + "\n"
 
 
-def _shown(path: Path) -> str:
-    """The path as a cell: never one that a spreadsheet takes for a formula."""
-    text = str(path)
-    return f"./{text}" if text.startswith(("=", "+", "-", "@")) else text
-
-
-def _unique_names(files: list[Path]) -> list[Path]:
-    """A heat map's name for each file: its place below the folder they all share, with .png added."""
-    absolute = [Path(os.path.abspath(path)) for path in files]
-    shared = Path(os.path.commonpath([path.parent for path in absolute]))
-    return [Path(f"{path.relative_to(shared)}.png") for path in absolute]
-
-
 def _draw(opened: Opened, answer: Answer, target: Path) -> None:
     from fxcli.explain.draw import draw_answer
 
     target.parent.mkdir(parents=True, exist_ok=True)
-    draw_answer(opened.model, answer).overlay.save(target)
+    draw_answer(opened.model, answer).save_overlay(target)

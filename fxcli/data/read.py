@@ -20,6 +20,8 @@ EXTENSIONS = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp")
 
 # Text entry of a PNG that fx wrote: JSON with what was done to it.
 MARK = "fx"
+# Its key in heat maps, which are no radiographs.
+HEAT_MAP = "heat_map"
 MAX_PIXELS = 80_000_000
 
 # No others: Pillow would run programs (Ghostscript) for some of them.
@@ -63,14 +65,16 @@ def read(path: Path) -> Radiograph:
     """Decodes a picture.
 
     Raises:
-        UnreadableImage: The file is absent, no picture, damaged, of several pages, or too small or large to be a
-            radiograph.
+        UnreadableImage: The file is absent, no picture, damaged, of several pages, a heat map of fx, or too small or
+            large to be a radiograph.
     """
     try:
         # Opened here, not by Pillow: it would map an uncompressed TIFF into memory, and scrambles one that is turned.
         with path.open("rb") as handle, Image.open(handle, formats=_FORMATS) as image:
             _check(path, image)
             mark = _mark(image)
+            if mark and HEAT_MAP in mark:
+                raise UnreadableImage(path, "a heat map that fx drew")
             white_is_zero = getattr(image, "tag_v2", {}).get(_PHOTOMETRIC) == _WHITE_IS_ZERO
             image.load()
             pixels = _grey(_upright(image))

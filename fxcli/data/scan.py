@@ -44,8 +44,13 @@ class SourcePicture:
     patient: str | None = None
 
 
-def pictures(paths: Iterable[Path]) -> list[Path]:
+def pictures(paths: Iterable[Path], *, keep_absent: bool = False) -> list[Path]:
     """All pictures below folders, sorted within each; a file that is named itself is taken as it is.
+
+    Args:
+        paths: Folders and files.
+        keep_absent: Whether to keep a path that does not exist, or a folder without pictures, so that reading it
+            gives an error row; for lists that nobody typed.
 
     Raises:
         NothingFound: A folder has none.
@@ -53,12 +58,13 @@ def pictures(paths: Iterable[Path]) -> list[Path]:
     """
     found: list[Path] = []
     for path in paths:
-        if path.is_dir():
+        # Not Path.exists, which raises on a name that is too long.
+        if os.path.isdir(path):
             inside = sorted(_below(path))
-            if not inside:
+            if not inside and not keep_absent:
                 raise NothingFound(path, EXTENSIONS)
-            found += inside
-        elif path.exists():
+            found += inside or [path]
+        elif keep_absent or os.path.exists(path):
             found.append(path)
         else:
             raise DataError("no such file or folder", where=path)

@@ -40,6 +40,16 @@ class Opened:
         """The run's folder name, or the file's."""
         return self.run.path.name if self.run else self.file.name
 
+    @property
+    def is_final(self) -> bool:
+        """Whether the file is what its run made, and not a checkpoint or a file elsewhere."""
+        return self.run is not None and self.file == self.run.model_file
+
+    @property
+    def unique_name(self) -> str:
+        """The run's folder name, or the file's, with the start of its hash: no two models share it."""
+        return f"{self.run.path.name if self.run else self.file.stem}-{self.digest[:8]}"
+
     def origin(self) -> dict[str, Any]:
         """What an output says of the model behind it."""
         info = self.model.info

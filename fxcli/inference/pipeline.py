@@ -22,7 +22,7 @@ from fxcli.console import console
 from fxcli.data.augment import flipped
 from fxcli.data.dataset import default_workers
 from fxcli.data.preprocess import Cleaned, Preprocessing
-from fxcli.errors import UnreadableImage
+from fxcli.errors import RunError, UnreadableImage
 from fxcli.model.classifier import Classifier
 from fxcli.model.hardware import Compute
 
@@ -126,16 +126,28 @@ class Pipeline:
                 feature_map=maps[index] if keep_maps else None,
             )
 
+    def batch(self, images: Tensor) -> Tensor:
+        """[B, 1, S, S] uint8 → [B, 3, S, S] float32, normalised, on the device and in the layout of `compute`."""
+        # Sent as bytes, a twelfth of what the normalised batch takes; the second call sets the layout.
+        return self.compute.send(self.preprocessing.normalise(images.to(self.compute.device)))
+
     @torch.inference_mode()
     def forward(self, images: Tensor) -> tuple[np.ndarray, Tensor]:
-        """[B, 1, S, S] uint8 → logits [B, K] float32 and the feature map [B, D, h, w] float32."""
-        batch = self.compute.send(self.preprocessing.normalise(images))
+        """[B, 1, S, S] uint8 → logits [B, K] float32 and the feature map [B, D, h, w] float32.
+
+        Raises:
+            RunError: A logit is not finite.
+        """
+        batch = self.batch(images)
         with self.compute.autocast():
             feature_map = self.classifier.backbone(batch)
             logits = self.classifier.classify(feature_map)
             if self.flips:
                 logits = (logits + self.classifier(flipped(batch))) / 2
-        return logits.float().cpu().numpy(), feature_map.float()
+        values = logits.float().cpu().numpy()
+        if not np.isfinite(values).all():
+            raise RunError("the model's answers are not finite", hint="the training diverged: lower optim.lr")
+        return values, feature_map.float()
 
 
 def ordered_map(function: Callable[[A], B], items: Iterable[A], *, workers: int, ahead: int) -> Iterator[B]:

@@ -1,0 +1,28 @@
+from pathlib import Path, PureWindowsPath
+
+import pytest
+
+from fxcli.evaluation.table import below_shared, csv_line, output_names, path_cell
+
+
+def test_a_line_quotes_what_must_be_quoted():
+    assert csv_line(["a,b", 1.5, "", 'say "x"']) == '"a,b",1.5,,"say ""x"""'
+
+
+@pytest.mark.parametrize("start", "=+-@")
+def test_no_path_is_a_formula(start):
+    assert path_cell(f"{start}x.png") == f"./{start}x.png"
+    assert path_cell(Path("a") / f"{start}x.png") == str(Path("a") / f"{start}x.png")
+
+
+def test_names_mirror_the_tree_below_the_shared_folder():
+    assert output_names([Path("a/x.png"), Path("a/b/x.png")]) == [Path("x.png"), Path("b/x.png")]
+    assert output_names([Path("only.png")]) == [Path("only.png")]
+    assert output_names([]) == []
+
+
+def test_two_windows_drives_share_nothing():
+    texts = (r"C:\a\x.png", r"c:\A\y.png", r"D:\a\x.png", r"\\host\share\x.png")
+    paths = [PureWindowsPath(text) for text in texts]
+    assert below_shared(paths[:2]) == [Path("x.png"), Path("y.png")]
+    assert below_shared(paths) == [Path("C/a/x.png"), Path("c/A/y.png"), Path("D/a/x.png"), Path("host_share/x.png")]
