@@ -1,5 +1,6 @@
 """The order, the seeds and the processes of training pictures: none of them changes what is drawn."""
 
+import multiprocessing
 import random
 import signal
 from collections import Counter
@@ -10,7 +11,7 @@ import torch
 from PIL import Image
 
 from fxcli.data import dataset
-from fxcli.data.dataset import Batches, Draw, TrainingPictures, begun, default_workers, loader
+from fxcli.data.dataset import Batches, Draw, TrainingPictures, begun, default_workers, ended, loader
 from fxcli.data.preprocess import Clean, Preprocessing
 from fxcli.errors import UnreadableImage
 from fxcli.recipe.schema import Augment
@@ -202,6 +203,17 @@ def test_default_workers(monkeypatch, pictures):
         assert default_workers() == expected
     assert loader(pictures(), Batches([0] * 10, 4, seed=0), workers=None).num_workers == 1
     assert loader(pictures(), Batches([0] * 10, 4, seed=0), workers=0).num_workers == 0
+
+
+def test_ended_leaves_no_process(pictures):
+    feed = loader(pictures(), Batches([0] * 10, 4, seed=0), workers=2)
+    before = set(multiprocessing.active_children())
+    next(begun(feed))
+    mine = set(multiprocessing.active_children()) - before
+    assert len(mine) == 2
+    ended(feed)
+    assert not any(process.is_alive() for process in mine)
+    ended(loader(pictures(), Batches([0] * 10, 4, seed=0), workers=0))
 
 
 def test_begun_gives_the_signals_back(pictures):

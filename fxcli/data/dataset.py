@@ -26,6 +26,9 @@ from fxcli.run.randomness import derive, generator
 
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
+# Seconds that a decoding process lives after SIGTERM: enough for the loop to end its step and save.
+_GRACE_S = 20
+
 
 @dataclass(frozen=True)
 class Draw:
@@ -169,9 +172,18 @@ def begun(loader: DataLoader[Any]) -> Iterator[Any]:
             signal.signal(name, handler)
 
 
+def ended(loader: DataLoader[Any]) -> None:
+    """Ends the loader's processes now; torch has no public way, and leaves it to the garbage collector."""
+    iterator = getattr(loader, "_iterator", None)
+    if iterator is not None and hasattr(iterator, "_shutdown_workers"):
+        iterator._shutdown_workers()
+
+
 def _ignore_signals(_: int) -> None:
-    for name in _SIGNALS:
-        signal.signal(name, signal.SIG_IGN)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    if hasattr(signal, "alarm"):
+        # SIGTERM ends them late, not never: Python itself sends it to those that are left when it exits.
+        signal.signal(signal.SIGTERM, lambda *_: signal.alarm(_GRACE_S))
 
 
 def collate(items: list[Any]) -> Any:

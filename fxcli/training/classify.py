@@ -78,23 +78,26 @@ def _phase(training: Training, run: Run, log: Log, timer: Timer, stop: Stop, ten
         # The phase will overwrite the best model that it started from.
         _save(training, run, timer)
     count = len(feed.batches.targets)
-    while not place.done and place.phase_epoch < phase.train.epochs:
-        feed.batches.begin(place.epoch, place.batch)
-        started, before = timer.spent_s, place.batch * phase.train.batch_size
-        for _ in steps(training, feed):
-            is_asked, is_over = stop.asked, _is_over(phase, timer)
-            if timer.is_due(phase.train.save_every_min) or is_asked or is_over:
-                _save(training, run, timer)
-            if is_asked:
+    try:
+        while not place.done and place.phase_epoch < phase.train.epochs:
+            feed.batches.begin(place.epoch, place.batch)
+            started, before = timer.spent_s, place.batch * phase.train.batch_size
+            for _ in steps(training, feed):
+                is_asked, is_over = stop.asked, _is_over(phase, timer)
+                if timer.is_due(phase.train.save_every_min) or is_asked or is_over:
+                    _save(training, run, timer)
+                if is_asked:
+                    raise stop.interrupted(run, place.step)
+                if is_over:
+                    place.done = True
+                    break
+            seen = min(count, place.batch * phase.train.batch_size) - before
+            _end_epoch(training, run, log, timer, seen / max(1e-9, timer.spent_s - started))
+            _save(training, run, timer)
+            if stop.asked:
                 raise stop.interrupted(run, place.step)
-            if is_over:
-                place.done = True
-                break
-        seen = min(count, place.batch * phase.train.batch_size) - before
-        _end_epoch(training, run, log, timer, seen / max(1e-9, timer.spent_s - started))
-        _save(training, run, timer)
-        if stop.asked:
-            raise stop.interrupted(run, place.step)
+    finally:
+        dataset.ended(feed.loader)
 
 
 @dataclass(frozen=True)

@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 
+from fxcli.data import dataset
 from fxcli.training import classify
 from fxcli.training.state import Place, Training
 
@@ -23,7 +24,8 @@ def run(training: Training) -> list[dict[str, Any]]:
     count = len(training.part("train")[1])
     for index, (name, phase) in enumerate(training.phases):
         training.place = Place(phase=index)
-        steps = classify.steps(training, classify.set_up(training, {}))
+        feed = classify.set_up(training, {})
+        steps = classify.steps(training, feed)
         before, done = time.perf_counter(), 0
         next(steps)
         if training.place.loss_count < count:
@@ -32,6 +34,7 @@ def run(training: Training) -> list[dict[str, Any]]:
             next(steps)
         rate = (training.place.loss_count - done) / (time.perf_counter() - before)
         steps.close()
+        dataset.ended(feed.loader)
         rows.append(
             {
                 "phase": name,

@@ -145,12 +145,15 @@ def train(
     if resume and run.state_file.exists():
         _restore(pretraining, run)
     timer, log = Timer(place.spent_s), Log(run, zoo, keep_epochs=place.epoch)
-    with Stop() as stop:
-        while place.epoch < recipe.train.epochs and not place.done:
-            _epoch(pretraining, run, timer, stop)
-            _end_epoch(pretraining, run, log, timer)
-            if stop.asked:
-                raise stop.interrupted(run, place.step)
+    try:
+        with Stop() as stop:
+            while place.epoch < recipe.train.epochs and not place.done:
+                _epoch(pretraining, run, timer, stop)
+                _end_epoch(pretraining, run, log, timer)
+                if stop.asked:
+                    raise stop.interrupted(run, place.step)
+    finally:
+        dataset.ended(pretraining.loader)
     header = {
         **info,
         "method": zoo.pretrainer(recipe.pretrain.method).name,
