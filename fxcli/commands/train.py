@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, cast
 
 import typer
 
+from fxcli import __version__
 from fxcli.commands.options import Debug, Json, Out, Quiet, Sets
 from fxcli.console import console
 from fxcli.errors import DataError, Interrupted, RunError, UsageError
@@ -60,10 +61,10 @@ def train(
     elif recipe is None:
         raise UsageError("no recipe", hint="fx train RECIPE, or fx train --resume RUN; fx recipe list shows recipes")
     else:
+        if dry_run and out is not None:
+            raise UsageError("--dry-run makes no run, so --out means nothing with it")
         chosen = _recipe(recipe, set_ or [])
         manifest = _manifest(chosen)
-        if dry_run and out is not None:
-            raise UsageError("--dry-run writes nothing, so --out means nothing with it")
         if dry_run:
             _dry_run(chosen, manifest)
             return
@@ -208,7 +209,7 @@ def _info(recipe: TrainRecipe, manifest: Manifest, zoo: Zoo) -> dict[str, Any]:
         "seed": recipe.seed,
         "channels_last": recipe.hardware.channels_last,
         "created": provenance.now(),
-        **{key: provenance.describe(zoo)[key] for key in ("fx_version",)},
+        "fx_version": __version__,
     }
     if isinstance(recipe, ClassifyRecipe):
         info["batch_size"] = recipe.evaluate.batch_size
