@@ -15,6 +15,7 @@ import typer
 from fxcli import __version__
 from fxcli.commands.cam import cam
 from fxcli.commands.evaluate import evaluate
+from fxcli.commands.export import export
 from fxcli.commands.plugins import plugins
 from fxcli.commands.predict import predict
 from fxcli.commands.prepare import prepare
@@ -98,7 +99,7 @@ def _root(
     pass
 
 
-for _command in (prepare, train, evaluate, predict, cam, runs, plugins):
+for _command in (prepare, train, evaluate, predict, cam, export, runs, plugins):
     app.command(_command.__name__)(_guarded(_command))
 for _info in recipe_app.registered_commands:
     _info.callback = _guarded(_info.callback) if _info.callback else None

@@ -10,7 +10,7 @@ from fxcli.data.manifest import read_manifest
 from fxcli.data.preprocess import Preprocessing
 from fxcli.errors import RunError, UnreadableImage
 from fxcli.inference.opened import open_model
-from fxcli.inference.pipeline import ordered_map
+from fxcli.inference.pipeline import Pipeline, ordered_map
 from fxcli.model.hardware import Compute
 
 
@@ -62,21 +62,78 @@ def test_logits_are_those_of_the_plain_way(opened, files):
 
 
 def test_flips_are_the_mean_over_the_mirror(opened, files):
-    images = torch.from_numpy(
-        np.stack([opened.pipeline.preprocessing.fit(opened.pipeline.preprocessing.load(files[0]))])
-    )
-    plain, _ = opened.pipeline.forward(images[:, None])
-    mirrored, _ = opened.pipeline.forward(images.flip(-1)[:, None])
-    found = open_model(str(opened.run.path), flips=True).pipeline.forward(images[:, None])[0]
+    images = opened.pipeline.preprocessing.fit(opened.pipeline.preprocessing.load(files[0]))[None, None]
+    plain, maps = opened.pipeline.forward(images.copy())
+    mirrored, _ = opened.pipeline.forward(images[..., ::-1].copy())
+    found, maps_with_flips = open_model(str(opened.run.path), flips=True).pipeline.forward(images.copy())
+    assert np.array_equal(maps_with_flips, maps)
     assert found == pytest.approx((plain + mirrored) / 2, abs=1e-6)
 
 
-def test_maps_and_pictures_are_kept_only_when_asked(opened, files):
-    plain, kept = next(opened.pipeline.run(files[:1])), next(opened.pipeline.run(files[:1], keep_maps=True))
-    assert plain.feature_map is None
-    assert plain.cleaned is None
-    assert kept.feature_map.shape == (32, 8, 8)
-    assert kept.cleaned.pixels.shape == (64, 64)
+def test_maps_and_pictures_are_for_the_function_alone(opened, files):
+    plain = next(opened.pipeline.run(files[:1]))
+    assert (plain.cleaned, plain.maps) == (None, None)
+    whole = next(opened.pipeline.map(lambda answer: answer, files[:1]))
+    assert whole.maps.shape == (3, 8, 8)
+    assert whole.maps.sum(axis=(1, 2)) + opened.model.classifier.head.bias.detach().numpy() == pytest.approx(
+        whole.logits, abs=1e-5
+    )
+    assert whole.cleaned.pixels.shape == (64, 64)
+    assert np.array_equal(whole.row.logits, plain.logits)
+
+
+def test_the_function_runs_beside_the_engine_and_its_results_keep_their_order(opened, files):
+    seen = set()
+
+    def work(answer):
+        seen.add(threading.get_ident())
+        time.sleep(0.02 if answer.index == 0 else 0)
+        return answer.index
+
+    pipeline = replace(opened.pipeline, workers=2, batch_size=2)
+    assert list(pipeline.map(work, files)) == list(range(len(files)))
+    assert len(seen) == 2
+    assert threading.get_ident() not in seen
+
+
+def test_an_error_of_the_function_reaches_the_caller(opened, files):
+    def work(answer):
+        raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        list(replace(opened.pipeline, workers=2).map(work, files))
+
+
+def test_streams_share_the_threads_and_give_them_back(opened, files, monkeypatch):
+    before = torch.get_num_threads()
+    inside = []
+    try:
+        torch.set_num_threads(2)
+        list(
+            replace(opened.pipeline, workers=2, batch_size=1).map(
+                lambda _: inside.append(torch.get_num_threads()), files
+            )
+        )
+        assert set(inside) == {1}
+        assert torch.get_num_threads() == 2
+        assert opened.pipeline.engine.streams == 2
+    finally:
+        torch.set_num_threads(before)
+
+
+def test_few_pictures_are_divided_among_the_streams(opened, files):
+    sizes = []
+
+    class Counting:
+        streams, name, precision, batch_size = 2, "x", "fp32", 8
+        shared_by = opened.pipeline.engine.shared_by
+
+        def run(self, images):
+            sizes.append(len(images))
+            return opened.pipeline.engine.run(images)
+
+    list(Pipeline(Counting(), opened.pipeline.preprocessing, batch_size=8).run(files[:6]))
+    assert sizes == [3, 3]
 
 
 def test_logits_refuse_an_unreadable_picture(opened, files, tmp_path):
@@ -139,8 +196,8 @@ def test_pictures_are_sent_as_bytes_and_normalised_there(opened, monkeypatch):
     seen = []
     normalise = Preprocessing.normalise
     monkeypatch.setattr(Preprocessing, "normalise", lambda self, images: seen.append(images) or normalise(self, images))
-    pipeline = replace(opened.pipeline, compute=Compute(torch.device("meta"), channels_last=True))
-    batch = pipeline.batch(torch.zeros(2, 1, 32, 32, dtype=torch.uint8))
+    engine = replace(opened.pipeline.engine, compute=Compute(torch.device("meta"), channels_last=True))
+    batch = engine.batch(np.zeros((2, 1, 32, 32), dtype=np.uint8))
     assert (seen[0].device.type, seen[0].dtype) == ("meta", torch.uint8)
     assert batch.is_contiguous(memory_format=torch.channels_last)
     assert (batch.shape, batch.dtype) == ((2, 3, 32, 32), torch.float32)

@@ -92,7 +92,7 @@ def test_no_bf16_where_an_older_torch_cannot_tell(monkeypatch):
     monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: "AVX512")
     for name in ("_is_avx512_bf16_supported", "_is_amx_tile_supported"):
         monkeypatch.delattr(torch.cpu, name, raising=False)
-    assert not hardware._has_bf16(torch.device("cpu"))
+    assert not hardware.has_bf16(torch.device("cpu"))
 
 
 def test_a_gpu_computes_fp32_in_full(monkeypatch):

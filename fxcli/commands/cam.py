@@ -47,25 +47,28 @@ def cam(
     from fxcli.data import scan
     from fxcli.evaluation.predictions import notice
     from fxcli.evaluation.table import csv_line, output_names, path_cell
-    from fxcli.explain.draw import at_stage
     from fxcli.inference.opened import open_model
 
-    opened = open_model(model, device=device, workers=workers, batch_size=batch_size)
+    # At a layer the gradient is taken through hooks, which only one forward pass at a time may meet.
+    opened = open_model(model, device=device, workers=0 if layer else workers, batch_size=batch_size)
     chosen = _target(opened, target)
-    explainer = at_stage(opened.model, opened.pipeline, layer) if layer else None
+    explainer = _explainer(opened, layer) if layer else None
     files = scan.pictures(paths)
     failed = 0
     columns = ["path", "status", "reason", "target", "p", "max", "sum", "notice"]
     if not json:
         console.data(csv_line(columns))
-    answers = opened.pipeline.run(files, keep_maps=True)
-    for answer, name in zip(console.progress(answers, total=len(files), what="cam"), output_names(files), strict=True):
+    names = output_names(files)
+
+    def drawn(answer: Answer) -> tuple[Answer, list[object]]:
         shown = path_cell(answer.path)
-        values: list[object] = [shown, "error", answer.reason, target or "", "", "", ""]
         if answer.logits is None:
-            failed += 1
-        else:
-            values = [shown, "ok", "", *_write(opened, answer, chosen, explainer, out / name)]
+            return answer, [shown, "error", answer.reason, target or "", "", "", ""]
+        return answer.row, [shown, "ok", "", *_write(opened, answer, chosen, explainer, out / names[answer.index])]
+
+    answers = opened.pipeline.map(drawn, files)
+    for answer, values in console.progress(answers, total=len(files), what="cam"):
+        failed += answer.logits is None
         values.append(notice(demo=opened.model.is_demo))
         if json:
             console.record({key: value for key, value in zip(columns, values, strict=True) if value != ""})
@@ -74,6 +77,16 @@ def cam(
     console.note(f"heat maps in {out}")
     if failed:
         raise SomeRowsFailed(failed, len(files), "the output")
+
+
+def _explainer(opened: Opened, layer: str) -> Explainer:
+    from fxcli.explain.draw import at_stage
+    from fxcli.inference.engines import TorchEngine
+
+    spec, engine = opened.trained("--layer").spec, opened.pipeline.engine
+    if not isinstance(engine, TorchEngine):
+        raise UsageError(f"--layer needs torch, not {engine.name}")
+    return at_stage(engine, spec, layer)
 
 
 def _target(opened: Opened, target: str | None) -> int | None:

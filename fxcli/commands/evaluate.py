@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
 from collections import Counter
 from enum import StrEnum
 from pathlib import Path
@@ -10,9 +9,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from fxcli.commands.options import BatchSize, Debug, Device, Json, Out, Quiet, Workers
+from fxcli.commands.options import BatchSize, Debug, Device, Engine, Json, Out, Precision, Quiet, Workers
 from fxcli.console import console
-from fxcli.errors import DataError, SomeRowsFailed, UsageError
+from fxcli.errors import DataError, SomeRowsFailed
 from fxcli.run import provenance
 from fxcli.run.files import write_json, write_text
 
@@ -47,6 +46,8 @@ def evaluate(
     split: Annotated[str, typer.Option("--split", help="train, val, calibration or test.")] = "test",
     tta: Annotated[Tta, typer.Option("--tta", help="flips: mean over the picture and its mirror.")] = Tta.none,
     out: Out = None,
+    engine: Engine = None,
+    precision: Precision = None,
     device: Device = None,
     workers: Workers = None,
     batch_size: BatchSize = None,
@@ -76,9 +77,17 @@ def evaluate(
     failed, total, failed_in = 0, 0, Path()
     for file, _ in found:
         flips = tta is Tta.flips
-        opened = open_model(str(file), device=device, workers=workers, batch_size=batch_size, flips=flips)
-        manifest = _manifest(opened, data)
-        rows = _rows(opened, manifest, split)
+        opened = open_model(
+            str(file),
+            device=device,
+            workers=workers,
+            batch_size=batch_size,
+            flips=flips,
+            engine=engine and engine.value,
+            precision=precision and precision.value,
+        )
+        manifest = opened.manifest(data, "fx evaluate")
+        rows = opened.part(manifest, split)
         answers = _answers(opened, manifest, rows)
         results.append(_result(opened, manifest, rows, answers, split, tta))
         plain = opened.is_final and names[opened.name] == 1
@@ -94,43 +103,6 @@ def evaluate(
         _show(results, split)
     if failed:
         raise SomeRowsFailed(failed, total, failed_in)
-
-
-def _manifest(opened: Opened, data: Path | None) -> Manifest:
-    from fxcli.data.manifest import read_manifest
-
-    if data is not None:
-        return read_manifest(data)
-    if opened.run is None:
-        raise UsageError(
-            f"{opened.file} lies in no run, so it has no data of its own",
-            hint=f"fx evaluate {shlex.quote(str(opened.file))} --data MANIFEST",
-        )
-    recorded = Path(opened.run.info()["manifest"])
-    # The run's copy says what was trained on; the pictures are still beside the original.
-    manifest = read_manifest(opened.run.path / "manifest.csv", root=recorded.parent)
-    if manifest.digest != opened.model.info["manifest_sha256"]:
-        raise DataError(
-            "the run's manifest was changed since training",
-            where=manifest.file,
-            hint=f"fx evaluate {shlex.quote(str(opened.file))} --data {shlex.quote(str(recorded))}",
-        )
-    return manifest
-
-
-def _rows(opened: Opened, manifest: Manifest, split: str) -> list[Row]:
-    rows = manifest.part(split)
-    if not rows:
-        parts = ", ".join(sorted({row.split for row in manifest.rows}))
-        raise DataError(f"no picture in split '{split}'", where=manifest.file, hint=f"it has {parts}")
-    unknown = sorted({row.label for row in rows} - set(opened.model.classes))
-    if unknown:
-        raise DataError(
-            f"the model does not know {', '.join(unknown)}",
-            where=manifest.file,
-            hint=f"its classes: {', '.join(opened.model.classes)}",
-        )
-    return rows
 
 
 def _answers(opened: Opened, manifest: Manifest, rows: list[Row]) -> list[Answer]:
@@ -183,6 +155,8 @@ def _write(
     from fxcli.evaluation.table import csv_line, path_cell
 
     name = result["split"] + ("-flips" if result["tta"] == "flips" else "")
+    if (result["engine"], result["precision"]) != ("torch", "fp32"):
+        name += f"-{result['engine']}-{result['precision']}"
     base = out or (opened.run.path if opened.run else Path("evaluations") / opened.unique_name)
     if base == (opened.run and opened.run.path) and not opened.is_final:
         # A checkpoint's figures beside those of the run's own model.

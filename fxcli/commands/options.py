@@ -2,10 +2,27 @@
 
 from __future__ import annotations
 
+from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 
 import typer
+
+
+class EngineName(StrEnum):
+    """What computes."""
+
+    torch = "torch"
+    openvino = "openvino"
+    onnxruntime = "onnxruntime"
+
+
+class PrecisionName(StrEnum):
+    """In what numbers; int8 is a matter of the exported file."""
+
+    fp32 = "fp32"
+    bf16 = "bf16"
+
 
 Sets = Annotated[
     list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Override a key of the recipe; repeatable.")
@@ -19,7 +36,16 @@ Model = Annotated[
 ]
 Device = Annotated[str | None, typer.Option("--device", help="auto, cpu, cuda, cuda:N or mps.")]
 Workers = Annotated[
-    int | None, typer.Option("--workers", min=0, max=256, help="Decoding threads; 0 decodes without any.")
+    int | None,
+    typer.Option("--workers", min=0, max=256, help="Threads that decode and compute side by side; 0 takes none."),
+]
+Engine = Annotated[
+    EngineName | None,
+    typer.Option("--engine", help="What computes; default: torch, or what an exported file was made for."),
+]
+Precision = Annotated[
+    PrecisionName | None,
+    typer.Option("--precision", help="In place of fp32, or of bf16 where fx predict may take it."),
 ]
 BatchSize = Annotated[int | None, typer.Option("--batch-size", min=1, help="Pictures per forward pass.")]
 Out = Annotated[Path | None, typer.Option("--out", metavar="DIR", help="Folder that the output goes to.")]

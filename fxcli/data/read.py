@@ -37,6 +37,7 @@ _TURNS = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
+_SIDEWAYS = (5, 6, 7, 8)
 
 # A damaged EXIF block may hide a turn. Set once, here: catch_warnings is not safe in decoding threads.
 warnings.filterwarnings("error", message="Corrupt EXIF data")
@@ -50,10 +51,22 @@ class Radiograph:
     Attributes:
         pixels: [H, W] uint8, uint16, int32 or float32; one channel, EXIF-turned, bright where it is white.
         mark: What fx wrote into the file when it prepared it, or None for a picture from elsewhere.
+        full_px: (width, height) of the original, EXIF-turned, where it was decoded at a fraction of that; else None.
     """
 
     pixels: np.ndarray
     mark: dict[str, Any] | None
+    full_px: tuple[int, int] | None = None
+
+    @property
+    def width_px(self) -> int:
+        """Of the original, EXIF-turned."""
+        return self.full_px[0] if self.full_px else int(self.pixels.shape[1])
+
+    @property
+    def height_px(self) -> int:
+        """Likewise."""
+        return self.full_px[1] if self.full_px else int(self.pixels.shape[0])
 
     @property
     def is_phantom(self) -> bool:
@@ -61,8 +74,13 @@ class Radiograph:
         return bool(self.mark and self.mark.get("phantom"))
 
 
-def read(path: Path) -> Radiograph:
+def read(path: Path, *, draft_px: int | None = None) -> Radiograph:
     """Decodes a picture.
+
+    Args:
+        path: The file.
+        draft_px: A JPEG whose longer side is at least twice this is decoded at a half, a quarter or an eighth of its
+            size (libjpeg's scaled inverse DCT), its longer side still at least this long; much less work.
 
     Raises:
         UnreadableImage: The file is absent, no picture, damaged, of several pages, a heat map of fx, or too small or
@@ -76,12 +94,13 @@ def read(path: Path) -> Radiograph:
             if mark and HEAT_MAP in mark:
                 raise UnreadableImage(path, "a heat map that fx drew")
             white_is_zero = getattr(image, "tag_v2", {}).get(_PHOTOMETRIC) == _WHITE_IS_ZERO
+            full_px = _drafted(image, draft_px) if draft_px else None
             image.load()
             pixels = _grey(_upright(image))
             # Pillow turns the values of such a TIFF round up to 8 bits, but not above.
             if white_is_zero and pixels.dtype != np.uint8:
                 pixels = -pixels if pixels.dtype == np.float32 else ~pixels
-            return Radiograph(pixels, mark)
+            return Radiograph(pixels, mark, full_px)
     except UnreadableImage:
         raise
     except FileNotFoundError as error:
@@ -110,6 +129,20 @@ def _check(path: Path, image: Image.Image) -> None:
     # The further pages of an MPO, which telephones write as JPEG, are previews of the first.
     if pages > 1 and image.format != "MPO":
         raise UnreadableImage(path, f"{pages} pages in one file: save the radiograph as a file of its own")
+
+
+def _drafted(image: Image.Image, draft_px: int) -> tuple[int, int] | None:
+    """Lets a JPEG be decoded at a fraction of its size, if that is enough; its full size, EXIF-turned, if so."""
+    width, height = image.size
+    longer = max(width, height)
+    if image.format != "JPEG" or longer < 2 * draft_px:
+        return None
+    # Pillow takes the smallest fraction that leaves each side at least as long as is asked.
+    image.draft(None, (width * draft_px // longer, height * draft_px // longer))
+    if image.size == (width, height):
+        return None
+    turned = image.getexif().get(ExifTags.Base.Orientation, 1) in _SIDEWAYS
+    return (height, width) if turned else (width, height)
 
 
 def _upright(image: Image.Image) -> Image.Image:

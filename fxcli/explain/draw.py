@@ -10,7 +10,6 @@ from pathlib import Path
 import numpy as np
 import torch
 from PIL import Image, PngImagePlugin
-from torch import Tensor
 
 from fxcli.data.preprocess import Cleaned
 from fxcli.data.read import HEAT_MAP, MARK
@@ -19,11 +18,14 @@ from fxcli.evaluation.metrics import softmax
 from fxcli.evaluation.predictions import notice
 from fxcli.explain import overlay
 from fxcli.explain.gradcam import at_layer, at_output
-from fxcli.inference.pipeline import Answer, Pipeline
+from fxcli.inference.engines import TorchEngine
+from fxcli.inference.exported import Exported
+from fxcli.inference.pipeline import Answer
 from fxcli.model.classifier import TrainedModel
+from fxcli.zoo.specs import BackboneSpec
 
 # (clean picture, index of the class) → [h, w] unscaled.
-Explainer = Callable[[Cleaned, int], Tensor]
+Explainer = Callable[[Cleaned, int], np.ndarray]
 
 
 @dataclass(frozen=True)
@@ -34,91 +36,86 @@ class HeatMap:
         target: Index of the class.
         probability: Of that class.
         saliency: [h, w] float32, unscaled Grad-CAM in logits.
-        overlay: Over the radiograph.
-        pair: The radiograph and the overlay side by side, with a caption.
-        notice: That both pictures must carry; see `save`.
+        cleaned: The picture.
+        heat: [H, W] float32, evidence in logits over the radiograph.
+        caption: Of the pair.
+        notice: That both pictures must carry.
     """
 
     target: int
     probability: float
     saliency: np.ndarray
-    overlay: Image.Image
-    pair: Image.Image
+    cleaned: Cleaned
+    heat: np.ndarray
+    caption: str
     notice: str
 
     def save_overlay(self, path: Path) -> None:
-        """Writes the overlay as a PNG that says what it is."""
-        self._save(self.overlay, path)
+        """Writes the map over the radiograph, as a PNG that says what it is."""
+        self._save(overlay.overlay(self.cleaned, self.heat), path)
 
     def save_pair(self, path: Path) -> None:
-        """Writes the pair as a PNG that says what it is."""
-        self._save(self.pair, path)
+        """Writes the radiograph and the overlay side by side, with a caption, as a PNG that says what it is."""
+        self._save(overlay.side_by_side(self.cleaned, self.heat, self.caption), path)
 
     def _save(self, image: Image.Image, path: Path) -> None:
         # `read` refuses what carries this: a heat map is no radiograph.
         text = PngImagePlugin.PngInfo()
         text.add_text(MARK, json.dumps({HEAT_MAP: True, "notice": self.notice}))
-        image.save(path, format="PNG", pnginfo=text)
+        # Stronger compression takes several times as long for a tenth of the bytes.
+        image.save(path, format="PNG", pnginfo=text, compress_level=1)
 
 
 def draw_answer(
-    model: TrainedModel, answer: Answer, *, target: int | None = None, explainer: Explainer | None = None
+    model: TrainedModel | Exported, answer: Answer, *, target: int | None = None, explainer: Explainer | None = None
 ) -> HeatMap:
     """Draws a heat map.
 
     Args:
         model: That gave the answer.
-        answer: With its clean picture and feature map.
+        answer: With its clean picture and class maps.
         target: The class to explain; None is the predicted one.
         explainer: Of another layer (see `at_stage`), in place of the map at the backbone's output.
 
     Raises:
         FxError: The answer carries no picture.
     """
-    if answer.logits is None or answer.cleaned is None or answer.feature_map is None:
+    if answer.logits is None or answer.cleaned is None or answer.maps is None:
         raise FxError("a heat map needs an answer with its picture", where=answer.path)
     chosen = int(answer.logits.argmax()) if target is None else target
-    if explainer:
-        saliency = explainer(answer.cleaned, chosen)
-    else:
-        saliency = at_output(
-            model.classifier,
-            answer.feature_map[None],
-            torch.tensor([chosen], device=answer.feature_map.device),
-        )[0]
-    values = saliency.float().cpu().numpy()
-    heat = overlay.upsampled(overlay.strength(values), answer.cleaned, model.preprocessing)
+    saliency = explainer(answer.cleaned, chosen) if explainer else at_output(answer.maps, chosen)
     probability = float(softmax(answer.logits)[chosen])
-    caption = f"{'DEMO  ' if model.is_demo else ''}{model.classes[chosen]}  p = {probability:.2f}"
     return HeatMap(
-        chosen,
-        probability,
-        values,
-        overlay.overlay(answer.cleaned, heat),
-        overlay.side_by_side(answer.cleaned, heat, caption),
-        notice(demo=model.is_demo),
+        target=chosen,
+        probability=probability,
+        saliency=saliency,
+        cleaned=answer.cleaned,
+        heat=overlay.upsampled(overlay.strength(saliency), answer.cleaned, model.preprocessing),
+        caption=f"{'DEMO  ' if model.is_demo else ''}{model.classes[chosen]}  p = {probability:.2f}",
+        notice=notice(demo=model.is_demo),
     )
 
 
-def at_stage(model: TrainedModel, pipeline: Pipeline, stage: str) -> Explainer:
+def at_stage(engine: TorchEngine, spec: BackboneSpec, stage: str) -> Explainer:
     """Explains at the end of a stage of the backbone.
 
     Args:
-        model: Whose backbone it is.
-        pipeline: Runs it.
-        stage: Its name in the backbone's spec.
+        engine: In fp32, not made for speed: hooks and gradients need the layers as they were trained. Nothing else may
+            run it meanwhile: a hook sees every forward pass, whichever thread makes it.
+        spec: Of the backbone.
+        stage: Its name there.
 
     Raises:
         UsageError: The backbone has no such stage.
     """
-    stages = {each.name: each for each in model.spec.stages}
+    stages = {each.name: each for each in spec.stages}
     if stage not in stages:
-        raise UsageError(f"{model.spec.name} has no stage '{stage}'", hint=f"its stages: {', '.join(stages)}")
-    layer = model.classifier.backbone.get_submodule(stages[stage].modules[-1])
+        raise UsageError(f"{spec.name} has no stage '{stage}'", hint=f"its stages: {', '.join(stages)}")
+    layer = engine.classifier.backbone.get_submodule(stages[stage].modules[-1])
 
-    def explain(cleaned: Cleaned, target: int) -> Tensor:
-        fitted = torch.from_numpy(pipeline.preprocessing.fit(cleaned).copy())[None, None]
-        images = pipeline.batch(fitted)
-        return at_layer(model.classifier, images, torch.tensor([target], device=images.device), layer)[0]
+    def explain(cleaned: Cleaned, target: int) -> np.ndarray:
+        images = engine.batch(np.array(engine.preprocessing.fit(cleaned)[None, None]))
+        targets = torch.tensor([target], device=images.device)
+        return at_layer(engine.classifier, images, targets, layer)[0].float().cpu().numpy()
 
     return explain

@@ -1,34 +1,33 @@
 """Grad-CAM (Selvaraju et al. 2017, eqs. 1 and 2): unscaled saliency maps.
 
-With this head the gradient of a logit with respect to the last feature map is the head's weight row over h · w, so
-the map at the backbone's output costs no backward pass; any other layer takes the general way.
+At the backbone's output the map comes from the class maps of the forward pass, and costs no backward pass; any other
+layer takes the general way.
 """
 
 from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
 from fxcli.model.classifier import Classifier
 
 
-@torch.no_grad()
-def at_output(classifier: Classifier, feature_map: Tensor, targets: Tensor) -> Tensor:
-    """Maps from a feature map that was computed anyway.
+def at_output(maps: np.ndarray, target: int) -> np.ndarray:
+    """The map at the backbone's output, from class maps that the forward pass gave.
 
     Args:
-        classifier: Its head is read.
-        feature_map: [B, D, h, w].
-        targets: [B] class indices, what is explained.
+        maps: [K, h, w], see Classifier.class_maps.
+        target: The class to explain.
 
     Returns:
-        [B, h, w] ≥ 0, in logits: its sum is at most the share of the logit that speaks for the class.
+        [h, w] ≥ 0, in logits: its sum is at most the share of the logit that speaks for the class. All zero where
+        nothing does.
     """
-    height, width = feature_map.shape[-2:]
-    weights = classifier.head.weight.float()[targets] / (height * width)
-    return torch.einsum("bd,bdhw->bhw", weights, feature_map.float()).relu()
+    found: np.ndarray = np.maximum(maps[target], 0)
+    return found
 
 
 def at_layer(classifier: Classifier, images: Tensor, targets: Tensor, layer: nn.Module) -> Tensor:

@@ -6,6 +6,8 @@ grey and two pictures can be compared.
 
 from __future__ import annotations
 
+import functools
+
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
@@ -67,11 +69,19 @@ def overlay(cleaned: Cleaned, heat: np.ndarray) -> Image.Image:
         cleaned: The picture.
         heat: [H, W] evidence in logits over `cleaned.box`.
     """
-    grey = np.asarray(Image.fromarray(cleaned.pixels).crop(cleaned.box), dtype=np.float64)
-    level = np.clip(heat / max(FULL_COLOUR_LOGITS, float(heat.max())), 0.0, 1.0)
-    alpha = 0.6 * level[..., None] ** 0.75
-    mixed = grey[..., None] * (1 - alpha) + _coloured(level) * alpha
-    return Image.fromarray(mixed.round().astype(np.uint8))
+    left, top, right, bottom = cleaned.box
+    level = heat * (255 / max(FULL_COLOUR_LOGITS, float(heat.max())))
+    place = np.clip(level + 0.5, 0, 255).astype(np.intp) * 256 + cleaned.pixels[top:bottom, left:right]
+    return Image.fromarray(_mixed()[place])
+
+
+@functools.cache
+def _mixed() -> np.ndarray:
+    """[256 · 256, 3] uint8: what each level of the map over each grey value looks like, level by level."""
+    level, grey = np.linspace(0, 1, 256)[:, None, None], np.arange(256.0)[None, :, None]
+    alpha = 0.6 * level**0.75
+    mixed = grey * (1 - alpha) + _coloured(level[..., 0]) * alpha
+    return mixed.round().astype(np.uint8).reshape(-1, 3)
 
 
 def side_by_side(cleaned: Cleaned, heat: np.ndarray, caption: str) -> Image.Image:

@@ -1,16 +1,31 @@
-"""Opens what `--model` names: the model file, on its device, in a pipeline. Called by evaluate, predict and cam."""
+"""Opens what `--model` names: a model file or an exported one, in an engine, in a pipeline. For every command.
+
+Here it is decided which engine and precision compute. Speed never changes answers unasked: `fx predict` takes bf16
+only where the model's own validation pictures showed that it may, and all else runs fp32.
+"""
 
 from __future__ import annotations
 
+import shlex
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
+
+from fxcli import __version__
 from fxcli.console import console
+from fxcli.data.manifest import Manifest, Row, read_manifest
+from fxcli.errors import DataError, UsageError
+from fxcli.evaluation.agreement import Agreement
+from fxcli.inference import engines, export, exported, runtimes
+from fxcli.inference.engines import Engine, TorchEngine
+from fxcli.inference.exported import Exported
 from fxcli.inference.pipeline import Pipeline
 from fxcli.model import classifier as models
+from fxcli.model import hardware
 from fxcli.model.classifier import TrainedModel
-from fxcli.model.hardware import compute
+from fxcli.model.init import cache_dir
 from fxcli.recipe.schema import Hardware
 from fxcli.run.directory import Run, find_model
 from fxcli.run.files import sha256_of
@@ -22,7 +37,7 @@ class Opened:
     """A model, ready to run.
 
     Attributes:
-        file: The model file.
+        file: The file.
         run: The run it lies in, or None.
         model: What it holds.
         pipeline: Runs it.
@@ -31,7 +46,7 @@ class Opened:
 
     file: Path
     run: Run | None
-    model: TrainedModel
+    model: TrainedModel | Exported
     pipeline: Pipeline
     digest: str
 
@@ -53,17 +68,67 @@ class Opened:
     def origin(self) -> dict[str, Any]:
         """What an output says of the model behind it."""
         info = self.model.info
-        keys = (
-            "name",
-            "backbone",
-            "created",
-            "data",
-            "demo",
-            "recipe_sha256",
-            "manifest_sha256",
-            "fx_version",
-        )
-        return {"model": self.name, "sha256": self.digest, **{key: info.get(key) for key in keys}}
+        keys = ("name", "backbone", "created", "data", "demo", "recipe_sha256", "manifest_sha256", "fx_version")
+        engine = self.pipeline.engine
+        return {
+            "model": self.name,
+            "sha256": self.digest,
+            "engine": engine.name,
+            "precision": engine.precision,
+            **{key: info.get(key) for key in keys},
+        }
+
+    def trained(self, purpose: str) -> TrainedModel:
+        """The model, where only one in torch will do.
+
+        Raises:
+            UsageError: It is an exported one.
+        """
+        if isinstance(self.model, Exported):
+            raise UsageError(f"{purpose} needs the model file of a run, not an exported one: {self.file}")
+        return self.model
+
+    def manifest(self, data: Path | None, command: str) -> Manifest:
+        """The manifest that a command was given, or the run's own.
+
+        Raises:
+            UsageError: The file lies in no run, and none was given.
+            DataError: The run's was changed since training.
+        """
+        if data is not None:
+            return read_manifest(data)
+        again = f"{command} {shlex.quote(str(self.file))} --data"
+        if self.run is None:
+            raise UsageError(f"{self.file} lies in no run, so it has no data of its own", hint=f"{again} MANIFEST")
+        recorded = Path(self.run.info()["manifest"])
+        # The run's copy says what was trained on; the pictures are still beside the original.
+        manifest = read_manifest(self.run.path / "manifest.csv", root=recorded.parent)
+        if manifest.digest != self.model.info["manifest_sha256"]:
+            raise DataError(
+                "the run's manifest was changed since training",
+                where=manifest.file,
+                hint=f"{again} {shlex.quote(str(recorded))}",
+            )
+        return manifest
+
+    def part(self, manifest: Manifest, split: str) -> list[Row]:
+        """The rows of a split.
+
+        Raises:
+            DataError: There is none, or one has a label that the model does not know.
+        """
+        rows = manifest.part(split)
+        if not rows:
+            parts = ", ".join(sorted({row.split for row in manifest.rows}))
+            raise DataError(f"no picture in split '{split}'", where=manifest.file, hint=f"it has {parts}")
+        unknown = sorted({row.label for row in rows} - set(self.model.classes))
+        if unknown:
+            raise DataError(
+                f"the model does not know {', '.join(unknown)}",
+                where=manifest.file,
+                hint=f"its classes: {', '.join(self.model.classes)}",
+            )
+        return rows
 
 
 def open_model(
@@ -73,37 +138,110 @@ def open_model(
     workers: int | None = None,
     batch_size: int | None = None,
     flips: bool = False,
+    engine: str | None = None,
+    precision: str | None = None,
+    fast: bool = False,
+    draft: bool = False,
 ) -> Opened:
     """Finds, checks and loads a model, and says on stderr which one it is.
 
     Args:
-        wanted: See `find_model`.
+        wanted: See `find_model`; an exported file, too.
         device: In place of auto.
-        workers: Decoding threads.
-        batch_size: In place of the one that validation used.
+        workers: Streams of the pipeline.
+        batch_size: In place of the one that validation used, or of the engine's best where it is to be fast.
         flips: Whether to average over mirrors.
+        engine: "torch", "openvino" or "onnxruntime"; None is torch, or what an exported file was made for.
+        precision: "fp32" or "bf16"; None is fp32, or bf16 where it is to be fast and is known to agree.
+        fast: For prediction alone: the answers are rounded otherwise, and the model cannot be looked into.
+        draft: Whether large JPEGs may be decoded at a fraction of their size.
 
     Raises:
         RunError: There is none.
         ModelFileError: It cannot be used.
-        UsageError: The device is not there.
+        UsageError: The device is not there, or the engine cannot do this.
+        MissingDependency: The engine is not installed.
     """
     file, run = find_model(wanted)
-    model = models.load(file, load_zoo())
-    chosen = compute(Hardware(channels_last=bool(model.info.get("channels_last"))), device=device)
-    chosen.place(model.classifier)
+    digest = sha256_of(file)
+    model: TrainedModel | Exported
+    runner: Engine
+    model = exported.load(file) if exported.is_exported(file) else models.load(file, load_zoo())
+    engine = engine or (runtimes.default_engine(model) if isinstance(model, Exported) else "torch")
+    if engine == "torch":
+        runner = _torch(file, model, device, precision, fast=fast)
+    else:
+        if device not in (None, "auto", "cpu"):
+            raise UsageError(f"--engine {engine} runs on the CPU")
+        chosen = _precision(model.info, engine, torch.device("cpu"), precision, fast=fast)
+        graph = model if isinstance(model, Exported) else _converted(model, digest, engine)
+        runner = runtimes.open_runtime(graph, engine, chosen)
     pipeline = Pipeline(
-        model.classifier,
+        runner,
         model.preprocessing,
-        chosen,
-        batch_size=batch_size or int(model.info.get("batch_size") or 32),
+        batch_size=batch_size or (runner.batch_size if fast else int(model.info.get("batch_size") or 32)),
         workers=workers,
         flips=flips,
+        draft=draft,
     )
-    opened = Opened(file, run, model, pipeline, sha256_of(file))
-    info = model.info
-    console.note(
-        f"model {run.path if run else file}: recipe {info.get('name')}, {info.get('backbone')}, "
-        f"data {info.get('data')}, trained {info.get('created')}, sha256 {opened.digest[:12]}"
-    )
+    opened = Opened(file, run, model, pipeline, digest)
+    _tell(opened)
     return opened
+
+
+def _tell(opened: Opened) -> None:
+    info, engine = opened.model.info, opened.pipeline.engine
+    console.note(
+        f"model {opened.run.path if opened.run else opened.file}: recipe {info.get('name')}, {info.get('backbone')}, "
+        f"data {info.get('data')}, trained {info.get('created')}, sha256 {opened.digest[:12]}; "
+        f"{engine.name} {engine.precision}"
+    )
+
+
+def _torch(
+    file: Path, model: TrainedModel | Exported, device: str | None, precision: str | None, *, fast: bool
+) -> TorchEngine:
+    if isinstance(model, Exported):
+        raise UsageError(
+            f"--engine torch cannot run an exported file: {file}", hint="name the run it was exported from"
+        )
+    compute = hardware.compute(Hardware(channels_last=bool(model.info.get("channels_last"))), device=device)
+    chosen = _precision(model.info, f"torch-{compute.device.type}", compute.device, precision, fast=fast)
+    compute = hardware.Compute(compute.device, chosen, compute.channels_last)
+    if fast:
+        return engines.fast(model.classifier, model.preprocessing, compute)
+    compute.place(model.classifier)
+    return TorchEngine(model.classifier, model.preprocessing, compute)
+
+
+def _precision(info: dict[str, Any], engine: str, device: torch.device, asked: str | None, *, fast: bool) -> str:
+    """What to compute in; one line says why it is not the fastest."""
+    if info.get("precision") == "int8":
+        if asked is not None:
+            raise UsageError(f"this file was exported in int8, and cannot run in {asked}")
+        return "int8"
+    if asked is not None or not fast:
+        return asked or "fp32"
+    if not hardware.has_bf16(device):
+        return "fp32"
+    known = (info.get("agreement") or {}).get(engine, {}).get("bf16")
+    if known and known["passes"]:
+        return "bf16"
+    why = "was not compared with fp32 when it was made"
+    if known:
+        found = Agreement(**{key: value for key, value in known.items() if key != "passes"})
+        why = f"gives other answers on its validation pictures ({found.told()})"
+    console.note(f"computing in fp32: bf16 {why} for this model; --precision bf16 takes it all the same")
+    return "fp32"
+
+
+def _converted(model: TrainedModel, digest: str, engine: str) -> Exported:
+    """The model for another runtime, kept in the cache by the hash of its file."""
+    runtime = "openvino" if engine == "openvino" else "onnx"
+    file = cache_dir() / "exported" / f"{digest}-{__version__}{exported.SUFFIXES[runtime]}"
+    if not file.is_file():
+        console.note(f"converting the model for {engine}, once")
+        file.parent.mkdir(parents=True, exist_ok=True)
+        graph, weights = export.graph_of(model, runtime)
+        exported.save(file, runtime, graph, weights, {**export.header_of(model), "precision": "fp32"})
+    return exported.load(file)

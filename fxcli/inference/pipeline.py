@@ -1,11 +1,14 @@
 """Files → decoded → logits, in order: the one way that validation, evaluate, predict and cam run a model.
 
-Decoding goes on in threads while the model computes; at most a few batches are in memory. What becomes of an
-answer (CSV, metrics, pictures) is the caller's.
+Each of a few streams takes the next few files, decodes them, runs the engine over them and hands the answers to the
+caller's function (which may draw and write pictures), on its own thread and share of the processor. Nothing waits for
+anything but its own files, and memory holds a few batches however many files there are. What becomes of an answer
+(CSV, metrics, pictures) is the caller's.
 """
 
 from __future__ import annotations
 
+import functools
 import itertools
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -15,16 +18,11 @@ from pathlib import Path
 from typing import TypeVar
 
 import numpy as np
-import torch
-from torch import Tensor
 
 from fxcli.console import console
-from fxcli.data.augment import flipped
-from fxcli.data.dataset import default_workers
 from fxcli.data.preprocess import Cleaned, Preprocessing
 from fxcli.errors import RunError, UnreadableImage
-from fxcli.model.classifier import Classifier
-from fxcli.model.hardware import Compute
+from fxcli.inference.engines import Engine
 
 A = TypeVar("A")
 B = TypeVar("B")
@@ -35,18 +33,25 @@ class Answer:
     """What the model says of one picture.
 
     Attributes:
+        index: Its place among the paths.
         path: The file.
         reason: Why there is no answer; "" if there is one.
         logits: [K] float32, or None.
-        cleaned: The clean picture, if the caller keeps it.
-        feature_map: [D, h, w], if the caller keeps it.
+        cleaned: The clean picture, if there is an answer.
+        maps: [K, h, w] float32, what each cell adds to each logit; None without an answer.
     """
 
+    index: int
     path: Path
     reason: str = ""
     logits: np.ndarray | None = None
     cleaned: Cleaned | None = None
-    feature_map: Tensor | None = None
+    maps: np.ndarray | None = None
+
+    @property
+    def row(self) -> Answer:
+        """The answer without its picture and maps, which are large."""
+        return Answer(self.index, self.path, self.reason, self.logits)
 
 
 @dataclass(frozen=True)
@@ -54,38 +59,40 @@ class Pipeline:
     """How to run a classifier.
 
     Attributes:
-        classifier: In eval mode, on the device of `compute`.
+        engine: Computes.
         preprocessing: The model's.
-        compute: Device, precision, layout.
-        batch_size: Pictures per forward pass.
-        workers: Decoding threads; 0 decodes in this one; None takes one per core, at most 4.
+        batch_size: Pictures per forward pass, at most.
+        workers: Streams; 0 takes this thread, with all of the processor; None takes the engine's number.
         flips: Whether logits are the mean over the picture and its mirror.
+        draft: Whether a JPEG of twice the needed size or more is decoded at a fraction of it (see data/read).
     """
 
-    classifier: Classifier
+    engine: Engine
     preprocessing: Preprocessing
-    compute: Compute
     batch_size: int = 32
     workers: int | None = None
     flips: bool = False
+    draft: bool = False
 
-    def run(self, paths: Iterable[Path], *, keep_maps: bool = False) -> Iterator[Answer]:
-        """Answers in the order of the paths.
+    def run(self, paths: Sequence[Path]) -> Iterator[Answer]:
+        """Answers without pictures and maps, in the order of the paths; an unreadable file's has a reason."""
+        return self.map(lambda answer: answer.row, paths)
+
+    def map(self, function: Callable[[Answer], A], paths: Sequence[Path]) -> Iterator[A]:
+        """What a function makes of each answer, in the order of the paths.
 
         Args:
-            paths: Picture files; an unreadable one gets an answer with a reason.
-            keep_maps: Whether answers carry the clean picture and the feature map, for heat maps.
+            function: Called on the stream's thread, with the clean picture and the maps; what it returns is kept
+                until its turn comes, so it should not return those.
+            paths: Picture files.
         """
-        workers = default_workers() if self.workers is None else self.workers
-        waiting: list[tuple[Path, Cleaned | None, np.ndarray | None, str]] = []
-        readable = 0
-        for item in ordered_map(self._decode, paths, workers=workers, ahead=2 * self.batch_size):
-            waiting.append(item if keep_maps else (item[0], None, *item[2:]))
-            readable += item[2] is not None
-            if readable == self.batch_size:
-                yield from self._answers(waiting, keep_maps)
-                waiting, readable = [], 0
-        yield from self._answers(waiting, keep_maps)
+        streams = min(len(paths), self.engine.streams if self.workers is None else self.workers)
+        streams = 0 if streams == 1 and self.workers is None else streams
+        size = max(1, min(self.batch_size, -(-len(paths) // max(1, streams))))
+        step = functools.partial(self._answered, function)
+        with self.engine.shared_by(max(1, streams)) as begin:
+            for made in ordered_map(step, _chunks(paths, size), workers=streams, ahead=2 * streams, begin=begin):
+                yield from made
 
     def logits(self, paths: Sequence[Path]) -> np.ndarray:
         """[N, K] float32 of pictures that must all be readable.
@@ -100,62 +107,74 @@ class Pipeline:
             found.append(answer.logits)
         return np.stack(found)
 
-    def _decode(self, path: Path) -> tuple[Path, Cleaned | None, np.ndarray | None, str]:
+    def _answered(self, function: Callable[[Answer], A], chunk: list[tuple[int, Path]]) -> list[A]:
+        decoded = [(index, path, *self._decode(path)) for index, path in chunk]
+        readable = [cleaned for _, _, cleaned, _ in decoded if cleaned is not None]
+        answers = iter(self._computed(readable))
+        made = []
+        for index, path, cleaned, reason in decoded:
+            logits, maps = (None, None) if cleaned is None else next(answers)
+            made.append(function(Answer(index, path, reason, logits, cleaned, maps)))
+        return made
+
+    def _decode(self, path: Path) -> tuple[Cleaned | None, str]:
         try:
-            cleaned = self.preprocessing.load(path)
+            return self.preprocessing.load(path, draft=self.draft), ""
         except UnreadableImage as error:
-            return path, None, None, error.reason
-        return path, cleaned, self.preprocessing.fit(cleaned), ""
+            return None, error.reason
 
-    def _answers(
-        self, waiting: list[tuple[Path, Cleaned | None, np.ndarray | None, str]], keep_maps: bool
-    ) -> Iterator[Answer]:
-        fitted = [item[2] for item in waiting if item[2] is not None]
-        if fitted:
-            logits, maps = self.forward(torch.from_numpy(np.stack(fitted))[:, None])
-        place = itertools.count()
-        for path, cleaned, picture, reason in waiting:
-            if picture is None:
-                yield Answer(path, reason=reason)
-                continue
-            index = next(place)
-            yield Answer(
-                path,
-                logits=logits[index],
-                cleaned=cleaned,
-                feature_map=maps[index] if keep_maps else None,
-            )
+    def _computed(self, pictures: list[Cleaned]) -> Iterable[tuple[np.ndarray, np.ndarray]]:
+        if not pictures:
+            return ()
+        return zip(
+            *self.forward(np.stack([self.preprocessing.fit(cleaned)[None] for cleaned in pictures])), strict=True
+        )
 
-    def batch(self, images: Tensor) -> Tensor:
-        """[B, 1, S, S] uint8 → [B, 3, S, S] float32, normalised, on the device and in the layout of `compute`."""
-        # Sent as bytes, a twelfth of what the normalised batch takes; the second call sets the layout.
-        return self.compute.send(self.preprocessing.normalise(images.to(self.compute.device)))
-
-    @torch.inference_mode()
-    def forward(self, images: Tensor) -> tuple[np.ndarray, Tensor]:
-        """[B, 1, S, S] uint8 → logits [B, K] float32 and the feature map [B, D, h, w] float32.
+    def forward(self, images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """[B, 1, S, S] uint8 → logits [B, K] and class maps [B, K, h, w] of the picture as it stands, float32.
 
         Raises:
             RunError: A logit is not finite.
         """
-        batch = self.batch(images)
-        with self.compute.autocast():
-            feature_map = self.classifier.backbone(batch)
-            logits = self.classifier.classify(feature_map)
-            if self.flips:
-                logits = (logits + self.classifier(flipped(batch))) / 2
-        values = logits.float().cpu().numpy()
-        if not np.isfinite(values).all():
+        logits, maps = self.engine.run(images)
+        if self.flips:
+            logits = (logits + self.engine.run(np.ascontiguousarray(images[..., ::-1]))[0]) / 2
+        if not np.isfinite(logits).all():
             raise RunError("the model's answers are not finite", hint="the training diverged: lower optim.lr")
-        return values, feature_map.float()
+        return logits, maps
 
 
-def ordered_map(function: Callable[[A], B], items: Iterable[A], *, workers: int, ahead: int) -> Iterator[B]:
-    """`map` over threads, in order, with at most `ahead` results waiting; without threads if `workers` is 0."""
+def _chunks(paths: Iterable[Path], size: int) -> Iterator[list[tuple[int, Path]]]:
+    numbered = iter(enumerate(paths))
+    while chunk := list(itertools.islice(numbered, size)):
+        yield chunk
+
+
+def _nothing() -> None:
+    pass
+
+
+def ordered_map(
+    function: Callable[[A], B],
+    items: Iterable[A],
+    *,
+    workers: int,
+    ahead: int,
+    begin: Callable[[], None] = _nothing,
+) -> Iterator[B]:
+    """`map` over threads, in order, with at most `ahead` results waiting; without threads if `workers` is 0.
+
+    Args:
+        function: Called on any of the threads.
+        items: Taken one by one.
+        workers: Threads.
+        ahead: Results.
+        begin: Called once on each thread, before the first item.
+    """
     if workers == 0:
         yield from map(function, items)
         return
-    with ThreadPoolExecutor(workers) as pool:
+    with ThreadPoolExecutor(workers, initializer=begin) as pool:
         running: deque[Future[B]] = deque()
         try:
             for item in items:

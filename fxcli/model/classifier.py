@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from pydantic import ValidationError
 from torch import Tensor, nn
+from torch.nn import functional
 
 from fxcli.data.preprocess import Preprocessing
 from fxcli.errors import DataError, FxError, ModelFileError, RecipeError, UnknownName
@@ -42,6 +43,15 @@ class Classifier(nn.Module):
     def classify(self, feature_map: Tensor) -> Tensor:
         """Feature map [B, D, h, w] → logits [B, K]."""
         return self.head(self.dropout(feature_map.mean(dim=(2, 3))))  # type: ignore[no-any-return]
+
+    def class_maps(self, feature_map: Tensor) -> Tensor:
+        """Feature map [B, D, h, w] → [B, K, h, w]: what each cell adds to each logit (Zhou et al. 2016, eq. 2).
+
+        Over all cells they add up to the logits without their bias, and with negative cells set to zero they are
+        unscaled Grad-CAM at the feature map: for this head, a logit's gradient there is its weight row over h · w.
+        """
+        height, width = feature_map.shape[-2:]
+        return functional.conv2d(feature_map, self.head.weight[:, :, None, None]) / (height * width)
 
 
 @dataclass

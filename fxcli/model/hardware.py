@@ -77,13 +77,13 @@ def compute(settings: Hardware, *, device: str | None = None) -> Compute:
         torch.backends.cudnn.allow_tf32 = False
         torch.set_float32_matmul_precision("highest")
     precision = settings.precision
-    if precision == "bf16" and not _has_bf16(chosen):
+    if precision == "bf16" and not has_bf16(chosen):
         console.warn(f"{chosen} has no bf16 of its own: hardware.precision is fp32")
         precision = "fp32"
     return Compute(chosen, precision, settings.channels_last)
 
 
-def _has_bf16(device: torch.device) -> bool:
+def has_bf16(device: torch.device) -> bool:
     """Whether the processor computes in bf16 itself. What an older torch cannot tell counts as no."""
     if device.type == "cuda":
         with torch.cuda.device(device):

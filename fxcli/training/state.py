@@ -13,12 +13,15 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from fxcli.console import console
 from fxcli.data.manifest import Manifest
 from fxcli.errors import DataError
-from fxcli.evaluation import metrics
+from fxcli.evaluation import agreement, metrics
+from fxcli.inference import engines
+from fxcli.inference.engines import TorchEngine
 from fxcli.inference.pipeline import Pipeline
 from fxcli.model.classifier import TrainedModel
-from fxcli.model.hardware import Compute
+from fxcli.model.hardware import Compute, has_bf16
 from fxcli.recipe.schema import ClassifyRecipe, Phase
 from fxcli.run import checkpoint
 from fxcli.run.directory import Run
@@ -149,16 +152,31 @@ def evaluated(training: Training) -> Iterator[None]:
 def validate(training: Training) -> dict[str, Any]:
     """Figures on the validation part, by the same code as `fx evaluate`; {} without one."""
     paths, targets = training.part("val")
-    if not paths:
+    return _figures(training, _logits(training, paths), targets) if paths else {}
+
+
+def _logits(training: Training, paths: list[Path]) -> np.ndarray:
+    """As `fx evaluate` computes them: in fp32, whatever training computes in."""
+    model, compute = training.model, training.compute
+    engine = TorchEngine(model.classifier, model.preprocessing, Compute(compute.device, "fp32", compute.channels_last))
+    return Pipeline(engine, model.preprocessing, batch_size=training.recipe.evaluate.batch_size).logits(paths)
+
+
+def _figures(training: Training, logits: np.ndarray, targets: list[int]) -> dict[str, Any]:
+    return metrics.classification(logits, np.asarray(targets), training.model.classes)
+
+
+def _compare_bf16(training: Training, paths: list[Path], exact: np.ndarray, targets: list[int]) -> dict[str, Any]:
+    """Whether `fx predict` may compute in bf16 on this kind of device: for the model file."""
+    model, device = training.model, training.compute.device
+    if not has_bf16(device):
         return {}
-    pipeline = Pipeline(
-        training.model.classifier,
-        training.model.preprocessing,
-        Compute(training.compute.device, "fp32", training.compute.channels_last),
-        batch_size=training.recipe.evaluate.batch_size,
-        workers=training.workers,
-    )
-    return metrics.classification(pipeline.logits(paths), np.asarray(targets), training.model.classes)
+    # Made fast, a network can be neither saved nor trained.
+    engine = engines.fast(copy.deepcopy(model.classifier), model.preprocessing, Compute(device, "bf16"))
+    logits = Pipeline(engine, model.preprocessing, batch_size=engine.batch_size).logits(paths)
+    found = agreement.compare(exact, logits, np.asarray(targets))
+    console.note(f"bf16 against fp32 on the validation part: {found.told()}")
+    return {f"torch-{device.type}": {"bf16": found.to_mapping(agreement.BF16)}}
 
 
 def save(training: Training, run: Run) -> None:
@@ -208,6 +226,11 @@ def finish(training: Training, run: Run) -> dict[str, Any]:
             network.load_state_dict(training.average.values)
         training.model.info["epoch"] = training.place.epoch
     network.eval()
-    figures = validate(training)
+    figures: dict[str, Any] = {}
+    paths, targets = training.part("val")
+    if paths:
+        exact = _logits(training, paths)
+        figures = _figures(training, exact, targets)
+        training.model.info["agreement"] = _compare_bf16(training, paths, exact, targets)
     training.model.save(run.model_file)
     return figures

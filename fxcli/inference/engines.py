@@ -1,0 +1,150 @@
+"""What computes logits: torch, or a runtime over an exported file. The pipeline knows no more of them than `Engine`.
+
+Several threads may run one engine at once; `shared_by` divides the processor among them, so that no thread waits for
+another's. Exported files are opened in runtimes; choosing an engine is done in opened.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from typing import Protocol
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from fxcli.data.dataset import default_workers
+from fxcli.data.preprocess import Preprocessing
+from fxcli.inference.fold import fold_batchnorm
+from fxcli.model.classifier import Classifier
+from fxcli.model.hardware import Compute
+
+# Beyond it memory grows faster than speed.
+MOST_STREAMS = 8
+# Pictures per forward pass where the caller names no number: on a CPU the maps of more no longer fit its caches.
+CPU_BATCH_SIZE, GPU_BATCH_SIZE = 8, 32
+
+
+class Engine(Protocol):
+    """Runs a classifier over fitted pictures."""
+
+    @property
+    def name(self) -> str:
+        """Torch, openvino or onnxruntime."""
+        ...
+
+    @property
+    def precision(self) -> str:
+        """Fp32, bf16 or int8."""
+        ...
+
+    @property
+    def streams(self) -> int:
+        """How many threads run it at once, at best."""
+        ...
+
+    @property
+    def batch_size(self) -> int:
+        """Pictures per call, at best."""
+        ...
+
+    def shared_by(self, streams: int) -> contextlib.AbstractContextManager[Callable[[], None]]:
+        """While it lasts, that many threads run the engine; each calls what it gives before its first picture."""
+        ...
+
+    def run(self, images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """[B, 1, S, S] uint8 → logits [B, K] and class maps [B, K, h, w] (see Classifier.class_maps), float32."""
+        ...
+
+
+@dataclass(frozen=True)
+class TorchEngine:
+    """A classifier in torch.
+
+    Attributes:
+        classifier: In eval mode, on the device of `compute`.
+        preprocessing: Its normalisation is applied here.
+        compute: Device, precision, layout.
+    """
+
+    classifier: Classifier
+    preprocessing: Preprocessing
+    compute: Compute
+    _turn: threading.Lock = field(default_factory=threading.Lock, repr=False)
+
+    @property
+    def name(self) -> str:
+        """See Engine."""
+        return "torch"
+
+    @property
+    def precision(self) -> str:
+        """See Engine."""
+        return self.compute.precision
+
+    @property
+    def is_on_cpu(self) -> bool:
+        """Whether threads share the work, or only feed a device."""
+        return self.compute.device.type == "cpu"
+
+    @property
+    def streams(self) -> int:
+        """See Engine."""
+        return min(torch.get_num_threads(), MOST_STREAMS) if self.is_on_cpu else default_workers()
+
+    @property
+    def batch_size(self) -> int:
+        """See Engine."""
+        return CPU_BATCH_SIZE if self.is_on_cpu else GPU_BATCH_SIZE
+
+    @contextlib.contextmanager
+    def shared_by(self, streams: int) -> Iterator[Callable[[], None]]:
+        """See Engine."""
+        threads = torch.get_num_threads()
+        share = max(1, threads // streams) if self.is_on_cpu else threads
+        try:
+            yield lambda: torch.set_num_threads(share)
+        finally:
+            # The number is kept by thread, but a new thread starts with the one that was set last.
+            torch.set_num_threads(threads)
+
+    def batch(self, images: np.ndarray) -> Tensor:
+        """[B, 1, S, S] uint8 → [B, 3, S, S] float32, normalised, on the device and in the layout of `compute`."""
+        # Sent as bytes, a twelfth of what the normalised batch takes; the second call sets the layout.
+        sent = torch.from_numpy(images).to(self.compute.device)
+        return self.compute.send(self.preprocessing.normalise(sent))
+
+    @torch.inference_mode()
+    def run(self, images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """See Engine."""
+        with contextlib.nullcontext() if self.is_on_cpu else self._turn:
+            batch = self.batch(images)
+            with self.compute.autocast():
+                feature_map = self.classifier.backbone(batch)
+            # Pooling and head stay fp32: they cost nothing, and a rounded logit decides a close call.
+            feature_map = feature_map.float()
+            logits, maps = self.classifier.classify(feature_map), self.classifier.class_maps(feature_map)
+            return logits.cpu().numpy(), maps.cpu().numpy()
+
+
+def fast(classifier: Classifier, preprocessing: Preprocessing, compute: Compute) -> TorchEngine:
+    """An engine for prediction alone: channels last, BatchNorm folded, and weights in bf16 where that is computed in.
+
+    Args:
+        classifier: Changed in place: it can neither be trained nor saved after this.
+        preprocessing: Its.
+        compute: Device and precision; the layout is chosen here.
+    """
+    chosen = Compute(compute.device, compute.precision, channels_last=compute.device.type != "mps")
+    size_px = preprocessing.image_size_px
+    folded = fold_batchnorm(classifier, torch.zeros(1, 3, size_px, size_px, device=compute.device).normal_())
+    if chosen.precision == "bf16":
+        # Autocast casts them anew for every batch. Other layers may read their weights outside of its reach.
+        for module in classifier.backbone.modules():
+            if module in folded or type(module) in (nn.Conv2d, nn.Linear):
+                module.to(torch.bfloat16)
+    chosen.place(classifier)
+    return TorchEngine(classifier, preprocessing, chosen)

@@ -1,0 +1,113 @@
+"""Writes a trained model for another runtime, and refuses one whose answers differ too much. Called by fx export.
+
+The graph holds normalisation, network and class maps; the file what exported describes.
+"""
+
+from __future__ import annotations
+
+import tempfile
+import warnings
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from fxcli.console import console
+from fxcli.data.preprocess import Preprocessing
+from fxcli.errors import MissingDependency, RunError
+from fxcli.inference.exported import INPUT, OUTPUTS
+from fxcli.model.classifier import Classifier, TrainedModel
+
+if TYPE_CHECKING:
+    from onnx import ModelProto
+
+# Pictures that int8 ranges are taken from.
+CALIBRATION_PICTURES = 300
+
+
+class Whole(nn.Module):
+    """Images [B, 1, S, S] uint8 → logits [B, K] and class maps [B, K, h, w]."""
+
+    def __init__(self, classifier: Classifier, preprocessing: Preprocessing) -> None:
+        super().__init__()
+        self.classifier, self.preprocessing = classifier, preprocessing
+
+    def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        """See the class."""
+        feature_map = self.classifier.backbone(self.preprocessing.normalise(images))
+        return self.classifier.classify(feature_map), self.classifier.class_maps(feature_map)
+
+
+def header_of(model: TrainedModel) -> dict[str, Any]:
+    """What an exported file says of itself, but for `precision` and `agreement`."""
+    return {**model.info, "classes": list(model.classes), "preprocessing": model.preprocessing.to_mapping()}
+
+
+def graph_of(model: TrainedModel, runtime: str, calibration: Sequence[Path] = ()) -> tuple[bytes, bytes]:
+    """The model as another runtime reads it.
+
+    Args:
+        model: In fp32, on the CPU.
+        runtime: "onnx" or "openvino".
+        calibration: Pictures whose ranges int8 is made from; without any, weights stay fp32.
+
+    Returns:
+        Graph and weights, as exported.save takes them.
+
+    Raises:
+        MissingDependency: A package of the extra `export` is not installed.
+        RunError: The backbone cannot be exported.
+    """
+    try:
+        graph = _onnx(model)
+        if runtime == "onnx":
+            return (_quantised(graph, model, calibration) if calibration else graph).SerializeToString(), b""
+        import openvino as ov
+
+        with tempfile.TemporaryDirectory() as folder:
+            # By way of files: OpenVINO would take the bytes for a path, and saves nowhere else.
+            plain, xml = Path(folder) / "plain.onnx", Path(folder) / "model.xml"
+            plain.write_bytes(graph.SerializeToString())
+            network = ov.convert_model(plain)
+            network = _quantised(network, model, calibration) if calibration else network
+            ov.save_model(network, xml, compress_to_fp16=False)
+            return xml.read_bytes(), xml.with_suffix(".bin").read_bytes()
+    except ImportError as error:
+        raise MissingDependency(error.name or "onnx", extra="export", purpose="exporting") from error
+
+
+def _onnx(model: TrainedModel) -> ModelProto:
+    size_px = model.preprocessing.image_size_px
+    example = torch.zeros(2, 1, size_px, size_px, dtype=torch.uint8)
+    try:
+        with warnings.catch_warnings(), torch.no_grad():
+            # Of the exporter's own making, about its own parts.
+            warnings.simplefilter("ignore")
+            program = torch.onnx.export(
+                Whole(model.classifier, model.preprocessing).eval(),
+                (example,),
+                dynamo=True,
+                verbose=False,
+                input_names=[INPUT],
+                output_names=list(OUTPUTS),
+                dynamic_shapes=({0: torch.export.Dim("batch")},),
+            )
+    except torch.onnx.errors.OnnxExporterError as error:
+        reason = str(error).strip().splitlines()[0]
+        raise RunError(f"{model.spec.name} cannot be exported: {reason}", hint="--debug shows more") from error
+    if program is None:
+        raise RunError(f"{model.spec.name} cannot be exported")
+    return program.model_proto
+
+
+def _quantised(graph: Any, model: TrainedModel, calibration: Sequence[Path]) -> Any:
+    import nncf
+
+    load, fit = model.preprocessing.load, model.preprocessing.fit
+    chosen = list(calibration)[:CALIBRATION_PICTURES]
+    pictures = [fit(load(path))[None, None] for path in console.progress(chosen, total=len(chosen), what="calibrate")]
+    data = nncf.Dataset(pictures, lambda image: {INPUT: np.ascontiguousarray(image)})
+    return nncf.quantize(graph, data, subset_size=len(pictures))

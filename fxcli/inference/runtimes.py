@@ -1,0 +1,136 @@
+"""Engines over exported files: OpenVINO and ONNX Runtime. What may be opened is decided in exported.
+
+Both take one picture a call: that is their fastest here, and an answer cannot depend on its neighbours.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import threading
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+
+from fxcli.errors import MissingDependency, ModelFileError, UsageError
+from fxcli.inference.engines import MOST_STREAMS, Engine
+from fxcli.inference.exported import INPUT, OUTPUTS, Exported
+from fxcli.model.hardware import has_bf16
+from fxcli.model.init import cache_dir
+
+_PACKAGES = {"openvino": "openvino", "onnxruntime": "onnxruntime"}
+_BATCH_SIZE = 8
+
+
+def default_engine(exported: Exported) -> str:
+    """The engine that an exported file was made for."""
+    return "openvino" if exported.runtime == "openvino" else "onnxruntime"
+
+
+def precisions(exported: Exported) -> list[str]:
+    """What its own engine can compute an exported file in, here."""
+    own = [str(exported.info["precision"])]
+    can_bf16 = own == ["fp32"] and exported.runtime == "openvino" and has_bf16(torch.device("cpu"))
+    return [*own, "bf16"] if can_bf16 else own
+
+
+def open_runtime(exported: Exported, name: str, precision: str) -> Engine:
+    """Compiles an exported file.
+
+    Args:
+        exported: Read and checked.
+        name: "openvino", which reads both kinds, or "onnxruntime".
+        precision: "fp32", "bf16" (OpenVINO alone), or "int8" for a file that was quantised.
+
+    Raises:
+        UsageError: The engine cannot run this file, or not in this precision.
+        MissingDependency: The runtime is not installed.
+        ModelFileError: The runtime refuses the file.
+    """
+    if name == "onnxruntime" and exported.runtime != "onnx":
+        raise UsageError("onnxruntime cannot run an OpenVINO file", hint="--engine openvino, or fx export onnx")
+    if name == "onnxruntime" and precision == "bf16":
+        raise UsageError(
+            "onnxruntime computes in fp32 on a CPU", hint="--engine openvino or torch, or --precision fp32"
+        )
+    opened = _openvino if name == "openvino" else _onnxruntime
+    threads = _threads()
+    streams = min(threads, MOST_STREAMS)
+    try:
+        run = opened(exported, precision, threads, streams)
+    except ImportError as error:
+        raise MissingDependency(_PACKAGES[name], extra="export", purpose=f"--engine {name}") from error
+    except (RuntimeError, ValueError) as error:
+        reason = str(error).strip().splitlines()
+        raise ModelFileError(f"{name} refuses it: {reason[-1] if reason else error}", where=exported.file) from error
+    return RuntimeEngine(name, precision, streams, run)
+
+
+def _threads() -> int:
+    """Cores that this process may use; OMP_NUM_THREADS lowers it, as it does for torch."""
+    free = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    asked = os.environ.get("OMP_NUM_THREADS", "")
+    return min(free, int(asked)) if asked.isdigit() and int(asked) else free
+
+
+@dataclass(frozen=True)
+class RuntimeEngine:
+    """An exported file in its runtime; `one` runs one picture, [1, 1, S, S] → logits [1, K] and maps [1, K, h, w]."""
+
+    name: str
+    precision: str
+    streams: int
+    one: Callable[[np.ndarray], tuple[np.ndarray, np.ndarray]] = field(repr=False)
+    batch_size: int = _BATCH_SIZE
+
+    @contextlib.contextmanager
+    def shared_by(self, streams: int) -> Iterator[Callable[[], None]]:
+        """See Engine; the runtimes divide the processor themselves."""
+        yield lambda: None
+
+    def run(self, images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """See Engine."""
+        logits, maps = zip(*(self.one(images[index : index + 1]) for index in range(len(images))), strict=True)
+        return np.concatenate(logits), np.concatenate(maps)
+
+
+def _openvino(exported: Exported, precision: str, threads: int, streams: int) -> Any:
+    import openvino as ov
+
+    core = ov.Core()
+    # Compiled kernels are kept by a hash of the model's content.
+    core.set_property({"CACHE_DIR": str(cache_dir() / "openvino")})
+    graph = core.read_model(exported.graph, exported.weights or b"")
+    size_px = exported.preprocessing.image_size_px
+    graph.reshape({INPUT: [1, 1, size_px, size_px]})
+    settings: dict[str, Any] = {"NUM_STREAMS": streams, "INFERENCE_NUM_THREADS": threads}
+    if precision != "int8":
+        settings["INFERENCE_PRECISION_HINT"] = {"fp32": "f32", "bf16": "bf16"}[precision]
+    compiled = core.compile_model(graph, "CPU", settings)
+    own = threading.local()
+
+    def run(image: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        if not hasattr(own, "request"):
+            own.request = compiled.create_infer_request()
+        own.request.infer({INPUT: image})
+        logits, maps = (own.request.get_tensor(name).data.copy() for name in OUTPUTS)
+        return logits, maps
+
+    return run
+
+
+def _onnxruntime(exported: Exported, precision: str, threads: int, streams: int) -> Any:
+    import onnxruntime
+
+    settings = onnxruntime.SessionOptions()
+    settings.intra_op_num_threads = max(1, threads // streams)
+    session = onnxruntime.InferenceSession(exported.graph, settings, providers=["CPUExecutionProvider"])
+
+    def run(image: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        logits, maps = session.run(list(OUTPUTS), {INPUT: image})
+        return logits, maps
+
+    return run

@@ -1,0 +1,58 @@
+import numpy as np
+import pytest
+
+from fxcli.evaluation.agreement import BF16, EXPORTED, INT8, Agreement, compare
+from fxcli.evaluation.metrics import softmax
+
+
+def logits_of(*probabilities):
+    return np.log(np.array(probabilities))
+
+
+EXACT = logits_of([0.8, 0.1, 0.1], [0.46, 0.44, 0.10], [0.2, 0.7, 0.1], [0.1, 0.3, 0.6])
+
+
+def test_equal_answers_agree():
+    found = compare(EXACT, EXACT, np.array([0, 1, 1, 2]))
+    assert found == Agreement(n=4, agree=1.0, n_clear=3, agree_clear=1.0, mean_abs_dp=0.0, accuracy_drop=0.0)
+    assert all(found.within(allowed) for allowed in (EXPORTED, BF16, INT8))
+
+
+def test_a_close_call_may_flip_and_a_clear_one_may_not():
+    close, clear = EXACT.copy(), EXACT.copy()
+    close[1] = logits_of([0.445, 0.455, 0.10])[0]
+    clear[0] = logits_of([0.1, 0.8, 0.1])[0]
+    found = compare(EXACT, close)
+    assert (found.agree, found.agree_clear) == (0.75, 1.0)
+    assert found.within(BF16)
+    assert not found.within(EXPORTED)  # every probability counts there
+    found = compare(EXACT, clear)
+    assert found.agree_clear == pytest.approx(2 / 3)
+    assert not found.within(INT8)
+
+
+def test_figures_are_those_of_the_definition():
+    rng = np.random.default_rng(0)
+    exact, other = rng.normal(size=(50, 7)), rng.normal(size=(50, 7))
+    targets = rng.integers(7, size=50)
+    found = compare(exact, other, targets)
+    assert found.mean_abs_dp == pytest.approx(
+        np.mean([abs(a - b) for a, b in zip(softmax(exact).ravel(), softmax(other).ravel(), strict=True)])
+    )
+    leads = [sorted(row)[-1] - sorted(row)[-2] for row in softmax(exact)]
+    assert found.n_clear == sum(lead > 0.1 for lead in leads)
+    right = [(row.argmax() == target) for row, target in zip(exact, targets, strict=True)]
+    wrong = [(row.argmax() == target) for row, target in zip(other, targets, strict=True)]
+    assert found.accuracy_drop == pytest.approx(np.mean(right) - np.mean(wrong))
+
+
+def test_accuracy_counts_where_it_is_limited():
+    fine = Agreement(n=100, agree=0.99, n_clear=80, agree_clear=1.0, mean_abs_dp=0.001, accuracy_drop=0.03)
+    assert fine.within(BF16)
+    assert not fine.within(INT8)
+    assert fine.to_mapping(INT8)["passes"] is False
+    assert "accuracy -3.0 points" in fine.told()
+
+
+def test_nothing_compared_is_no_agreement():
+    assert not Agreement(n=0, agree=1.0, n_clear=0, agree_clear=1.0, mean_abs_dp=0.0).within(BF16)

@@ -1,0 +1,109 @@
+import copy
+
+import numpy as np
+import pytest
+import torch
+
+from fxcli.inference import engines
+from fxcli.inference.engines import TorchEngine
+from fxcli.inference.opened import open_model
+from fxcli.model import classifier as models
+from fxcli.model import hardware
+from fxcli.model.hardware import Compute
+
+CPU = torch.device("cpu")
+
+
+@pytest.fixture
+def model(trained, demo_zoo):
+    return models.load(trained.model_file, demo_zoo)
+
+
+def images(count=6):
+    return np.random.default_rng(0).integers(0, 256, (count, 1, 64, 64)).astype(np.uint8)
+
+
+def test_the_fast_engine_gives_the_answers_of_the_exact_one(model):
+    exact = TorchEngine(model.classifier, model.preprocessing, Compute(CPU))
+    fast = engines.fast(copy.deepcopy(model.classifier), model.preprocessing, Compute(CPU, "fp32"))
+    rounded = engines.fast(copy.deepcopy(model.classifier), model.preprocessing, Compute(CPU, "bf16"))
+    logits, maps = exact.run(images())
+    for engine, tolerance in ((fast, 1e-4), (rounded, 0.05)):
+        found, found_maps = engine.run(images())
+        assert found.dtype == found_maps.dtype == np.float32
+        assert np.abs(found - logits).max() < tolerance
+        assert np.abs(found_maps - maps).max() < tolerance
+    assert not np.array_equal(rounded.run(images())[0], logits)
+
+
+def test_weights_are_rounded_once_and_the_head_never(model):
+    engine = engines.fast(model.classifier, model.preprocessing, Compute(CPU, "bf16"))
+    kinds = {name: value.dtype for name, value in engine.classifier.named_parameters()}
+    assert {dtype for name, dtype in kinds.items() if name.startswith("backbone.")} == {torch.bfloat16}
+    assert {dtype for name, dtype in kinds.items() if name.startswith("head.")} == {torch.float32}
+    assert engine.precision == "bf16"
+
+
+def test_maps_add_up_to_the_logits_in_bf16_too(model):
+    engine = engines.fast(model.classifier, model.preprocessing, Compute(CPU, "bf16"))
+    logits, maps = engine.run(images())
+    bias = engine.classifier.head.bias.detach().numpy()
+    assert maps.sum(axis=(2, 3)) + bias == pytest.approx(logits, abs=1e-4)
+
+
+@pytest.fixture
+def native_bf16(monkeypatch):
+    monkeypatch.setattr(hardware, "has_bf16", lambda _: True)
+
+
+def retold(trained, demo_zoo, **agreement):
+    model = models.load(trained.model_file, demo_zoo)
+    model.info["agreement"] = {"torch-cpu": {"bf16": agreement}} if agreement else {}
+    model.save(trained.model_file)
+
+
+FIGURES = {"n": 9, "agree": 1.0, "n_clear": 5, "agree_clear": 1.0, "mean_abs_dp": 0.0, "accuracy_drop": 0.0}
+
+
+def test_prediction_takes_bf16_only_where_it_is_known_to_agree(trained, demo_zoo, native_bf16, capsys):
+    retold(trained, demo_zoo, **FIGURES, passes=True)
+    assert open_model(str(trained.path), fast=True).pipeline.engine.precision == "bf16"
+    retold(trained, demo_zoo, **FIGURES | {"agree_clear": 0.9}, passes=False)
+    capsys.readouterr()
+    assert open_model(str(trained.path), fast=True).pipeline.engine.precision == "fp32"
+    told = capsys.readouterr().err
+    assert "computing in fp32: bf16 gives other answers on its validation pictures" in told
+    assert "90.0 % of the 5" in told
+    retold(trained, demo_zoo)
+    assert open_model(str(trained.path), fast=True).pipeline.engine.precision == "fp32"
+    assert "was not compared with fp32" in capsys.readouterr().err
+    assert open_model(str(trained.path), fast=True, precision="bf16").pipeline.engine.precision == "bf16"
+
+
+def test_all_but_prediction_runs_fp32_unless_asked(trained, demo_zoo, native_bf16):
+    retold(trained, demo_zoo, **FIGURES, passes=True)
+    assert open_model(str(trained.path)).pipeline.engine.precision == "fp32"
+    assert open_model(str(trained.path), precision="bf16").pipeline.engine.precision == "bf16"
+
+
+def test_without_bf16_in_the_processor_nothing_is_said(trained, monkeypatch, capsys):
+    monkeypatch.setattr(hardware, "has_bf16", lambda _: False)
+    assert open_model(str(trained.path), fast=True).pipeline.engine.precision == "fp32"
+    assert "computing in fp32" not in capsys.readouterr().err
+
+
+def test_training_keeps_how_far_bf16_agrees(tiny_recipe, demo_zoo, monkeypatch):
+    from typer.testing import CliRunner
+
+    from fxcli.cli import app
+    from fxcli.training import state
+
+    monkeypatch.setattr(state, "has_bf16", lambda _: True)
+    tiny_recipe()
+    done = CliRunner().invoke(app, ["train", "tiny.yaml", "--out", "runs/told"])
+    assert done.exit_code == 0, done.output
+    found = models.load(open_model("runs/told").file, demo_zoo).info["agreement"]["torch-cpu"]["bf16"]
+    assert found["n"] == 12
+    assert found["mean_abs_dp"] > 0
+    assert isinstance(found["passes"], bool)
+    assert "bf16 against fp32 on the validation part: same class on" in done.stderr
