@@ -1,0 +1,209 @@
+import csv
+import json
+import shutil
+import zipfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+from typer.testing import CliRunner
+
+from fxcli.cli import app
+from fxcli.evaluation import agreement
+from fxcli.evaluation.agreement import Tolerance
+from fxcli.inference import exported
+from fxcli.inference.opened import open_model
+from fxcli.testing import tiny_dataset
+
+onnx = pytest.importorskip("onnx")
+pytest.importorskip("onnxruntime")
+pytest.importorskip("openvino")
+
+# The exporters and runtimes warn of their own parts.
+pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning", "ignore::UserWarning")
+
+
+def fx(*arguments):
+    return CliRunner().invoke(app, [str(argument) for argument in arguments])
+
+
+def probabilities(file):
+    with file.open(newline="") as handle:
+        return np.array([[float(row[f"p_class_{i}"]) for i in range(3)] for row in csv.DictReader(handle)])
+
+
+@pytest.fixture
+def raw():
+    return tiny_dataset(Path("raw"), per_class=4)
+
+
+@pytest.mark.parametrize("runtime", ["onnx", "openvino"])
+def test_the_exported_file_alone_predicts_the_same(trained, raw, runtime):
+    done = fx("export", runtime, trained.path, "--json")
+    assert done.exit_code == 0, done.output
+    told = json.loads(done.stdout)
+    file = Path(told["file"])
+    assert file == trained.path / "exports" / f"tiny.{runtime}"
+    engine = {"onnx": "onnxruntime", "openvino": "openvino"}[runtime]
+    assert told["agreement"][engine]["fp32"]["passes"] is True
+    assert sorted(path.name for path in file.parent.iterdir()) == [file.name]
+    moved = Path("elsewhere") / file.name
+    moved.parent.mkdir()
+    file.rename(moved)
+    Path("runs").rename("gone")
+    assert fx("predict", raw, "--model", moved, "--precision", "fp32", "--out", "a", "--cam", "maps-a").exit_code == 0
+    Path("gone").rename("runs")
+    assert (
+        fx("predict", raw, "--model", trained.path, "--precision", "fp32", "--out", "b", "--cam", "maps-b").exit_code
+        == 0
+    )
+    assert np.abs(probabilities(Path("a/predictions.csv")) - probabilities(Path("b/predictions.csv"))).max() < 1e-5
+    for picture in Path("maps-b").rglob("*.png"):
+        with Image.open(picture) as mine, Image.open(Path("maps-a", *picture.parts[1:])) as theirs:
+            assert np.abs(np.asarray(mine).astype(int) - np.asarray(theirs)).max() <= 1
+
+
+@pytest.mark.parametrize("engine", ["openvino", "onnxruntime"])
+def test_a_run_is_converted_once_for_an_engine(trained, raw, engine):
+    first = fx("predict", raw, "--engine", engine, "--precision", "fp32", "--out", "a")
+    assert first.exit_code == 0, first.output
+    assert "converting the model" in first.stderr
+    again = fx("predict", raw, "--engine", engine, "--precision", "fp32", "--out", "b")
+    assert "converting" not in again.stderr
+    assert Path("a/predictions.csv").read_bytes() == Path("b/predictions.csv").read_bytes()
+    fx("predict", raw, "--precision", "fp32", "--out", "c")
+    assert np.abs(probabilities(Path("a/predictions.csv")) - probabilities(Path("c/predictions.csv"))).max() < 1e-5
+
+
+def test_maps_are_the_same_in_every_engine(trained, raw):
+    picture = sorted(raw.rglob("*.png"))[:3]
+    found = {}
+    for engine in ("torch", "openvino", "onnxruntime"):
+        pipeline = open_model(str(trained.path), engine=engine).pipeline
+        found[engine] = np.stack([answer.maps for answer in pipeline.map(lambda answer: answer, picture)])
+    for engine in ("openvino", "onnxruntime"):
+        assert np.corrcoef(found[engine].ravel(), found["torch"].ravel())[0, 1] > 0.9999
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("runtime", ["onnx", "openvino"])
+def test_int8_is_checked_and_runs_in_int8_alone(trained, raw, runtime, monkeypatch):
+    pytest.importorskip("nncf")
+    monkeypatch.setattr(agreement, "INT8", Tolerance(agree_clear=0, mean_abs_dp=1, accuracy_drop=1))
+    done = fx("export", runtime, trained.path, "--precision", "int8", "--out", f"small.{runtime}")
+    assert done.exit_code == 0, done.output
+    assert "int8 against torch fp32: same class on" in done.stderr
+    done = fx("predict", raw, "--model", f"small.{runtime}")
+    assert done.exit_code == 0, done.output
+    assert "int8" in done.stderr
+    done = fx("predict", raw, "--model", f"small.{runtime}", "--precision", "fp32")
+    assert done.exit_code == 2
+    monkeypatch.setattr(agreement, "INT8", Tolerance(agree_clear=1, mean_abs_dp=0))
+    done = fx("export", runtime, trained.path, "--precision", "int8", "--out", f"other.{runtime}")
+    assert done.exit_code == 6
+    assert "nothing was written: in int8 the model gives other answers" in done.stderr
+    assert not Path(f"other.{runtime}").exists()
+
+
+def test_mistakes(trained, prepared, raw):
+    fx("export", "openvino", trained.path, "--out", "m.openvino")
+    fx("export", "onnx", trained.path, "--out", "m.onnx")
+    alone = shutil.copy(trained.model_file, "alone.safetensors")
+    for arguments, code, words in (
+        (("predict", raw, "--model", "m.openvino", "--engine", "onnxruntime"), 2, "cannot run an OpenVINO file"),
+        (("predict", raw, "--model", "m.openvino", "--engine", "torch"), 2, "cannot run an exported file"),
+        (("predict", raw, "--model", "m.onnx", "--precision", "bf16"), 2, "onnxruntime computes in fp32"),
+        (("predict", raw, "--model", "m.onnx", "--device", "cuda"), 2, "runs on the CPU"),
+        (("cam", raw, "--model", "m.onnx", "--layer", "stem"), 2, "needs the model file of a run"),
+        (("evaluate", "m.onnx"), 2, "lies in no run"),
+        (("export", "onnx", "m.onnx"), 2, "needs the model file of a run"),
+        (("export", "onnx", alone), 2, "--data MANIFEST"),
+        (("export", "onnx", "gone"), 6, "no run directory"),
+    ):
+        done = fx(*arguments)
+        assert (done.exit_code, words in done.stderr) == (code, True), (arguments, done.output)
+    assert fx("predict", raw, "--model", "m.onnx", "--engine", "openvino").exit_code == 0
+    assert fx("export", "onnx", alone, "--data", prepared / "manifest.csv", "--out", "x.onnx").exit_code == 0
+    done = fx("evaluate", "m.onnx", "--data", prepared / "manifest.csv", "--json")
+    assert done.exit_code == 0, done.output
+    assert json.loads(done.stdout)["engine"] == "onnxruntime"
+
+
+def test_a_manifest_without_a_validation_part_is_refused(trained, prepared):
+    text = (prepared / "manifest.csv").read_text().replace(",val,", ",test,")
+    other = prepared.parent / "no_val"
+    shutil.copytree(prepared, other, dirs_exist_ok=True)
+    (other / "manifest.csv").write_text(text)
+    done = fx("export", "onnx", trained.path, "--data", other / "manifest.csv")
+    assert done.exit_code == 4
+    assert "no picture in split 'val'" in done.stderr
+
+
+class TestHostileFiles:
+    @pytest.fixture
+    def openvino_file(self, trained):
+        assert fx("export", "openvino", trained.path, "--out", "m.openvino").exit_code == 0
+        with zipfile.ZipFile("m.openvino") as packed:
+            return {name: packed.read(name) for name in packed.namelist()}
+
+    @pytest.fixture
+    def onnx_file(self, trained):
+        assert fx("export", "onnx", trained.path, "--out", "m.onnx").exit_code == 0
+        return onnx.load("m.onnx")
+
+    def refused(self, raw, file, words):
+        done = fx("predict", raw, "--model", file)
+        assert (done.exit_code, words in done.stderr) == (6, True), done.output
+
+    def pack(self, entries, compression=zipfile.ZIP_STORED):
+        with zipfile.ZipFile("bad.openvino", "w", compression) as packed:
+            for name, content in entries.items():
+                packed.writestr(name, content)
+        return "bad.openvino"
+
+    def test_openvino(self, openvino_file, raw):
+        xml = openvino_file["model.xml"]
+        for changed, words in (
+            (
+                {"model.xml": xml.replace(b'version="opset1"', b'version="extension"')},
+                "operator of its own: extension.",
+            ),
+            ({"model.xml": b"<!DOCTYPE x [<!ENTITY a 'b'>]>" + xml}, "declares entities"),
+            ({"model.xml": xml[:200]}, "damaged"),
+            ({"fx.json": b"{}"}, "the header is damaged"),
+            ({"fx.json": b"[" * 100_000}, "the header is damaged"),
+            ({"../evil": b""}, "not an exported model"),
+            ({"model.bin": b""}, "refuses it"),
+        ):
+            self.refused(raw, self.pack(openvino_file | changed), words)
+        self.refused(raw, self.pack(openvino_file, zipfile.ZIP_DEFLATED), "packed in another way")
+        whole = Path("m.openvino").read_bytes()
+        Path("cut.openvino").write_bytes(whole[: len(whole) // 2])
+        self.refused(raw, "cut.openvino", "damaged")
+
+    def test_onnx(self, onnx_file, raw):
+        foreign, inner, outside, bare = (onnx.ModelProto() for _ in range(4))
+        for each in (foreign, inner, outside, bare):
+            each.CopyFrom(onnx_file)
+        foreign.graph.node[0].domain = "evil.ops"
+        branch = onnx.helper.make_graph([onnx.helper.make_node("X", [], [], domain="evil.ops")], "g", [], [])
+        inner.graph.node.append(onnx.helper.make_node("If", ["c"], ["d"], then_branch=branch, else_branch=branch))
+        tensor = outside.graph.initializer[0]
+        tensor.data_location = onnx.TensorProto.EXTERNAL
+        tensor.external_data.add(key="location", value="/etc/passwd")
+        del bare.metadata_props[:]
+        for model, words in (
+            (foreign, "operators of its own: evil.ops"),
+            (inner, "operators of its own: evil.ops"),
+            (outside, "its weights lie in another file"),
+            (bare, "not exported by fx"),
+        ):
+            Path("bad.onnx").write_bytes(model.SerializeToString())
+            self.refused(raw, "bad.onnx", words)
+        Path("bad.onnx").write_bytes(b"\x08 nothing")
+        self.refused(raw, "bad.onnx", "damaged")
+
+
+def test_an_exported_file_is_told_from_a_model_file(trained):
+    assert not exported.is_exported(trained.model_file)
