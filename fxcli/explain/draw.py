@@ -9,7 +9,6 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import Image, PngImagePlugin
 
 from fxcli.data.preprocess import Cleaned
 from fxcli.data.read import HEAT_MAP, MARK
@@ -18,6 +17,7 @@ from fxcli.evaluation.metrics import softmax
 from fxcli.evaluation.predictions import notice
 from fxcli.explain import overlay
 from fxcli.explain.gradcam import at_layer, at_output
+from fxcli.explain.png import write_png
 from fxcli.inference.engines import TorchEngine
 from fxcli.inference.exported import Exported
 from fxcli.inference.pipeline import Answer
@@ -56,14 +56,11 @@ class HeatMap:
 
     def save_pair(self, path: Path) -> None:
         """Writes the radiograph and the overlay side by side, with a caption, as a PNG that says what it is."""
-        self._save(overlay.side_by_side(self.cleaned, self.heat, self.caption), path)
+        self._save(np.asarray(overlay.side_by_side(self.cleaned, self.heat, self.caption)), path)
 
-    def _save(self, image: Image.Image, path: Path) -> None:
+    def _save(self, pixels: np.ndarray, path: Path) -> None:
         # `read` refuses what carries this: a heat map is no radiograph.
-        text = PngImagePlugin.PngInfo()
-        text.add_text(MARK, json.dumps({HEAT_MAP: True, "notice": self.notice}))
-        # Stronger compression takes several times as long for a tenth of the bytes.
-        image.save(path, format="PNG", pnginfo=text, compress_level=1)
+        write_png(path, pixels, MARK, json.dumps({HEAT_MAP: True, "notice": self.notice}))
 
 
 def draw_answer(

@@ -62,8 +62,8 @@ def upsampled(saliency: np.ndarray, cleaned: Cleaned, preprocessing: Preprocessi
     return heat
 
 
-def overlay(cleaned: Cleaned, heat: np.ndarray) -> Image.Image:
-    """The radiograph with the map in colour.
+def overlay(cleaned: Cleaned, heat: np.ndarray) -> np.ndarray:
+    """The radiograph with the map in colour, [H, W, 3] uint8.
 
     Args:
         cleaned: The picture.
@@ -72,7 +72,8 @@ def overlay(cleaned: Cleaned, heat: np.ndarray) -> Image.Image:
     left, top, right, bottom = cleaned.box
     level = heat * (255 / max(FULL_COLOUR_LOGITS, float(heat.max())))
     place = np.clip(level + 0.5, 0, 255).astype(np.intp) * 256 + cleaned.pixels[top:bottom, left:right]
-    return Image.fromarray(_mixed()[place])
+    mixed: np.ndarray = _mixed()[place]
+    return mixed
 
 
 @functools.cache
@@ -92,7 +93,7 @@ def side_by_side(cleaned: Cleaned, heat: np.ndarray, caption: str) -> Image.Imag
     gap = 8
     sheet = Image.new("RGB", (max(2 * size[0] + gap, 360), size[1] + _BAR_PX), (16, 16, 16))
     sheet.paste(grey.resize(size, Image.Resampling.BICUBIC), (0, 0))
-    sheet.paste(overlay(cleaned, heat).resize(size, Image.Resampling.BICUBIC), (size[0] + gap, 0))
+    sheet.paste(Image.fromarray(overlay(cleaned, heat)).resize(size, Image.Resampling.BICUBIC), (size[0] + gap, 0))
     draw = ImageDraw.Draw(sheet)
     font = ImageFont.load_default(13)
     draw.text((4, size[1] + 4), caption, fill=(235, 235, 235), font=font)
