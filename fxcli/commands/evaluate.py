@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from fxcli.commands.options import BatchSize, Debug, Device, Json, Out, Quiet, Workers
+from fxcli.commands.startup import import_torch
 from fxcli.console import console
 from fxcli.errors import DataError, SomeRowsFailed, UsageError
 from fxcli.run import provenance
@@ -65,6 +66,7 @@ def evaluate(
     Example: fx evaluate final baseline --split val
     """
     console.configure(json=json, quiet=quiet, debug=debug)
+    import_torch()
     from fxcli.inference.opened import open_model
     from fxcli.run.directory import find_model
 
