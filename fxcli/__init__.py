@@ -1,21 +1,27 @@
-"""fx: tells fracture types on radiographs. The names below are public; everything else may change."""
+"""fx: tells fracture types on radiographs. The names below are public; everything else may change.
+
+They are imported when they are first asked for: every command imports this package, and few need pydantic and pluggy.
+"""
 
 from __future__ import annotations
 
-from fxcli.errors import FxError
-from fxcli.zoo.hookspecs import hookimpl
-from fxcli.zoo.specs import (
-    BackboneArgs,
-    BackboneFamily,
-    BackboneSpec,
-    DetectorSpec,
-    InputSpec,
-    NoOptions,
-    PretrainArgs,
-    PretrainerSpec,
-    Stage,
-    WeightSource,
-)
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from fxcli.errors import FxError
+    from fxcli.zoo.hookspecs import hookimpl
+    from fxcli.zoo.specs import (
+        BackboneArgs,
+        BackboneFamily,
+        BackboneSpec,
+        DetectorSpec,
+        InputSpec,
+        NoOptions,
+        PretrainArgs,
+        PretrainerSpec,
+        Stage,
+        WeightSource,
+    )
 
 __version__ = "0.1.0"
 
@@ -29,6 +35,21 @@ def find_backbone(name: str) -> BackboneSpec:
     from fxcli.zoo.plugins import load_zoo
 
     return load_zoo().backbone(name)
+
+
+def __getattr__(name: str) -> Any:
+    if name not in __all__:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from fxcli import errors
+    from fxcli.zoo import hookspecs, specs
+
+    value = next(vars(home)[name] for home in (errors, hookspecs, specs) if name in vars(home))
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})
 
 
 __all__ = [

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import inspect
 import io
 import os
 import sys
@@ -30,7 +31,8 @@ app = typer.Typer(
     help=f"Tells fracture types on radiographs. {INTENDED_USE}",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
-    rich_markup_mode="markdown",
+    # Importing what draws help with rich takes longer than all else that `fx --help` does.
+    rich_markup_mode=None,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 
@@ -99,10 +101,17 @@ def _root(
     pass
 
 
+def _summary(command: Callable[..., None]) -> str:
+    """The first paragraph of its help, whole: Click would cut it off at the end of a line."""
+    return " ".join((inspect.getdoc(command) or "").partition("\n\n")[0].split())
+
+
 for _command in (prepare, train, evaluate, predict, cam, export, runs, plugins):
-    app.command(_command.__name__)(_guarded(_command))
+    app.command(_command.__name__, short_help=_summary(_command))(_guarded(_command))
 for _info in recipe_app.registered_commands:
-    _info.callback = _guarded(_info.callback) if _info.callback else None
+    if _info.callback:
+        _info.short_help = _summary(_info.callback)
+        _info.callback = _guarded(_info.callback)
 app.add_typer(recipe_app, name="recipe")
 
 

@@ -8,11 +8,12 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, TypeVar
-
-from tqdm import tqdm
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from fxcli.errors import FxError
+
+if TYPE_CHECKING:
+    from tqdm import tqdm
 
 T = TypeVar("T")
 
@@ -32,11 +33,11 @@ class Console:
     def note(self, text: str) -> None:
         """Tells people something on stderr; --quiet silences it."""
         if not self.quiet:
-            tqdm.write(text, file=sys.stderr)
+            _say(text)
 
     def warn(self, text: str) -> None:
         """Tells people, on stderr, something they must know; never silenced."""
-        tqdm.write(f"warning: {text}", file=sys.stderr)
+        _say(f"warning: {text}")
 
     def error(self, error: FxError) -> None:
         """Shows an error on stderr, as one block."""
@@ -80,10 +81,19 @@ class Console:
         self, items: Iterable[T] = (), *, total: int | None, what: str, unit: str = "img", done: int = 0
     ) -> tqdm[T]:
         """A progress bar on stderr; nothing is drawn with --quiet or when stderr is no terminal."""
+        from tqdm import tqdm
+
         hidden = self.quiet or not sys.stderr.isatty()
         return tqdm(
             items, total=total, desc=what, unit=unit, initial=done, disable=hidden, leave=False, file=sys.stderr
         )
+
+
+def _say(text: str) -> None:
+    from tqdm import tqdm
+
+    # Not sys.stderr.write: a line must not run into a progress bar.
+    tqdm.write(text, file=sys.stderr)
 
 
 def _is_number(text: str) -> bool:

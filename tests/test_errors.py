@@ -168,6 +168,15 @@ def test_version_and_help():
     assert "Research use only" in done.stdout
 
 
+@pytest.mark.parametrize("group", [[], ["recipe"]])
+def test_help_says_of_each_command_its_whole_first_paragraph(group):
+    shown = " ".join(CliRunner().invoke(cli.app, [*group, "--help"]).stdout.split())
+    app = cli.app.registered_groups[0].typer_instance if group else cli.app
+    for info in app.registered_commands:
+        first = " ".join(inspect.getdoc(info.callback).partition("\n\n")[0].split())
+        assert f"{info.name or info.callback.__name__} {first}" in shown
+
+
 def test_a_reader_that_leaves_is_no_error():
     # The schema is longer than a pipe's buffer in Python, so that the write itself fails.
     command = [sys.executable, "-m", "fxcli", "recipe", "schema"]

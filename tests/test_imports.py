@@ -10,6 +10,8 @@ from pathlib import Path
 import pytest
 
 import fxcli
+from fxcli import errors
+from fxcli.zoo import hookspecs, specs
 
 ROOT = Path(fxcli.__file__).resolve().parent
 PLUGINS = ROOT.parent / "plugins"
@@ -156,6 +158,15 @@ def test_plugins_use_public_names_alone():
 def test_public_names_are_there():
     assert sorted(fxcli.__all__) == sorted(set(fxcli.__all__))
     assert all(hasattr(fxcli, name) for name in fxcli.__all__)
+    assert set(fxcli.__all__) <= set(dir(fxcli))
+    assert fxcli.FxError is errors.FxError
+    assert fxcli.hookimpl is hookspecs.hookimpl
+    assert fxcli.BackboneSpec is specs.BackboneSpec
+
+
+def test_a_name_that_is_not_public_is_not_there():
+    with pytest.raises(AttributeError, match="module 'fxcli' has no attribute 'BaseModel'"):
+        _ = fxcli.BaseModel
 
 
 def eager(tree: ast.Module) -> Iterator[tuple[int, str]]:
@@ -216,7 +227,9 @@ def test_light_modules_import_nothing_heavy(name, path):
 
 LIGHT_COMMANDS = (
     ["--help"],
+    ["--version"],
     ["train", "--help"],
+    ["predict", "--help"],
     ["recipe", "check", "final"],
     ["recipe", "list"],
     ["recipe", "show", "final"],
@@ -246,6 +259,6 @@ print(json.dumps(loaded), file=sys.stderr)
 
 
 def test_the_public_names_import_nothing_heavy():
-    code = f"import fxcli, sys; sys.exit(', '.join(sorted({HEAVY!r} & set(sys.modules))) or None)"
+    code = f"from fxcli import *; import sys; sys.exit(', '.join(sorted({HEAVY!r} & set(sys.modules))) or None)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert (done.returncode, done.stderr) == (0, "")

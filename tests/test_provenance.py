@@ -38,7 +38,7 @@ def test_packages_that_are_absent(monkeypatch):
     def absent(name):
         raise metadata.PackageNotFoundError(name)
 
-    monkeypatch.setattr(provenance.metadata, "version", absent)
+    monkeypatch.setattr(metadata, "version", absent)
     assert set(provenance.describe(load_zoo())["versions"].values()) == {None}
 
 

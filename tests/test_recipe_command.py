@@ -138,6 +138,11 @@ def test_diff_of_equals_says_so_on_stderr():
     assert fx("diff", "final", "final", "--quiet").stderr == ""
 
 
+def test_the_help_of_schema_names_every_task():
+    text = fx("schema", "--help").stdout
+    assert [task for task in TASKS if task not in text] == []
+
+
 def test_schema_of_an_unknown_task():
     done = fx("schema", "classfy", code=2)
     assert "no task 'classfy'" in done.stderr

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from fxcli.commands.options import BatchSize, Debug, Device, Json, Model, Quiet, Workers
+from fxcli.commands.startup import import_torch
 from fxcli.console import console
 from fxcli.errors import SomeRowsFailed, UsageError
 
@@ -44,6 +45,7 @@ def cam(
     Example: fx cam wrist.png --model runs/final-20260101T120000Z-1a2b --target hairline --out why/
     """
     console.configure(json=json, quiet=quiet, debug=debug)
+    import_torch()
     from fxcli.data import scan
     from fxcli.evaluation.predictions import notice
     from fxcli.evaluation.table import csv_line, output_names, path_cell

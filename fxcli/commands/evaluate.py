@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from fxcli.commands.options import BatchSize, Debug, Device, Engine, Json, Out, Precision, Quiet, Workers
+from fxcli.commands.startup import import_torch
 from fxcli.console import console
 from fxcli.errors import DataError, SomeRowsFailed
 from fxcli.run import provenance
@@ -66,6 +67,7 @@ def evaluate(
     Example: fx evaluate final baseline --split val
     """
     console.configure(json=json, quiet=quiet, debug=debug)
+    import_torch()
     from fxcli.inference.opened import open_model
     from fxcli.run.directory import find_model
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from fxcli.commands.options import Debug, Json, Quiet
+from fxcli.commands.startup import import_torch
 from fxcli.console import console
 from fxcli.errors import RunError
 
@@ -67,6 +68,7 @@ def export(
     Example: fx export openvino runs/final-20260101T120000Z-1a2b --precision int8 --out final-int8.openvino
     """
     console.configure(json=json, quiet=quiet, debug=debug)
+    import_torch()
     from fxcli.inference import export as exporting
     from fxcli.inference import exported
     from fxcli.inference.opened import open_model

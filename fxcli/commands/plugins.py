@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from fxcli.commands.options import Debug, Json, Quiet
 from fxcli.console import console
 from fxcli.errors import PluginError
-from fxcli.zoo.plugins import Plugin, Zoo, load_zoo
+
+if TYPE_CHECKING:
+    from fxcli.zoo.plugins import Plugin, Zoo
 
 
 def plugins(
@@ -24,6 +26,8 @@ def plugins(
     Example: fx plugins --check
     """
     console.configure(json=json, quiet=quiet, debug=debug)
+    from fxcli.zoo.plugins import load_zoo
+
     zoo = load_zoo()
     if json:
         console.record(_record(zoo))

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, TextIO
 import typer
 
 from fxcli.commands.options import BatchSize, Debug, Device, Engine, Json, Model, Out, Precision, Quiet, Workers
+from fxcli.commands.startup import import_torch
 from fxcli.console import console
 from fxcli.errors import SomeRowsFailed, UsageError
 from fxcli.run.files import replacing
@@ -57,6 +58,7 @@ def predict(
     Example: find . -name '*.png' | fx predict - --model runs/final-20260101T120000Z-1a2b --json
     """
     console.configure(json=json, quiet=quiet, debug=debug)
+    import_torch()
     from fxcli.data import scan
     from fxcli.evaluation.predictions import PredictionTable
     from fxcli.evaluation.table import csv_line, path_cell

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, cast
+from typing import TYPE_CHECKING, Annotated, cast
 
 import typer
 
 from fxcli.commands.options import Debug, Json, Out, Quiet, Sets
 from fxcli.console import console
 from fxcli.errors import SomeRowsFailed, UsageError
-from fxcli.recipe.load import Loaded, load, load_default, shipped
-from fxcli.recipe.schema import PrepareRecipe
+
+if TYPE_CHECKING:
+    from fxcli.recipe.load import Loaded
+    from fxcli.recipe.schema import PrepareRecipe
 
 
 def prepare(
@@ -43,7 +45,7 @@ def prepare(
     from fxcli.data.prepare import PREPARED
     from fxcli.data.prepare import prepare as run
 
-    chosen = cast(PrepareRecipe, loaded.recipe)
+    chosen = cast("PrepareRecipe", loaded.recipe)
     made = run(chosen, out or PREPARED / chosen.name, overwrite=overwrite)
     table = counts(made.rows)
     if json:
@@ -64,6 +66,8 @@ def prepare(
 
 
 def _load(recipe: str, sets: list[str]) -> Loaded:
+    from fxcli.recipe.load import load, load_default, shipped
+
     path = Path(recipe)
     if path.is_dir() and recipe in shipped():
         raise UsageError(

@@ -10,9 +10,6 @@ import typer
 from fxcli.commands.options import Debug, Json, Quiet, Sets
 from fxcli.console import console
 from fxcli.errors import FxError, RecipeError, UsageError
-from fxcli.recipe import load as loading
-from fxcli.recipe.schema import TASKS, json_schema
-from fxcli.recipe.source import flatten
 
 app = typer.Typer(help="List, show, check and compare recipes.", no_args_is_help=True)
 
@@ -26,6 +23,8 @@ def list_(json: Json = False, quiet: Quiet = False, debug: Debug = False) -> Non
     Example: fx recipe list
     """
     console.configure(json=json, quiet=quiet, debug=debug)
+    from fxcli.recipe import load as loading
+
     rows = [(name, *loading.about(name)) for name in loading.shipped()]
     if json:
         for name, task, about in rows:
@@ -48,6 +47,9 @@ def show(
     Example: fx recipe show final --sources
     """
     console.configure(json=json, quiet=quiet, debug=debug)
+    from fxcli.recipe import load as loading
+    from fxcli.recipe.source import flatten
+
     loaded = loading.load(recipe, set_ or ())
     values = loaded.recipe.model_dump(mode="json")
     rows = [
@@ -86,6 +88,8 @@ def check(
     Example: fx recipe check my.yaml --set optim.lr=1e-4
     """
     console.configure(json=json, quiet=quiet, debug=debug)
+    from fxcli.recipe import load as loading
+
     failed: list[FxError] = []
     for name in recipes:
         try:
@@ -119,6 +123,8 @@ def diff(
     Example: fx recipe diff regularize final
     """
     console.configure(json=json, quiet=quiet, debug=debug)
+    from fxcli.recipe import load as loading
+
     rows = loading.difference(loading.load(left).recipe, loading.load(right).recipe)
     if json:
         for key, sides in rows:
@@ -135,7 +141,7 @@ def diff(
 
 @app.command()
 def schema(
-    task: Annotated[str, typer.Argument(help=f"One of {', '.join(TASKS)}.")] = "classify",
+    task: Annotated[str, typer.Argument(help="Of the recipe: classify, prepare or pretrain.")] = "classify",
     quiet: Quiet = False,
     debug: Debug = False,
 ) -> None:
@@ -144,6 +150,8 @@ def schema(
     Example: fx recipe schema classify > fx.schema.json
     """
     console.configure(quiet=quiet, debug=debug)
+    from fxcli.recipe.schema import TASKS, json_schema
+
     if task not in TASKS:
         raise UsageError(f"no task '{task}'", hint=f"tasks: {', '.join(TASKS)}")
     console.data(json_module.dumps(json_schema(task), indent=2))

@@ -5,11 +5,13 @@ from __future__ import annotations
 import contextlib
 import os
 from collections.abc import Iterator
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from fxcli.commands.options import Debug, Json, Quiet
 from fxcli.console import console
-from fxcli.run.directory import Lock, Run, all_runs
+
+if TYPE_CHECKING:
+    from fxcli.run.directory import Run
 
 
 def runs(json: Json = False, quiet: Quiet = False, debug: Debug = False) -> None:
@@ -18,6 +20,8 @@ def runs(json: Json = False, quiet: Quiet = False, debug: Debug = False) -> None
     Example: fx runs
     """
     console.configure(json=json, quiet=quiet, debug=debug)
+    from fxcli.run.directory import all_runs
+
     rows = [_row(run, info) for run, info in all_runs()]
     if json:
         for row in rows:
@@ -29,6 +33,8 @@ def runs(json: Json = False, quiet: Quiet = False, debug: Debug = False) -> None
 
 
 def _row(run: Run, info: dict[str, Any]) -> dict[str, Any]:
+    from fxcli.run.directory import Lock
+
     figures = info.get("figures") or {}
     died = info["status"] == "running" and not Lock(run).is_held
     return {

@@ -14,17 +14,16 @@ from fxcli import __version__
 from fxcli.commands.options import Debug, Json, Out, Quiet, Sets
 from fxcli.console import console
 from fxcli.errors import DataError, Interrupted, RunError, UsageError
-from fxcli.recipe.load import load, resolved_yaml
-from fxcli.recipe.schema import ClassifyRecipe, PrepareRecipe, PretrainRecipe
 from fxcli.run import directory, provenance
 from fxcli.run.directory import Lock, Run
 from fxcli.run.files import sha256_of, write_text
-from fxcli.zoo.plugins import Zoo, load_zoo
 
 if TYPE_CHECKING:
     from fxcli.data.manifest import Manifest
+    from fxcli.recipe.schema import ClassifyRecipe, PrepareRecipe, PretrainRecipe
+    from fxcli.zoo.plugins import Zoo
 
-TrainRecipe = ClassifyRecipe | PretrainRecipe
+    TrainRecipe = ClassifyRecipe | PretrainRecipe
 
 
 def train(
@@ -74,8 +73,10 @@ def train(
 
 
 def _recipe(name: str, sets: list[str], *, check_init: bool = True) -> TrainRecipe:
+    from fxcli.recipe.load import load
+
     loaded = load(name, sets, check_init=check_init)
-    if isinstance(loaded.recipe, PrepareRecipe):
+    if loaded.recipe.task == "prepare":
         raise UsageError(f"{name} prepares pictures", hint=f"fx prepare {name}")
     return loaded.recipe
 
@@ -83,10 +84,11 @@ def _recipe(name: str, sets: list[str], *, check_init: bool = True) -> TrainReci
 def _manifest(recipe: TrainRecipe) -> Manifest:
     from fxcli.data.manifest import read_manifest
     from fxcli.data.prepare import PHANTOM, PREPARED, prepare
+    from fxcli.recipe.load import load
 
     if recipe.data.source == PHANTOM:
         folder = PREPARED / PHANTOM
-        drawing = cast(PrepareRecipe, load(PHANTOM).recipe)
+        drawing = cast("PrepareRecipe", load(PHANTOM).recipe)
         if not folder.exists():
             console.note(f"drawing the phantom pictures into {folder}")
             prepare(drawing, folder)
@@ -102,6 +104,9 @@ def _manifest(recipe: TrainRecipe) -> Manifest:
 
 
 def _create(recipe: TrainRecipe, manifest: Manifest, out: Path | None) -> Run:
+    from fxcli.recipe.load import resolved_yaml
+    from fxcli.zoo.plugins import load_zoo
+
     text = resolved_yaml(recipe)
     info = {
         "created": provenance.now(),
@@ -126,6 +131,8 @@ def _create(recipe: TrainRecipe, manifest: Manifest, out: Path | None) -> Run:
 
 def _init(recipe: TrainRecipe) -> dict[str, str]:
     """What `model.init` was on the day: its name, and file and hash where it was a run or file."""
+    from fxcli.zoo.plugins import load_zoo
+
     key = recipe.model.init
     if key == "random" or key in load_zoo().backbone(recipe.model.backbone).weights:
         return {"name": key}
@@ -140,6 +147,7 @@ def _reopen(path: Path) -> tuple[Run, TrainRecipe, Manifest]:
         RunError: It is finished, or its recipe or data changed since.
     """
     from fxcli.data.manifest import read_manifest
+    from fxcli.recipe.load import resolved_yaml
 
     run = directory.open_run(path)
     info = run.info()
@@ -164,13 +172,14 @@ def _reopen(path: Path) -> tuple[Run, TrainRecipe, Manifest]:
 
 def _run(run: Run, recipe: TrainRecipe, manifest: Manifest, *, resume: bool) -> None:
     from fxcli.model import hardware
+    from fxcli.zoo.plugins import load_zoo
 
     run.update(status="running", ended=None, error=None)
     zoo = load_zoo()
     try:
         compute = hardware.compute(recipe.hardware)
         run.update(compute=hardware.describe(compute))
-        if isinstance(recipe, ClassifyRecipe):
+        if recipe.task == "classify":
             from fxcli.training import classify, state
 
             training = state.build(recipe, manifest, compute, zoo, _info(recipe, manifest, zoo))
@@ -195,6 +204,8 @@ def _run(run: Run, recipe: TrainRecipe, manifest: Manifest, *, resume: bool) -> 
 
 def _info(recipe: TrainRecipe, manifest: Manifest, zoo: Zoo) -> dict[str, Any]:
     """The header of the model file, but for what only the model knows."""
+    from fxcli.recipe.load import resolved_yaml
+
     plugin = zoo.provider("backbone", recipe.model.backbone)
     info: dict[str, Any] = {
         "task": recipe.task,
@@ -211,13 +222,13 @@ def _info(recipe: TrainRecipe, manifest: Manifest, zoo: Zoo) -> dict[str, Any]:
         "created": provenance.now(),
         "fx_version": __version__,
     }
-    if isinstance(recipe, ClassifyRecipe):
+    if recipe.task == "classify":
         info["batch_size"] = recipe.evaluate.batch_size
     return info
 
 
 def _report(run: Run, recipe: TrainRecipe, figures: dict[str, Any]) -> None:
-    is_classify = isinstance(recipe, ClassifyRecipe)
+    is_classify = recipe.task == "classify"
     what = "validation" if is_classify else "training"
     if console.json:
         console.record({"run": str(run.path), "model": str(run.model_file), what: figures})
@@ -236,8 +247,9 @@ def _report(run: Run, recipe: TrainRecipe, figures: dict[str, Any]) -> None:
 def _dry_run(recipe: TrainRecipe, manifest: Manifest) -> None:
     from fxcli.model import hardware
     from fxcli.training import dry, state
+    from fxcli.zoo.plugins import load_zoo
 
-    if not isinstance(recipe, ClassifyRecipe):
+    if recipe.task != "classify":
         raise UsageError("--dry-run is for task: classify")
     zoo = load_zoo()
     training = state.build(recipe, manifest, hardware.compute(recipe.hardware), zoo, {})

@@ -15,6 +15,7 @@ from torch.nn import functional
 
 from fxcli.data.preprocess import Preprocessing
 from fxcli.errors import DataError, FxError, ModelFileError, RecipeError, UnknownName
+from fxcli.model.empty import EmptyParameters
 from fxcli.recipe.schema import Model
 from fxcli.run.checkpoint import load_model_file, save_model_file
 from fxcli.zoo.plugins import Zoo
@@ -130,7 +131,9 @@ def load(file: Path, zoo: Zoo) -> TrainedModel:
         raise ModelFileError(f"the header is damaged: {error}", where=file) from error
     spec = _spec_of(file, info, settings.backbone, zoo)
     try:
-        classifier = build(spec, settings, preprocessing.image_size_px, len(classes), seed=0)
+        # The file holds every parameter, or _load_state fails.
+        with EmptyParameters():
+            classifier = build(spec, settings, preprocessing.image_size_px, len(classes), seed=0)
     except RecipeError as error:
         raise ModelFileError(f"its backbone is no longer as it was: {error.problems[0]}", where=file) from error
     _load_state(classifier, tensors, file)

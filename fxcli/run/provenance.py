@@ -7,11 +7,12 @@ import os
 import platform
 import sys
 from datetime import UTC, datetime
-from importlib import metadata
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from fxcli import __version__
-from fxcli.zoo.plugins import Zoo
+
+if TYPE_CHECKING:
+    from fxcli.zoo.plugins import Zoo
 
 PACKAGES = ("torch", "torchvision", "timm", "numpy", "pillow", "scikit-learn", "pluggy", "pydantic", "safetensors")
 
@@ -38,6 +39,8 @@ def describe(zoo: Zoo) -> dict[str, Any]:
 
 
 def _version(package: str) -> str | None:
+    from importlib import metadata
+
     try:
         return metadata.version(package)
     except metadata.PackageNotFoundError:
