@@ -54,7 +54,7 @@ def _overlay(image: Image.Image, heat: np.ndarray) -> Image.Image:
 def correlation(*, model: str) -> Callable[..., dict[str, Any]]:
     """Compares the unscaled maps of `fx cam` with pytorch-grad-cam's, in fp32, on the same input and class.
 
-    run(folder, out) gives the smallest correlation over the pictures, and how many were compared.
+    run(folder, out) gives the smallest correlation over the pictures, and how many have evidence.
     """
     from fxcli.model import classifier as models
     from fxcli.zoo.plugins import load_zoo
@@ -71,8 +71,11 @@ def correlation(*, model: str) -> Callable[..., dict[str, Any]]:
         for file in pictures(folder):
             pixels = torch.from_numpy(preprocessing.fit(preprocessing.load(file)).copy())[None, None]
             (named,) = Path(out).rglob(f"{file.stem}*.npy")
-            found.append(_correlation(np.load(named), _unscaled(explainer, preprocessing.normalise(pixels))))
-        return {"correlation": float(min(found)), "pictures": len(found)}
+            one, other = np.load(named), _unscaled(explainer, preprocessing.normalise(pixels))
+            # Of two maps without evidence there is no correlation; one without and one with do not agree.
+            if one.any() or other.any():
+                found.append(float(np.nan_to_num(np.corrcoef(one.ravel(), other.ravel())[0, 1])))
+        return {"correlation": min(found), "pictures": len(found)}
 
     return run
 
@@ -88,10 +91,3 @@ def _unscaled(explainer: GradCAM, images: torch.Tensor) -> np.ndarray:
     layer = explainer.target_layers[0]
     raw = explainer.get_cam_image(images, layer, targets, activations.detach().numpy(), gradients.numpy())
     return np.maximum(raw[0], 0)
-
-
-def _correlation(one: np.ndarray, other: np.ndarray) -> float:
-    """Two maps without any evidence are equal."""
-    if one.max() == other.max() == 0:
-        return 1.0
-    return float(np.corrcoef(one.ravel(), other.ravel())[0, 1])

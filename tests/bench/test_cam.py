@@ -43,5 +43,5 @@ def test_cam(part, repeats, folders, workshop, tmp_path):
             return
         found = sides["maps"].run(folder=folders.few.path, out=str(tmp_path / "maps"))
         value = found["correlation"]
-        ratio, note = Interval(value, value, value, 1.0), f"the smallest of {found['pictures']} pictures"
+        ratio, note = Interval(value, value, value, 1.0), f"the smallest of {found['pictures']} maps with evidence"
         made.rows.append(replace(row, value=value, ratio=ratio, note=note))

@@ -61,6 +61,9 @@ def measure(made, what, wanted, repeats):
     made.raw |= {f"{what}: {name}, s/picture": values for name, values in times.items()}
     first = next(iter(times))
     for name, values in times.items():
-        ratio = None if name == first else paired.ratio(times[first], values)
-        made.rows.append(Row(what, name, "" if name == first else first, 1 / median(values), ratio=ratio))
+        if name == first:
+            made.rows.append(Row(what, name, value=1 / median(values)))
+            continue
+        ratio = paired.ratio(times[first], values)
+        made.rows.append(Row(what, name, first, 1 / median(values), 1 / median(times[first]), ratio=ratio))
     made.rows += [Row(what, name, note=note) for name, note in missing.items()]

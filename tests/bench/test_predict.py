@@ -102,7 +102,7 @@ def best_batch(side, folders, tmp_path):
     return min(rates, key=rates.get)
 
 
-def test_predict_lite0_against_decoding_and_forward_alone(part, repeats, folders, workshop, tmp_path):
+def test_predict_lite0(part, repeats, folders, workshop, tmp_path):
     made = part("predict_lite0", f"{METHOD}; the bound is 1 / (1 / decoding + 1 / forward), each alone on all cores")
     model = material.model_file(workshop / "lite0.safetensors", "efficientnet_lite0")
     what, side = "predict, EfficientNet-Lite0", "fx openvino"

@@ -50,7 +50,7 @@ def test_frozen(part, repeats, manifest, tmp_path):
     made = part(
         "frozen",
         f"the whole command `fx train baseline` with random weights, {EPOCHS} epochs of {numbers['train']} training "
-        f"and {numbers['val']} validation pictures, nothing cached before, against the plain loop with a frozen backbone: "
+        f"and {numbers['val']} validation pictures, nothing cached, against the plain loop with a frozen backbone: "
         f"an epoch of {shares['train']} and {shares['val']} of them, times {scale:.0f}",
     )
     short = material.part_of(manifest, "frozen", train=shares["train"], val=shares["val"])
