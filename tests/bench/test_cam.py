@@ -24,7 +24,7 @@ WANTED = [Wanted(FX_TORCH, tuple(PEERS), Aim(5.5)), Wanted(FX_BF16, tuple(PEERS)
 def test_cam(part, repeats, folders, workshop, tmp_path):
     made = part("cam", METHOD)
     model = material.model_file(workshop / "resnet50.safetensors", "resnet50")
-    ours = {FX_TORCH: ("fx:predict", {"model": model, "cam": True})}
+    ours = {FX_TORCH: ("fx:predict", {"model": model, "cam": True, "options": ["--precision", "bf16"]})}
     notes = {FX_BF16: fx.lacks("predict", "--engine", "--precision")}
     if not notes[FX_BF16]:
         options = ["--engine", "openvino", "--precision", "bf16"]
