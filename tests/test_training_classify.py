@@ -21,9 +21,9 @@ INFO = {"task": "classify", "backbone": "demo_tiny", "model": {"backbone": "demo
 def begin(demo_zoo):
     """A training and its run; with `run`, a training that can resume it."""
 
-    def make(recipe, run=None, workers=0):
+    def make(recipe, run=None, workers=0, compute=CPU):
         manifest = read_manifest(Path(recipe.data.manifest))
-        training = state.build(recipe, manifest, CPU, demo_zoo, dict(INFO))
+        training = state.build(recipe, manifest, compute, demo_zoo, dict(INFO))
         training.workers = workers
         return training, run or directory.create("tiny", {"created": "now"}, out=None)
 
@@ -293,15 +293,15 @@ def test_ctrl_c_during_the_last_validation_is_heard(begin, tiny_recipe, monkeypa
     assert_same(whole, run)
 
 
-@pytest.mark.parametrize(("sets", "workers"), [(("hardware.precision=bf16",), 0), ((), 2)])
-def test_resume_is_exact_in_bf16_and_with_processes(begin, tiny_recipe, monkeypatch, sets, workers):
-    recipe = tiny_recipe(*sets, phases=PHASES)
-    compute = Compute(torch.device("cpu"), recipe.hardware.precision)
+@pytest.mark.parametrize(
+    ("precision", "channels_last", "workers"), [("bf16", False, 0), ("bf16", True, 2), ("fp32", True, 0)]
+)
+def test_resume_is_exact_in_bf16_and_with_processes(begin, tiny_recipe, monkeypatch, precision, channels_last, workers):
+    recipe = tiny_recipe(phases=PHASES)
+    compute = Compute(CPU.device, precision, channels_last)
     trainings = []
     for _ in range(3):
-        training, run = begin(recipe, workers=workers)
-        training.compute = compute
-        trainings.append((training, run))
+        trainings.append(begin(recipe, workers=workers, compute=compute))
     (training, whole), (stopped, run), (again, _) = trainings
     classify.train(training, whole, resume=False)
     with monkeypatch.context() as patch:
