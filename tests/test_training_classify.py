@@ -11,7 +11,7 @@ from fxcli.errors import DataError, Interrupted, RunError, UnreadableImage
 from fxcli.model.hardware import Compute
 from fxcli.run import checkpoint, directory
 from fxcli.training import classify, state
-from fxcli.training.session import Stop
+from fxcli.training.session import Log, Stop
 
 CPU = Compute(torch.device("cpu"))
 INFO = {"task": "classify", "backbone": "demo_tiny", "model": {"backbone": "demo_tiny", "init": "random"}}
@@ -207,7 +207,7 @@ def test_max_minutes_ends_the_run_with_a_model(begin, tiny_recipe):
 
 
 def test_a_loss_that_is_not_finite_stops_and_keeps_the_checkpoint(begin, tiny_recipe, monkeypatch):
-    training, run = begin(tiny_recipe("train.epochs=3"))
+    training, run = begin(tiny_recipe("train.epochs=3", "train.save_every_min=1e-9"))
     real = classify._loss
 
     def loss(training, *rest):
@@ -217,7 +217,7 @@ def test_a_loss_that_is_not_finite_stops_and_keeps_the_checkpoint(begin, tiny_re
     monkeypatch.setattr(classify, "_loss", loss)
     with pytest.raises(RunError, match="the loss is nan at step 4"):
         classify.train(training, run, resume=False)
-    assert checkpoint.load_state(run.state_file)[1]["place"]["epoch"] == 1
+    assert checkpoint.load_state(run.state_file)[1]["place"]["step"] == 4
 
 
 @pytest.mark.parametrize("workers", [0, 1])
@@ -251,8 +251,48 @@ def test_parts_are_checked_before_anything_is_computed(begin, tiny_recipe, prepa
             begin(recipe)
 
 
+@pytest.mark.parametrize("epoch", [1, 2, 3, 4])
+def test_death_after_an_epoch_that_was_not_saved(begin, tiny_recipe, monkeypatch, epoch):
+    """Epochs are short: the state is older than the best model and the metrics. The second phase starts from a file
+    that its own first epoch overwrites.
+    """
+    recipe = tiny_recipe(phases=PHASES.replace("start: last", "start: best"))
+    training, whole = begin(recipe)
+    classify.train(training, whole, resume=False)
+    training, run = begin(recipe)
+    real = Log.write
+
+    def write(log, step, values):
+        real(log, step, values)
+        if values["epoch"] == epoch:
+            raise MemoryError("the process dies here")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Log, "write", write)
+        with pytest.raises(MemoryError):
+            classify.train(training, run, resume=False)
+    assert len(figures(run)) == epoch
+    training, _ = begin(recipe, run)
+    classify.train(training, run, resume=True)
+    assert_same(whole, run)
+
+
+def test_short_epochs_are_saved_by_the_clock_and_at_the_end_of_a_phase(begin, tiny_recipe, monkeypatch):
+    saved = []
+    real = classify._save
+    monkeypatch.setattr(classify, "_save", lambda *all_: (saved.append(all_[0].place.epoch), real(*all_)))
+    phases = "phases: {a: {train: {epochs: 3}}, b: {train: {epochs: 2}}}"
+    classify.train(*begin(tiny_recipe(phases=phases)), resume=False)
+    assert saved == [3, 3, 5], "the second is the start of a phase, whose best overwrites the one that it started from"
+    saved.clear()
+    monkeypatch.setattr(classify, "EPOCH_SAVE_MIN", 0.0)
+    classify.train(*begin(tiny_recipe(phases=phases)), resume=False)
+    assert saved == [1, 2, 3, 3, 4, 5]
+
+
 def test_death_between_the_best_of_a_phase_and_its_first_save(begin, tiny_recipe, monkeypatch):
     """The second phase starts from a file that its own first epoch overwrites."""
+    monkeypatch.setattr(classify, "EPOCH_SAVE_MIN", 0.0)
     recipe = tiny_recipe(phases=PHASES.replace("start: last", "start: best"))
     training, whole = begin(recipe)
     classify.train(training, whole, resume=False)

@@ -106,6 +106,11 @@ class Data(Section):
         description="how a picture becomes a square: padded, stretched, or its centre cut out",
     )
     workers: int | None = Field(None, ge=0, le=256, description="decoding processes; null = one per core, at most 4")
+    cache: Literal["auto", "none", "memory", "disk"] = Field(
+        "auto",
+        description="training pictures are decoded once: into memory, or into a file in FX_CACHE_DIR that later runs "
+        "find; auto = memory up to 2 GiB, else none. none also turns off the features of a frozen backbone",
+    )
 
 
 class Augment(Section):

@@ -7,13 +7,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Generator, Mapping
-from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn import functional
-from torch.utils.data import DataLoader
 from tqdm import tqdm
 
 from fxcli.console import console
@@ -23,9 +21,14 @@ from fxcli.model import freeze
 from fxcli.recipe.schema import Phase
 from fxcli.run import checkpoint, randomness
 from fxcli.run.directory import Run
-from fxcli.training import losses, optim, state
+from fxcli.training import features, losses, optim, state
+from fxcli.training import feed as feeds
+from fxcli.training.feed import Feed
 from fxcli.training.session import Average, Log, Stop, Timer, finite
 from fxcli.training.state import Place, Training
+
+# Minutes after the last save at which the end of an epoch makes one.
+EPOCH_SAVE_MIN = 1 / 3
 
 
 def train(training: Training, run: Run, *, resume: bool) -> dict[str, Any]:
@@ -73,10 +76,16 @@ def _start_phase(training: Training, run: Run) -> None:
 def _phase(training: Training, run: Run, log: Log, timer: Timer, stop: Stop, tensors: dict[str, Tensor]) -> None:
     place = training.place
     _, phase = training.phases[place.phase]
-    feed = set_up(training, tensors)
+    set_up(training, tensors)
     if not tensors and place.phase > 0:
         # The phase will overwrite the best model that it started from.
         _save(training, run, timer)
+
+    def check() -> None:
+        if stop.asked:
+            raise stop.interrupted(run, place.step)
+
+    feed = feeds.make(training, check=check)
     count = len(feed.batches.targets)
     try:
         while not place.done and place.phase_epoch < phase.train.epochs:
@@ -92,25 +101,20 @@ def _phase(training: Training, run: Run, log: Log, timer: Timer, stop: Stop, ten
                     place.done = True
                     break
             seen = min(count, place.batch * phase.train.batch_size) - before
-            _end_epoch(training, run, log, timer, seen / max(1e-9, timer.spent_s - started))
-            _save(training, run, timer)
-            if stop.asked:
+            _end_epoch(training, run, log, timer, feed, seen / max(1e-9, timer.spent_s - started))
+            is_last = place.done or place.phase_epoch == phase.train.epochs
+            # Here a save costs no step; but one an epoch would take longer than a short epoch does.
+            is_asked = stop.asked
+            if timer.is_due(min(phase.train.save_every_min, EPOCH_SAVE_MIN)) or is_last or is_asked:
+                _save(training, run, timer)
+            if is_asked:
                 raise stop.interrupted(run, place.step)
     finally:
         dataset.ended(feed.loader)
 
 
-@dataclass(frozen=True)
-class Feed:
-    """What a phase is fed with: its loader, the order behind it, and the weights of the classes, [K]."""
-
-    loader: DataLoader[Any]
-    batches: dataset.Batches
-    class_weights: Tensor
-
-
-def set_up(training: Training, tensors: Mapping[str, Tensor]) -> Feed:
-    """Sets a phase up: freezing, optimizer, averaged weights, loader; `tensors` of a resume state are put back."""
+def set_up(training: Training, tensors: Mapping[str, Tensor]) -> None:
+    """Sets a phase up: freezing, optimizer, averaged weights; `tensors` of a resume state are put back."""
     model = training.model
     _, phase = training.phases[training.place.phase]
     freeze.apply(model.classifier, model.spec, phase.model)
@@ -118,13 +122,6 @@ def set_up(training: Training, tensors: Mapping[str, Tensor]) -> Feed:
     training.optimizer = optim.make(phase.optim, groups)
     training.average = Average(model.classifier, phase.train.ema) if phase.train.ema else None
     state.restore(training, tensors)
-    paths, targets = training.part("train")
-    balanced = phase.train.sampler == "balanced"
-    batches = dataset.Batches(targets, phase.train.batch_size, seed=training.recipe.seed, balanced=balanced)
-    pictures = dataset.TrainingPictures(paths, targets, model.preprocessing, phase.augment)
-    weights = losses.class_weights(phase.train, targets, len(model.classes))
-    loader = dataset.loader(pictures, batches, workers=training.workers)
-    return Feed(loader, batches, weights.to(training.compute.device))
 
 
 def steps(training: Training, feed: Feed) -> Generator[None, None, None]:
@@ -144,7 +141,7 @@ def steps(training: Training, feed: Feed) -> Generator[None, None, None]:
             if place.batch % settings.accumulate == 0:
                 randomness.seed_everything(training.recipe.seed, "step", place.step)
             # forward and loss
-            loss = _loss(training, phase, batch, feed.class_weights)
+            loss = _loss(training, phase, batch, feed)
             value = finite(loss, place.step)
             # backward: gradients of a group of batches add up, so each counts by its share of the group's pictures
             first = (place.batch - place.batch % settings.accumulate) * settings.batch_size
@@ -166,15 +163,19 @@ def steps(training: Training, feed: Feed) -> Generator[None, None, None]:
             yield
 
 
-def _loss(training: Training, phase: Phase, batch: tuple[Tensor, Tensor], weights: Tensor) -> Tensor:
-    place, model = training.place, training.model
-    images = training.compute.send(model.preprocessing.normalise(batch[0]))
-    targets = functional.one_hot(batch[1], len(model.classes)).float().to(images.device)
+def _loss(training: Training, phase: Phase, batch: tuple[Tensor, Tensor], feed: Feed) -> Tensor:
+    place, model, compute = training.place, training.model, training.compute
+    targets = functional.one_hot(batch[1], len(model.classes)).float().to(compute.device)
+    if feed.features:
+        with compute.autocast():
+            logits = model.classifier.answer(batch[0].to(compute.device))
+        return losses.loss(logits, targets, feed.class_weights, phase.train)
+    images = compute.send(model.preprocessing.normalise(batch[0]))
     rng = randomness.generator(training.recipe.seed, "mix", place.epoch, place.batch)
     images, targets = augment.mix(images, targets, phase.augment, rng)
-    with training.compute.autocast():
+    with compute.autocast():
         logits = model.classifier(images)
-    return losses.loss(logits, targets, weights, phase.train)
+    return losses.loss(logits, targets, feed.class_weights, phase.train)
 
 
 def _step(training: Training, phase: Phase, optimizer: torch.optim.Optimizer | None, lr: float) -> None:
@@ -191,7 +192,7 @@ def _step(training: Training, phase: Phase, optimizer: torch.optim.Optimizer | N
         training.average.update(network, place.phase_step)
 
 
-def _end_epoch(training: Training, run: Run, log: Log, timer: Timer, rate: float) -> None:
+def _end_epoch(training: Training, run: Run, log: Log, timer: Timer, feed: Feed, rate: float) -> None:
     """Evaluates, logs, keeps the best, and decides whether the phase goes on."""
     place = training.place
     name, phase = training.phases[place.phase]
@@ -204,7 +205,7 @@ def _end_epoch(training: Training, run: Run, log: Log, timer: Timer, rate: float
     place.loss_sum, place.loss_count = 0.0, 0
     # evaluate
     with state.evaluated(training):
-        figures = state.validate(training)
+        figures = features.validate(training, feed.features) if feed.features else state.validate(training)
         scalars = ("accuracy", "balanced_accuracy", "macro_f1", "nll")
         values |= {f"val_{key.replace('nll', 'loss')}": figures[key] for key in scalars if key in figures}
         score = _score(phase.train.monitor, values)

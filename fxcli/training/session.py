@@ -153,19 +153,22 @@ class Average:
     """Exponential moving average of a module's weights and buffers (Polyak & Juditsky 1992).
 
     Args:
-        module: Averaged from its present state on.
+        module: Averaged from its present state on; what of it is frozen now stays so.
         decay: Per step; early steps use (1 + n) / (10 + n) where that is smaller.
     """
 
     def __init__(self, module: nn.Module, decay: float) -> None:
         self.decay = decay
         self.values = {name: value.detach().clone() for name, value in module.state_dict().items()}
+        self._frozen = {name for name, value in module.named_parameters() if not value.requires_grad}
 
     @torch.no_grad()
     def update(self, module: nn.Module, step: int) -> None:
         """Moves towards the module's present weights; whole numbers are copied."""
         decay = min(self.decay, (1 + step) / (10 + step))
         for name, value in module.state_dict().items():
+            if name in self._frozen:
+                continue
             if value.is_floating_point():
                 self.values[name].lerp_(value, 1 - decay)
             else:

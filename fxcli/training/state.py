@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from fxcli.data.cache import Kept
 from fxcli.data.manifest import Manifest
 from fxcli.errors import DataError
 from fxcli.evaluation import metrics
@@ -74,6 +75,9 @@ class Training:
         zoo: Its trackers are called.
         workers: Decoding processes; None takes one per core, at most 4.
         place: Where it stands.
+        kept: Decoded pictures, for all phases that see the same of them.
+        average: Of the phase at hand, where it averages.
+        optimizer: Of the phase at hand.
     """
 
     recipe: ClassifyRecipe
@@ -83,6 +87,7 @@ class Training:
     zoo: Zoo
     workers: int | None = None
     place: Place = field(default_factory=Place)
+    kept: Kept | None = None
     average: Average | None = None
     optimizer: torch.optim.Optimizer | None = None
 
