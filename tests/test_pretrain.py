@@ -111,7 +111,10 @@ def tensors(run):
 
 def lines(run):
     found = [json.loads(line) for line in run.metrics_file.read_text(encoding="utf-8").splitlines()]
-    return [{key: value for key, value in line.items() if key != "seconds"} for line in found]
+    return [
+        {key: value for key, value in line.items() if key not in ("seconds", "data_wait_s", "compute_s")}
+        for line in found
+    ]
 
 
 def assert_same(run, other):

@@ -1,11 +1,13 @@
 import json
 import shutil
 import signal
+import time
 from pathlib import Path
 
 import pytest
 import torch
 
+from fxcli.data.augment import Augmenter
 from fxcli.data.manifest import read_manifest
 from fxcli.errors import DataError, Interrupted, RunError, UnreadableImage
 from fxcli.model.hardware import Compute
@@ -14,6 +16,7 @@ from fxcli.training import classify, state
 from fxcli.training.session import Log, Stop
 
 CPU = Compute(torch.device("cpu"))
+TIMES = ("seconds", "images_per_s", "data_wait_s", "compute_s")
 INFO = {"task": "classify", "backbone": "demo_tiny", "model": {"backbone": "demo_tiny", "init": "random"}}
 
 
@@ -43,7 +46,7 @@ def assert_same(run, other):
 
 def figures(run):
     lines = [json.loads(line) for line in run.metrics_file.read_text().splitlines()]
-    return [{key: value for key, value in line.items() if key not in ("seconds", "images_per_s")} for line in lines]
+    return [{key: value for key, value in line.items() if key not in TIMES} for line in lines]
 
 
 def stop_after(monkeypatch, count):
@@ -179,6 +182,40 @@ def test_early_stopping_looks_at_validation(begin, tiny_recipe, monkeypatch):
     training, run = begin(tiny_recipe("train.epochs=9", "train.patience=2"))
     classify.train(training, run, resume=False)
     assert [line["epoch"] for line in figures(run)] == [1, 2, 3]
+
+
+def test_waiting_and_computing_are_told_apart(begin, tiny_recipe, monkeypatch):
+    """Slow pictures and a slow loss; validation and saving count as neither."""
+    real, real_call, real_validate = classify._loss, Augmenter.__call__, state.validate
+    monkeypatch.setattr(classify, "_loss", lambda *all_: time.sleep(0.03) or real(*all_))
+    monkeypatch.setattr(Augmenter, "__call__", lambda *all_: time.sleep(0.005) or real_call(*all_))
+    monkeypatch.setattr(state, "validate", lambda *all_: time.sleep(0.5) or real_validate(*all_))
+    training, run = begin(tiny_recipe("train.save_every_min=1e-9"))
+    classify.train(training, run, resume=False)
+    lines = [json.loads(line) for line in run.metrics_file.read_text().splitlines()]
+    for line in lines:
+        assert 0.12 <= line["data_wait_s"] < 0.4
+        assert 0.09 <= line["compute_s"] < 0.4
+    totals = run.info()["seconds"]
+    for name in ("data_wait_s", "compute_s"):
+        assert totals[name] == pytest.approx(sum(line[name] for line in lines), abs=0.1)
+    assert totals["spent_s"] == pytest.approx(lines[-1]["seconds"], abs=0.2)
+
+
+def test_a_resumed_run_adds_its_seconds(begin, tiny_recipe, monkeypatch):
+    recipe = tiny_recipe()
+    training, run = begin(recipe)
+    with monkeypatch.context() as patch:
+        stop_after(patch, 4)
+        with pytest.raises(Interrupted):
+            classify.train(training, run, resume=False)
+    tensors, header = checkpoint.load_state(run.state_file)
+    header["place"] |= {"spent_s": 1000.0, "data_wait_s": 300.0, "compute_s": 500.0}
+    checkpoint.save_state(run.state_file, tensors, {"place": header["place"]})
+    training, _ = begin(recipe, run)
+    classify.train(training, run, resume=True)
+    assert [int(value) // 100 for value in run.info()["seconds"].values()] == [10, 3, 5]
+    assert json.loads(run.metrics_file.read_text().splitlines()[-1])["compute_s"] < 100
 
 
 def test_monitor_none_keeps_the_last(begin, tiny_recipe):

@@ -43,7 +43,7 @@ def train(training: Training, run: Run, *, resume: bool) -> dict[str, Any]:
     """
     place = training.place
     tensors = state.resumed(training, run) if resume else {}
-    timer = Timer(place.spent_s)
+    timer = Timer(place.spent_s, place.data_wait_s, place.compute_s)
     log = Log(run, training.zoo, keep_epochs=place.epoch)
     with Stop() as stop:
         while place.phase < len(training.phases):
@@ -52,9 +52,8 @@ def train(training: Training, run: Run, *, resume: bool) -> dict[str, Any]:
             _, phase = training.phases[place.phase]
             _phase(training, run, log, timer, stop, tensors)
             tensors = {}
-            training.place = place = Place(
-                phase=place.phase + 1, epoch=place.epoch, step=place.step, spent_s=timer.spent_s
-            )
+            training.place = place = Place(phase=place.phase + 1, epoch=place.epoch, step=place.step)
+            place.__dict__.update(timer.totals)
             if _is_over(phase, timer):
                 break
     return state.finish(training, run)
@@ -90,8 +89,8 @@ def _phase(training: Training, run: Run, log: Log, timer: Timer, stop: Stop, ten
     try:
         while not place.done and place.phase_epoch < phase.train.epochs:
             feed.batches.begin(place.epoch, place.batch)
-            started, before = timer.spent_s, place.batch * phase.train.batch_size
-            for _ in steps(training, feed):
+            started, before = timer.totals, place.batch * phase.train.batch_size
+            for _ in steps(training, feed, timer):
                 is_asked, is_over = stop.asked, _is_over(phase, timer)
                 if timer.is_due(phase.train.save_every_min) or is_asked or is_over:
                     _save(training, run, timer)
@@ -101,7 +100,9 @@ def _phase(training: Training, run: Run, log: Log, timer: Timer, stop: Stop, ten
                     place.done = True
                     break
             seen = min(count, place.batch * phase.train.batch_size) - before
-            _end_epoch(training, run, log, timer, feed, seen / max(1e-9, timer.spent_s - started))
+            speed = {name: value - started[name] for name, value in timer.totals.items()}
+            speed["images_per_s"] = seen / max(1e-9, speed.pop("spent_s"))
+            _end_epoch(training, run, log, timer, feed, speed)
             is_last = place.done or place.phase_epoch == phase.train.epochs
             # Here a save costs no step; but one an epoch would take longer than a short epoch does.
             is_asked = stop.asked
@@ -124,8 +125,8 @@ def set_up(training: Training, tensors: Mapping[str, Tensor]) -> None:
     state.restore(training, tensors)
 
 
-def steps(training: Training, feed: Feed) -> Generator[None, None, None]:
-    """Runs the rest of an epoch and yields after each optimizer step."""
+def steps(training: Training, feed: Feed, timer: Timer) -> Generator[None, None, None]:
+    """Runs the rest of an epoch and yields after each optimizer step; `timer` is told what the time goes to."""
     place, optimizer, count = training.place, training.optimizer, len(feed.batches.targets)
     name, phase = training.phases[place.phase]
     settings = phase.train
@@ -134,7 +135,7 @@ def steps(training: Training, feed: Feed) -> Generator[None, None, None]:
     title = f"{name} {place.phase_epoch + 1}/{settings.epochs}"
     bar: tqdm[Any] = console.progress(total=count, what=title, done=place.batch * settings.batch_size)
     with bar:
-        for batch in dataset.begun(feed.loader):
+        for batch in timer.over(dataset.begun(feed.loader)):
             # data
             if isinstance(batch, UnreadableImage):
                 raise batch
@@ -160,6 +161,7 @@ def steps(training: Training, feed: Feed) -> Generator[None, None, None]:
             _step(training, phase, optimizer, phase.optim.lr * factor)
             # log
             bar.set_postfix(loss=f"{place.loss_sum / place.loss_count:.3f}", refresh=False)
+            timer.pause()
             yield
 
 
@@ -192,8 +194,8 @@ def _step(training: Training, phase: Phase, optimizer: torch.optim.Optimizer | N
         training.average.update(network, place.phase_step)
 
 
-def _end_epoch(training: Training, run: Run, log: Log, timer: Timer, feed: Feed, rate: float) -> None:
-    """Evaluates, logs, keeps the best, and decides whether the phase goes on."""
+def _end_epoch(training: Training, run: Run, log: Log, timer: Timer, feed: Feed, speed: Mapping[str, float]) -> None:
+    """Evaluates, keeps the best, logs, and decides whether the phase goes on; `speed` is of the epoch, as logged."""
     place = training.place
     name, phase = training.phases[place.phase]
     place.epoch, place.phase_epoch, place.batch = place.epoch + 1, place.phase_epoch + 1, 0
@@ -215,20 +217,32 @@ def _end_epoch(training: Training, run: Run, log: Log, timer: Timer, feed: Feed,
             training.model.save(run.best_file)
         else:
             place.stale += 1
-    values |= {"images_per_s": round(rate, 2), "seconds": round(timer.spent_s, 1)}
+    # log
+    values |= {name: round(value, 2) for name, value in speed.items()} | {"seconds": round(timer.spent_s, 1)}
     log.write(place.step, values)
-    # A score is larger when better: only the sign of a loss was turned.
-    best = None if place.best is None else abs(place.best)
-    run.update(epoch=place.epoch, monitor=phase.train.monitor, best=best, best_epoch=place.best_epoch)
-    left = sum(p.train.epochs for _, p in training.phases) - place.epoch
-    shown = " ".join(f"{key} {value:.3f}" for key, value in values.items() if key.endswith(("loss", "acy", "_f1")))
-    minutes = timer.spent_s / place.epoch * left / 60
-    console.note(f"{name} {place.phase_epoch}/{phase.train.epochs}  {shown}  {rate:.0f} img/s  {minutes:.1f} min left")
-    run.log(f"epoch {place.epoch} ({name}) {shown}")
+    _tell(training, run, timer, values)
     # stop
     if phase.train.patience and phase.train.monitor != "none" and place.stale >= phase.train.patience:
         console.note(f"{name}: no improvement for {place.stale} epochs; the phase ends")
         place.done = True
+
+
+def _tell(training: Training, run: Run, timer: Timer, values: Mapping[str, Any]) -> None:
+    """Shows people what was logged of an epoch, and puts where the run stands into run.json."""
+    place = training.place
+    name, phase = training.phases[place.phase]
+    # A score is larger when better: only the sign of a loss was turned.
+    best = None if place.best is None else abs(place.best)
+    seconds = {key: round(value, 1) for key, value in timer.totals.items()}
+    run.update(epoch=place.epoch, monitor=phase.train.monitor, best=best, best_epoch=place.best_epoch, seconds=seconds)
+    left = sum(p.train.epochs for _, p in training.phases) - place.epoch
+    shown = " ".join(f"{key} {value:.3f}" for key, value in values.items() if key.endswith(("loss", "acy", "_f1")))
+    minutes = timer.spent_s / place.epoch * left / 60
+    speed = f"{values['images_per_s']:.0f} img/s"
+    times = f"data {values['data_wait_s']:.1f} s, compute {values['compute_s']:.1f} s"
+    progress = f"{place.phase_epoch}/{phase.train.epochs}"
+    console.note(f"{name} {progress}  {shown}  {speed} ({times})  {minutes:.1f} min left")
+    run.log(f"epoch {place.epoch} ({name}) {shown}")
 
 
 def _score(monitor: str, values: dict[str, Any]) -> float | None:
@@ -243,6 +257,6 @@ def _is_over(phase: Phase, timer: Timer) -> bool:
 
 
 def _save(training: Training, run: Run, timer: Timer) -> None:
-    training.place.spent_s = timer.spent_s
+    training.place.__dict__.update(timer.totals)
     state.save(training, run)
     timer.saved()

@@ -11,6 +11,7 @@ import torch
 from fxcli.data import dataset
 from fxcli.training import classify, features
 from fxcli.training import feed as feeds
+from fxcli.training.session import Timer
 from fxcli.training.state import Place, Training
 
 
@@ -27,7 +28,7 @@ def run(training: Training) -> list[dict[str, Any]]:
         training.place = Place(phase=index)
         classify.set_up(training, {})
         feed = feeds.make(training, check=None)
-        steps = classify.steps(training, feed)
+        steps = classify.steps(training, feed, Timer())
         before, done = time.perf_counter(), 0
         next(steps)
         if training.place.loss_count < count:

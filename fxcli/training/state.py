@@ -46,6 +46,8 @@ class Place:
         loss_sum: Of the epoch under way, over pictures.
         loss_count: Pictures in that sum.
         spent_s: Seconds of training.
+        data_wait_s: Of them, waiting for batches.
+        compute_s: Of them, from a batch to the end of its step.
     """
 
     phase: int = 0
@@ -61,6 +63,8 @@ class Place:
     loss_sum: float = 0.0
     loss_count: int = 0
     spent_s: float = 0.0
+    data_wait_s: float = 0.0
+    compute_s: float = 0.0
 
 
 @dataclass
