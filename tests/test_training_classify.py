@@ -93,6 +93,25 @@ def test_the_same_recipe_gives_the_same_bits_with_any_worker_count(begin, tiny_r
     assert_same(*runs)
 
 
+@pytest.mark.parametrize("workers", [0, 2])
+def test_kept_pictures_give_the_same_bits(begin, tiny_recipe, workers):
+    """Through phases that see the same of the pictures, and one that crops them."""
+    phases = """
+phases:
+  a: {augment: {rotate_deg: 20}}
+  b: {augment: {hflip: 0.5}, train: {epochs: 1}}
+  c: {augment: {crop_scale: [0.5, 1.0]}}
+"""
+    runs = []
+    for cache in ("none", "memory", "disk", "auto"):
+        training, run = begin(tiny_recipe(f"data.cache={cache}", phases=phases), workers=workers)
+        classify.train(training, run, resume=False)
+        assert (training.kept is None) == (cache == "none")
+        runs.append(run)
+    for run in runs[1:]:
+        assert_same(runs[0], run)
+
+
 @pytest.mark.parametrize("steps", [1, 3, 4, 6, 8, 11])
 def test_resume_ends_bitwise_equal(begin, tiny_recipe, monkeypatch, steps):
     """Three steps an epoch, two epochs a phase: mid-epoch, at the end of an epoch, and of a phase."""

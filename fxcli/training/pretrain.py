@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 from fxcli.console import console
-from fxcli.data import dataset
+from fxcli.data import cache, dataset
 from fxcli.data.manifest import Manifest
 from fxcli.data.preprocess import Preprocessing
 from fxcli.errors import DataError, UnreadableImage
@@ -153,6 +153,7 @@ def train(
     log = Log(run, zoo, keep_epochs=place.epoch)
     try:
         with Stop() as stop:
+            _keep(pretraining, run, stop)
             while place.epoch < recipe.train.epochs and not place.done:
                 started = timer.totals
                 _epoch(pretraining, run, timer, stop)
@@ -194,6 +195,18 @@ def build(recipe: PretrainRecipe, manifest: Manifest, compute: Compute, zoo: Zoo
     loader = dataset.loader(views, batches, workers=recipe.data.workers)
     optimizer = optim.make(recipe.optim, freeze.parameter_groups(module, spec, recipe.optim))
     return Pretraining(recipe, module, preprocessing, compute, optimizer, loader, batches)
+
+
+def _keep(pretraining: Pretraining, run: Run, stop: Stop) -> None:
+    """Decodes the pictures once, before the loader starts its processes."""
+
+    def check() -> None:
+        if stop.asked:
+            raise stop.interrupted(run, pretraining.place.step)
+
+    data, views = pretraining.recipe.data, cast(dataset.Views, pretraining.loader.dataset)
+    workers = dataset.default_workers() if data.workers is None else data.workers
+    views.kept = cache.keep(views.sight, data.cache, workers=workers, before=None, check=check)
 
 
 def _epoch(pretraining: Pretraining, run: Run, timer: Timer, stop: Stop) -> None:
