@@ -1,9 +1,12 @@
+import platform
+import sys
+
 import pytest
 import torch
 
-from fxcli.errors import UsageError
+from fxcli.errors import RunError, UsageError
 from fxcli.model import hardware
-from fxcli.model.hardware import Compute, compute, describe
+from fxcli.model.hardware import Compute, compute, describe, recorded
 from fxcli.recipe.schema import Hardware
 
 
@@ -14,7 +17,7 @@ def test_cpu_always_works_and_is_described():
         "device": "cpu",
         "device_name": "cpu",
         "precision": "fp32",
-        "channels_last": False,
+        "channels_last": True,
         "threads": torch.get_num_threads(),
     }
 
@@ -106,3 +109,88 @@ def test_a_gpu_computes_fp32_in_full(monkeypatch):
     finally:
         torch.backends.cudnn.allow_tf32 = before[0]
         torch.set_float32_matmul_precision(before[1])
+
+
+@pytest.mark.parametrize("native", [False, True])
+def test_auto_is_bf16_for_training_where_the_processor_has_it(monkeypatch, capsys, native):
+    monkeypatch.setattr(hardware, "has_bf16", lambda device: native)
+    assert compute(Hardware(device="cpu"), training=True).precision == ("bf16" if native else "fp32")
+    assert compute(Hardware(device="cpu")).precision == "fp32", "answers must not depend on the processor"
+    assert compute(Hardware(device="cpu", precision="fp32"), training=True).precision == "fp32"
+    assert capsys.readouterr().err == "", "auto is a choice, not a disappointment"
+
+
+def test_auto_on_each_kind_of_device(monkeypatch):
+    monkeypatch.setattr(torch, "empty", lambda *_, **__: None)
+    monkeypatch.setattr(hardware, "has_bf16", lambda device: True)
+    before = torch.backends.cudnn.allow_tf32
+    try:
+        found = {name: compute(Hardware(device=name), training=True) for name in ("cpu", "cuda", "mps")}
+    finally:
+        torch.backends.cudnn.allow_tf32 = before
+    assert {name: (one.precision, one.channels_last) for name, one in found.items()} == {
+        "cpu": ("bf16", True),
+        "cuda": ("bf16", True),
+        "mps": ("fp32", False),
+    }
+    asked = Hardware(device="mps", precision="bf16", channels_last=True)
+    assert compute(asked).precision == "bf16"
+    assert compute(asked).channels_last
+    assert not compute(Hardware(device="cpu", channels_last=False)).channels_last
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_a_run_goes_on_as_it_was_started(monkeypatch, precision):
+    monkeypatch.setattr(hardware, "has_bf16", lambda device: True)
+    threads = torch.get_num_threads()
+    started = {"precision": precision, "channels_last": False, "threads": threads + 1}
+    try:
+        found = recorded(Hardware(device="cpu"), started)
+        assert (found.precision, found.channels_last) == (precision, False)
+        assert torch.get_num_threads() == threads + 1
+        recorded(Hardware(device="cpu", threads=threads), started)
+        assert torch.get_num_threads() == threads
+    finally:
+        torch.set_num_threads(threads)
+
+
+def test_a_run_in_bf16_does_not_go_on_without(monkeypatch):
+    monkeypatch.setattr(hardware, "has_bf16", lambda device: False)
+    started = {"precision": "bf16", "channels_last": True, "threads": torch.get_num_threads()}
+    with pytest.raises(RunError, match="computes in bf16, and cpu here has none"):
+        recorded(Hardware(device="cpu"), started)
+
+
+def test_one_thread_for_a_while():
+    before = torch.get_num_threads()
+    try:
+        torch.set_num_threads(3)
+        with hardware.one_thread():
+            assert torch.get_num_threads() == 1
+        assert torch.get_num_threads() == 3
+    finally:
+        torch.set_num_threads(before)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="of glibc")
+def test_training_keeps_its_memory(monkeypatch):
+    """Blocks as large as a layer's output come from the heap, and cost no page faults once they were there."""
+    resource = pytest.importorskip("resource")
+    compute(Hardware(device="cpu"), training=True)
+
+    def faults():
+        before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+        torch.ones(64 << 20, dtype=torch.uint8)
+        return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
+
+    if platform.libc_ver()[0] != "glibc":
+        pytest.skip("another C library, which is left as it is")
+    assert min(faults() for _ in range(6)) < 1000, "of 16384 pages"
+    monkeypatch.setattr(hardware.ctypes, "CDLL", lambda name: object())
+    hardware._hold_memory()
+
+
+def test_other_systems_keep_their_allocator(monkeypatch):
+    monkeypatch.setattr(hardware.sys, "platform", "darwin")
+    monkeypatch.setattr(hardware.ctypes, "CDLL", None)
+    hardware._hold_memory()

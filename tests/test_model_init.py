@@ -21,7 +21,7 @@ from fxcli import BackboneArgs, BackboneSpec, InputSpec, Stage, WeightSource
 from fxcli.console import console
 from fxcli.errors import PluginError, UnknownName, WeightsUnavailable
 from fxcli.model import init
-from fxcli.model.init import cache_dir, initialise
+from fxcli.model.init import initialise
 
 OTHER_INPUT = InputSpec(size_px=96)
 
@@ -270,18 +270,6 @@ def test_convert_renames(published, cache):
         convert=lambda state, module: {key.removeprefix("net."): value for key, value in state.items()},
     )
     initialise(spec, build(), "imagenet")
-
-
-def test_cache_dir(monkeypatch, tmp_path):
-    monkeypatch.delenv("FX_CACHE_DIR", raising=False)
-    monkeypatch.setenv("LOCALAPPDATA" if os.name == "nt" else "XDG_CACHE_HOME", str(tmp_path))
-    assert cache_dir() == tmp_path / "fx"
-    monkeypatch.setenv("FX_CACHE_DIR", str(tmp_path / "mine"))
-    assert cache_dir() == tmp_path / "mine"
-    monkeypatch.delenv("FX_CACHE_DIR")
-    monkeypatch.delenv("LOCALAPPDATA" if os.name == "nt" else "XDG_CACHE_HOME")
-    monkeypatch.setattr(Path, "home", lambda: tmp_path)
-    assert cache_dir() == tmp_path / ".cache" / "fx"
 
 
 def test_files_of_one_name_from_two_places_are_kept_apart():

@@ -111,7 +111,10 @@ def tensors(run):
 
 def lines(run):
     found = [json.loads(line) for line in run.metrics_file.read_text(encoding="utf-8").splitlines()]
-    return [{key: value for key, value in line.items() if key != "seconds"} for line in found]
+    return [
+        {key: value for key, value in line.items() if key not in ("seconds", "data_wait_s", "compute_s")}
+        for line in found
+    ]
 
 
 def assert_same(run, other):
@@ -152,9 +155,14 @@ def test_resume_ends_bitwise_equal(recipe_of, go, monkeypatch, method, step):
     assert_same(whole, run)
 
 
-def test_bits_do_not_depend_on_workers(recipe_of, go):
-    runs = [go(recipe_of("simclr", f"data.workers={workers}", "train.epochs=1"))[0] for workers in (0, 2)]
-    assert_same(*runs)
+def test_bits_do_not_depend_on_workers_and_cache(recipe_of, go):
+    variants = [(0, "none"), (2, "none"), (0, "memory"), (2, "disk"), (2, "auto")]
+    first, *rest = [
+        go(recipe_of("simclr", f"data.workers={workers}", f"data.cache={cache}", "train.epochs=1"))[0]
+        for workers, cache in variants
+    ]
+    for run in rest:
+        assert_same(first, run)
 
 
 def test_saves_by_the_clock_and_ends_by_it(recipe_of, go, monkeypatch):

@@ -11,6 +11,7 @@ import yaml
 from typer.testing import CliRunner
 
 from fxcli.cli import app
+from fxcli.run import checkpoint
 from fxcli.run.directory import Run
 from fxcli.training import classify
 
@@ -150,6 +151,15 @@ def test_ctrl_c_exits_130_and_resume_finishes(tiny_recipe, monkeypatch):
     straight = fx("train", "tiny.yaml", "--out", "runs/straight", "--quiet")
     assert straight.exit_code == 0
     assert run.info()["figures"] == Run(Path("runs/straight")).info()["figures"]
+
+
+def test_resume_computes_as_the_run_was_started(trained):
+    """A run of a machine without bf16, going on where auto would be bf16."""
+    compute = trained.info()["compute"] | {"precision": "fp32", "channels_last": False}
+    trained.update(status="interrupted", compute=compute)
+    assert fx("train", "--resume", trained.path, "--quiet").exit_code == 0
+    assert trained.info()["compute"] == compute
+    assert checkpoint.read_header(trained.model_file)["channels_last"] is False
 
 
 def test_a_run_in_use_is_refused(trained):

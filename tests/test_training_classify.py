@@ -1,19 +1,22 @@
 import json
 import shutil
 import signal
+import time
 from pathlib import Path
 
 import pytest
 import torch
 
+from fxcli.data.augment import Augmenter
 from fxcli.data.manifest import read_manifest
 from fxcli.errors import DataError, Interrupted, RunError, UnreadableImage
 from fxcli.model.hardware import Compute
 from fxcli.run import checkpoint, directory
 from fxcli.training import classify, state
-from fxcli.training.session import Stop
+from fxcli.training.session import Log, Stop
 
 CPU = Compute(torch.device("cpu"))
+TIMES = ("seconds", "images_per_s", "data_wait_s", "compute_s")
 INFO = {"task": "classify", "backbone": "demo_tiny", "model": {"backbone": "demo_tiny", "init": "random"}}
 
 
@@ -21,9 +24,9 @@ INFO = {"task": "classify", "backbone": "demo_tiny", "model": {"backbone": "demo
 def begin(demo_zoo):
     """A training and its run; with `run`, a training that can resume it."""
 
-    def make(recipe, run=None, workers=0):
+    def make(recipe, run=None, workers=0, compute=CPU):
         manifest = read_manifest(Path(recipe.data.manifest))
-        training = state.build(recipe, manifest, CPU, demo_zoo, dict(INFO))
+        training = state.build(recipe, manifest, compute, demo_zoo, dict(INFO))
         training.workers = workers
         return training, run or directory.create("tiny", {"created": "now"}, out=None)
 
@@ -43,7 +46,7 @@ def assert_same(run, other):
 
 def figures(run):
     lines = [json.loads(line) for line in run.metrics_file.read_text().splitlines()]
-    return [{key: value for key, value in line.items() if key not in ("seconds", "images_per_s")} for line in lines]
+    return [{key: value for key, value in line.items() if key not in TIMES} for line in lines]
 
 
 def stop_after(monkeypatch, count):
@@ -88,6 +91,25 @@ def test_the_same_recipe_gives_the_same_bits_with_any_worker_count(begin, tiny_r
         classify.train(training, run, resume=False)
         runs.append(run)
     assert_same(*runs)
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_kept_pictures_give_the_same_bits(begin, tiny_recipe, workers):
+    """Through phases that see the same of the pictures, and one that crops them."""
+    phases = """
+phases:
+  a: {augment: {rotate_deg: 20}}
+  b: {augment: {hflip: 0.5}, train: {epochs: 1}}
+  c: {augment: {crop_scale: [0.5, 1.0]}}
+"""
+    runs = []
+    for cache in ("none", "memory", "disk", "auto"):
+        training, run = begin(tiny_recipe(f"data.cache={cache}", phases=phases), workers=workers)
+        classify.train(training, run, resume=False)
+        assert (training.kept is None) == (cache == "none")
+        runs.append(run)
+    for run in runs[1:]:
+        assert_same(runs[0], run)
 
 
 @pytest.mark.parametrize("steps", [1, 3, 4, 6, 8, 11])
@@ -181,6 +203,40 @@ def test_early_stopping_looks_at_validation(begin, tiny_recipe, monkeypatch):
     assert [line["epoch"] for line in figures(run)] == [1, 2, 3]
 
 
+def test_waiting_and_computing_are_told_apart(begin, tiny_recipe, monkeypatch):
+    """Slow pictures and a slow loss; validation and saving count as neither."""
+    real, real_call, real_validate = classify._loss, Augmenter.__call__, state.validate
+    monkeypatch.setattr(classify, "_loss", lambda *all_: time.sleep(0.03) or real(*all_))
+    monkeypatch.setattr(Augmenter, "__call__", lambda *all_: time.sleep(0.005) or real_call(*all_))
+    monkeypatch.setattr(state, "validate", lambda *all_: time.sleep(0.5) or real_validate(*all_))
+    training, run = begin(tiny_recipe("train.save_every_min=1e-9"))
+    classify.train(training, run, resume=False)
+    lines = [json.loads(line) for line in run.metrics_file.read_text().splitlines()]
+    for line in lines:
+        assert 0.12 <= line["data_wait_s"] < 0.4
+        assert 0.09 <= line["compute_s"] < 0.4
+    totals = run.info()["seconds"]
+    for name in ("data_wait_s", "compute_s"):
+        assert totals[name] == pytest.approx(sum(line[name] for line in lines), abs=0.1)
+    assert totals["spent_s"] == pytest.approx(lines[-1]["seconds"], abs=0.2)
+
+
+def test_a_resumed_run_adds_its_seconds(begin, tiny_recipe, monkeypatch):
+    recipe = tiny_recipe()
+    training, run = begin(recipe)
+    with monkeypatch.context() as patch:
+        stop_after(patch, 4)
+        with pytest.raises(Interrupted):
+            classify.train(training, run, resume=False)
+    tensors, header = checkpoint.load_state(run.state_file)
+    header["place"] |= {"spent_s": 1000.0, "data_wait_s": 300.0, "compute_s": 500.0}
+    checkpoint.save_state(run.state_file, tensors, {"place": header["place"]})
+    training, _ = begin(recipe, run)
+    classify.train(training, run, resume=True)
+    assert [int(value) // 100 for value in run.info()["seconds"].values()] == [10, 3, 5]
+    assert json.loads(run.metrics_file.read_text().splitlines()[-1])["compute_s"] < 100
+
+
 def test_monitor_none_keeps_the_last(begin, tiny_recipe):
     training, run = begin(tiny_recipe("train.monitor=none"))
     classify.train(training, run, resume=False)
@@ -207,7 +263,7 @@ def test_max_minutes_ends_the_run_with_a_model(begin, tiny_recipe):
 
 
 def test_a_loss_that_is_not_finite_stops_and_keeps_the_checkpoint(begin, tiny_recipe, monkeypatch):
-    training, run = begin(tiny_recipe("train.epochs=3"))
+    training, run = begin(tiny_recipe("train.epochs=3", "train.save_every_min=1e-9"))
     real = classify._loss
 
     def loss(training, *rest):
@@ -217,7 +273,7 @@ def test_a_loss_that_is_not_finite_stops_and_keeps_the_checkpoint(begin, tiny_re
     monkeypatch.setattr(classify, "_loss", loss)
     with pytest.raises(RunError, match="the loss is nan at step 4"):
         classify.train(training, run, resume=False)
-    assert checkpoint.load_state(run.state_file)[1]["place"]["epoch"] == 1
+    assert checkpoint.load_state(run.state_file)[1]["place"]["step"] == 4
 
 
 @pytest.mark.parametrize("workers", [0, 1])
@@ -251,8 +307,48 @@ def test_parts_are_checked_before_anything_is_computed(begin, tiny_recipe, prepa
             begin(recipe)
 
 
+@pytest.mark.parametrize("epoch", [1, 2, 3, 4])
+def test_death_after_an_epoch_that_was_not_saved(begin, tiny_recipe, monkeypatch, epoch):
+    """Epochs are short: the state is older than the best model and the metrics. The second phase starts from a file
+    that its own first epoch overwrites.
+    """
+    recipe = tiny_recipe(phases=PHASES.replace("start: last", "start: best"))
+    training, whole = begin(recipe)
+    classify.train(training, whole, resume=False)
+    training, run = begin(recipe)
+    real = Log.write
+
+    def write(log, step, values):
+        real(log, step, values)
+        if values["epoch"] == epoch:
+            raise MemoryError("the process dies here")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Log, "write", write)
+        with pytest.raises(MemoryError):
+            classify.train(training, run, resume=False)
+    assert len(figures(run)) == epoch
+    training, _ = begin(recipe, run)
+    classify.train(training, run, resume=True)
+    assert_same(whole, run)
+
+
+def test_short_epochs_are_saved_by_the_clock_and_at_the_end_of_a_phase(begin, tiny_recipe, monkeypatch):
+    saved = []
+    real = classify._save
+    monkeypatch.setattr(classify, "_save", lambda *all_: (saved.append(all_[0].place.epoch), real(*all_)))
+    phases = "phases: {a: {train: {epochs: 3}}, b: {train: {epochs: 2}}}"
+    classify.train(*begin(tiny_recipe(phases=phases)), resume=False)
+    assert saved == [3, 3, 5], "the second is the start of a phase, whose best overwrites the one that it started from"
+    saved.clear()
+    monkeypatch.setattr(classify, "EPOCH_SAVE_MIN", 0.0)
+    classify.train(*begin(tiny_recipe(phases=phases)), resume=False)
+    assert saved == [1, 2, 3, 3, 4, 5]
+
+
 def test_death_between_the_best_of_a_phase_and_its_first_save(begin, tiny_recipe, monkeypatch):
     """The second phase starts from a file that its own first epoch overwrites."""
+    monkeypatch.setattr(classify, "EPOCH_SAVE_MIN", 0.0)
     recipe = tiny_recipe(phases=PHASES.replace("start: last", "start: best"))
     training, whole = begin(recipe)
     classify.train(training, whole, resume=False)
@@ -293,15 +389,15 @@ def test_ctrl_c_during_the_last_validation_is_heard(begin, tiny_recipe, monkeypa
     assert_same(whole, run)
 
 
-@pytest.mark.parametrize(("sets", "workers"), [(("hardware.precision=bf16",), 0), ((), 2)])
-def test_resume_is_exact_in_bf16_and_with_processes(begin, tiny_recipe, monkeypatch, sets, workers):
-    recipe = tiny_recipe(*sets, phases=PHASES)
-    compute = Compute(torch.device("cpu"), recipe.hardware.precision)
+@pytest.mark.parametrize(
+    ("precision", "channels_last", "workers"), [("bf16", False, 0), ("bf16", True, 2), ("fp32", True, 0)]
+)
+def test_resume_is_exact_in_bf16_and_with_processes(begin, tiny_recipe, monkeypatch, precision, channels_last, workers):
+    recipe = tiny_recipe(phases=PHASES)
+    compute = Compute(CPU.device, precision, channels_last)
     trainings = []
     for _ in range(3):
-        training, run = begin(recipe, workers=workers)
-        training.compute = compute
-        trainings.append((training, run))
+        trainings.append(begin(recipe, workers=workers, compute=compute))
     (training, whole), (stopped, run), (again, _) = trainings
     classify.train(training, whole, resume=False)
     with monkeypatch.context() as patch:

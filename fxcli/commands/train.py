@@ -20,6 +20,7 @@ from fxcli.run.files import sha256_of, write_text
 
 if TYPE_CHECKING:
     from fxcli.data.manifest import Manifest
+    from fxcli.model.hardware import Compute
     from fxcli.recipe.schema import ClassifyRecipe, PrepareRecipe, PretrainRecipe
     from fxcli.zoo.plugins import Zoo
 
@@ -162,11 +163,6 @@ def _reopen(path: Path) -> tuple[Run, TrainRecipe, Manifest]:
                 where=path,
                 hint="start a new run",
             )
-    threads = info.get("compute", {}).get("threads")
-    if threads and not recipe.hardware.threads:
-        import torch
-
-        torch.set_num_threads(int(threads))
     return run, recipe, manifest
 
 
@@ -177,19 +173,21 @@ def _run(run: Run, recipe: TrainRecipe, manifest: Manifest, *, resume: bool) -> 
     run.update(status="running", ended=None, error=None)
     zoo = load_zoo()
     try:
-        compute = hardware.compute(recipe.hardware)
+        before = run.info().get("compute") if resume else None
+        chosen = recipe.hardware
+        compute = hardware.recorded(chosen, before) if before else hardware.compute(chosen, training=True)
         run.update(compute=hardware.describe(compute))
         if recipe.task == "classify":
             from fxcli.training import classify, state
 
-            training = state.build(recipe, manifest, compute, zoo, _info(recipe, manifest, zoo))
+            training = state.build(recipe, manifest, compute, zoo, _info(recipe, manifest, zoo, compute))
             console.note(f"run {run.path}")
             figures = classify.train(training, run, resume=resume)
         else:
             from fxcli.training import pretrain
 
             console.note(f"run {run.path}")
-            info = _info(recipe, manifest, zoo)
+            info = _info(recipe, manifest, zoo, compute)
             figures = pretrain.train(recipe, manifest, compute, zoo, info, run, resume=resume)
     except (Interrupted, KeyboardInterrupt):
         run.update(status="interrupted", ended=provenance.now())
@@ -202,7 +200,7 @@ def _run(run: Run, recipe: TrainRecipe, manifest: Manifest, *, resume: bool) -> 
     _report(run, recipe, figures)
 
 
-def _info(recipe: TrainRecipe, manifest: Manifest, zoo: Zoo) -> dict[str, Any]:
+def _info(recipe: TrainRecipe, manifest: Manifest, zoo: Zoo, compute: Compute) -> dict[str, Any]:
     """The header of the model file, but for what only the model knows."""
     from fxcli.recipe.load import resolved_yaml
 
@@ -218,7 +216,7 @@ def _info(recipe: TrainRecipe, manifest: Manifest, zoo: Zoo) -> dict[str, Any]:
         "data": manifest.fingerprint().get("name") or manifest.root.name,
         "demo": manifest.is_phantom,
         "seed": recipe.seed,
-        "channels_last": recipe.hardware.channels_last,
+        "channels_last": compute.channels_last,
         "created": provenance.now(),
         "fx_version": __version__,
     }
@@ -252,7 +250,7 @@ def _dry_run(recipe: TrainRecipe, manifest: Manifest) -> None:
     if recipe.task != "classify":
         raise UsageError("--dry-run is for task: classify")
     zoo = load_zoo()
-    training = state.build(recipe, manifest, hardware.compute(recipe.hardware), zoo, {})
+    training = state.build(recipe, manifest, hardware.compute(recipe.hardware, training=True), zoo, {})
     rows = dry.run(training)
     if console.json:
         console.record({"phases": rows})

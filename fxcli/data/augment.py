@@ -21,7 +21,7 @@ _ELASTIC_SIGMA_PX = 5.0
 
 
 class Augmenter:
-    """Clean picture → augmented view at the model's size.
+    """Clean picture → what the model may see of it → augmented view at the model's size.
 
     Args:
         settings: The recipe's section.
@@ -30,13 +30,20 @@ class Augmenter:
 
     def __init__(self, settings: Augment, preprocessing: Preprocessing) -> None:
         self.settings, self.preprocessing = settings, preprocessing
-        self.changes = _changes(settings)
+        self.changes = _changes(settings, preprocessing)
 
-    def __call__(self, cleaned: Cleaned, seed: int) -> Tensor:
+    def seen(self, cleaned: Cleaned) -> np.ndarray:
+        """What is changed: the model's view, [S, S] uint8; or, to be cropped, all that it may see, [h, w]."""
+        if not self.settings.crop_scale:
+            return self.preprocessing.fit(cleaned)
+        left, top, right, bottom = self.preprocessing.region(cleaned)
+        return cleaned.pixels[top:bottom, left:right]
+
+    def __call__(self, seen: np.ndarray, seed: int) -> Tensor:
         """One view.
 
         Args:
-            cleaned: The picture.
+            seen: What `seen` gives of a picture.
             seed: Decides every draw.
 
         Returns:
@@ -46,26 +53,18 @@ class Augmenter:
         # seeded: torch.manual_seed would move a GPU's too.
         with torch.random.fork_rng(devices=[]):
             torch.default_generator.manual_seed(seed)
-            view = self._crop(cleaned) if self.settings.crop_scale else self._whole(cleaned)
+            view = torch.from_numpy(seen.copy())[None]
             for change in self.changes:
                 view = change(view)
             return view
 
-    def _whole(self, cleaned: Cleaned) -> Tensor:
-        return torch.from_numpy(self.preprocessing.fit(cleaned).copy())[None]
 
-    def _crop(self, cleaned: Cleaned) -> Tensor:
-        left, top, right, bottom = self.preprocessing.region(cleaned)
-        size = self.preprocessing.image_size_px
-        crop = v2.RandomResizedCrop(
-            size, scale=self.settings.crop_scale, interpolation=_MODES[self.preprocessing.interpolation]
-        )
-        return crop(torch.from_numpy(cleaned.pixels[top:bottom, left:right].copy())[None])  # type: ignore[no-any-return]
-
-
-def _changes(settings: Augment) -> list[v2.Transform]:
+def _changes(settings: Augment, preprocessing: Preprocessing) -> list[v2.Transform]:
     """The transforms of torchvision, geometry first; every amplitude of zero is left out."""
     found: list[v2.Transform] = []
+    if settings.crop_scale:
+        size, mode = preprocessing.image_size_px, _MODES[preprocessing.interpolation]
+        found.append(v2.RandomResizedCrop(size, scale=settings.crop_scale, interpolation=mode))
     if settings.hflip:
         found.append(v2.RandomHorizontalFlip(settings.hflip))
     if settings.vflip:

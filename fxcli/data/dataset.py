@@ -9,7 +9,7 @@ import os
 import signal
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,8 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler, default_collate
 
 from fxcli.data.augment import Augmenter
-from fxcli.data.preprocess import Cleaned, Preprocessing
+from fxcli.data.cache import Kept, Sight
+from fxcli.data.preprocess import Preprocessing
 from fxcli.errors import UnreadableImage
 from fxcli.recipe.schema import Augment
 from fxcli.run.randomness import derive, generator
@@ -85,13 +86,31 @@ class TrainingPictures(Dataset[tuple[Tensor, int] | UnreadableImage]):
         self.paths, self.targets = list(paths), list(targets)
         self.preprocessing = preprocessing
         self.augmenter = Augmenter(augment, preprocessing)
+        self.kept: Kept | None = None
+
+    @property
+    def sight(self) -> Sight:
+        """For `cache.keep`."""
+        seen, crops = self.preprocessing, self.augmenter.settings.crop_scale is not None
+        # Whether it is cropped, not how: phases that crop differently share what is kept.
+        size = None if crops else [seen.image_size_px, seen.interpolation]
+        settings = {"clean": asdict(seen.clean), "resize": seen.resize, "size": size}
+        return Sight(self.paths, self.see, settings, seen.clean.prepared_px if crops else seen.image_size_px)
+
+    def see(self, path: Path) -> np.ndarray:
+        """[h, w] uint8: a picture before anything random.
+
+        Raises:
+            UnreadableImage: See `read`.
+        """
+        return self.augmenter.seen(self.preprocessing.load(path))
 
     def __getitem__(self, draw: Draw) -> tuple[Tensor, int] | UnreadableImage:
         try:
-            cleaned = self.preprocessing.load(self.paths[draw.index])
+            seen = self.kept[draw.index] if self.kept else self.see(self.paths[draw.index])
         except UnreadableImage as error:
             return error
-        return self.augmenter(cleaned, draw.seed), self.targets[draw.index]
+        return self.augmenter(seen, draw.seed), self.targets[draw.index]
 
     def __len__(self) -> int:
         return len(self.paths)
@@ -107,12 +126,21 @@ class Views(Dataset[tuple[Tensor, ...] | UnreadableImage]):
         self, paths: Sequence[Path], preprocessing: Preprocessing, transforms: Sequence[Callable[[Any], Any]]
     ) -> None:
         self.paths, self.preprocessing, self.transforms = list(paths), preprocessing, tuple(transforms)
+        self.kept: Kept | None = None
+
+    @property
+    def sight(self) -> Sight:
+        """For `cache.keep`."""
+        clean, resize = self.preprocessing.clean, self.preprocessing.resize
+        settings = {"clean": asdict(clean), "resize": resize, "size": "without the black around it"}
+        return Sight(self.paths, self.see, settings, clean.prepared_px)
 
     def __getitem__(self, draw: Draw) -> tuple[Tensor, ...] | UnreadableImage:
         try:
-            picture = self._seen(self.preprocessing.load(self.paths[draw.index]))
+            seen = self.kept[draw.index] if self.kept else self.see(self.paths[draw.index])
         except UnreadableImage as error:
             return error
+        picture = torch.from_numpy(seen.copy())[None]
         views = []
         for number, transform in enumerate(self.transforms):
             with torch.random.fork_rng(devices=[]):
@@ -120,12 +148,17 @@ class Views(Dataset[tuple[Tensor, ...] | UnreadableImage]):
                 views.append(transform(picture))
         return tuple(views)
 
-    def _seen(self, cleaned: Cleaned) -> Tensor:
-        """[1, H, W]: what the model sees, without the black around it: two black views would teach nothing."""
+    def see(self, path: Path) -> np.ndarray:
+        """[h, w] uint8: what the model sees, without the black around it: two black views would teach nothing.
+
+        Raises:
+            UnreadableImage: See `read`.
+        """
+        cleaned = self.preprocessing.load(path)
         region, box = self.preprocessing.region(cleaned), cleaned.box
         left, top = (max(round(region[side]), box[side]) for side in (0, 1))
         right, bottom = (min(round(region[side]), box[side]) for side in (2, 3))
-        return torch.from_numpy(cleaned.pixels[top:bottom, left:right].copy())[None]
+        return cleaned.pixels[top:bottom, left:right]
 
     def __len__(self) -> int:
         return len(self.paths)

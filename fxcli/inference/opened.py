@@ -25,8 +25,8 @@ from fxcli.inference.pipeline import Pipeline
 from fxcli.model import classifier as models
 from fxcli.model import hardware
 from fxcli.model.classifier import TrainedModel
-from fxcli.model.init import cache_dir
 from fxcli.recipe.schema import Hardware
+from fxcli.run.cache import cache_dir
 from fxcli.run.directory import Run, find_model
 from fxcli.run.files import sha256_of
 from fxcli.zoo.plugins import load_zoo

@@ -19,7 +19,7 @@ from fxcli.errors import MissingDependency, ModelFileError, UsageError
 from fxcli.inference.engines import MOST_STREAMS, Engine
 from fxcli.inference.exported import INPUT, OUTPUTS, Exported
 from fxcli.model.hardware import has_bf16
-from fxcli.model.init import cache_dir
+from fxcli.run.cache import cache_dir
 
 _PACKAGES = {"openvino": "openvino", "onnxruntime": "onnxruntime"}
 _BATCH_SIZE = 8

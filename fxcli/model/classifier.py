@@ -43,7 +43,15 @@ class Classifier(nn.Module):
 
     def classify(self, feature_map: Tensor) -> Tensor:
         """Feature map [B, D, h, w] → logits [B, K]."""
-        return self.head(self.dropout(feature_map.mean(dim=(2, 3))))  # type: ignore[no-any-return]
+        return self.answer(self.pool(feature_map))
+
+    def pool(self, feature_map: Tensor) -> Tensor:
+        """Feature map [B, D, h, w] → features [B, D]."""
+        return feature_map.mean(dim=(2, 3))
+
+    def answer(self, features: Tensor) -> Tensor:
+        """Features [B, D] → logits [B, K]."""
+        return self.head(self.dropout(features))  # type: ignore[no-any-return]
 
     def class_maps(self, feature_map: Tensor) -> Tensor:
         """Feature map [B, D, h, w] → [B, K, h, w]: what each cell adds to each logit (Zhou et al. 2016, eq. 2).

@@ -25,6 +25,7 @@ from torch import Tensor, nn
 from fxcli.console import console
 from fxcli.data.preprocess import Preprocessing
 from fxcli.errors import DataError, ModelFileError, PluginError, RecipeError, RunError, UnknownName, WeightsUnavailable
+from fxcli.run.cache import cache_dir
 from fxcli.run.checkpoint import load_model_file, read_header
 from fxcli.run.directory import RUNS, all_runs, find_model
 from fxcli.run.files import replace, sha256_of
@@ -77,14 +78,6 @@ def input_of(spec: BackboneSpec, init: str) -> InputSpec:
     """What a backbone expects to see with the weights of a key, before they are loaded; else what it expects at all."""
     source = spec.weights.get(init)
     return source.input if source is not None and source.input is not None else spec.input
-
-
-def cache_dir() -> Path:
-    """Where downloads are kept: FX_CACHE_DIR, or `fx` in the user's cache folder."""
-    if chosen := os.environ.get("FX_CACHE_DIR"):
-        return Path(chosen)
-    base = os.environ.get("LOCALAPPDATA" if os.name == "nt" else "XDG_CACHE_HOME")
-    return (Path(base) if base else Path.home() / ".cache") / "fx"
 
 
 @contextlib.contextmanager

@@ -106,6 +106,11 @@ class Data(Section):
         description="how a picture becomes a square: padded, stretched, or its centre cut out",
     )
     workers: int | None = Field(None, ge=0, le=256, description="decoding processes; null = one per core, at most 4")
+    cache: Literal["auto", "none", "memory", "disk"] = Field(
+        "auto",
+        description="training pictures are decoded once: into memory, or into a file in FX_CACHE_DIR that later runs "
+        "find; auto = memory up to 2 GiB, else none. none also turns off the features of a frozen backbone",
+    )
 
 
 class Augment(Section):
@@ -216,8 +221,14 @@ class Hardware(Section):
     """Where and how numbers are computed."""
 
     device: str = Field("auto", pattern=DEVICE, description="auto takes a GPU if there is one")
-    precision: Literal["fp32", "bf16"] = Field("fp32", description="bf16 autocasts the forward pass")
-    channels_last: bool = Field(False, description="memory layout of pictures and weights")
+    precision: Literal["auto", "fp32", "bf16"] = Field(
+        "auto",
+        description="of training: bf16 autocasts the forward pass; auto takes it where a CPU or CUDA GPU computes in "
+        "it. Validation and prediction are fp32",
+    )
+    channels_last: bool | None = Field(
+        None, description="memory layout of pictures and weights; null = true on CPU and CUDA, where it is faster"
+    )
     threads: int | None = Field(None, ge=1, le=1024, description="CPU threads; null = torch's own choice")
 
 

@@ -5,27 +5,31 @@ Sections, in every loop of fx: data → forward and loss → backward → step �
 
 from __future__ import annotations
 
+import contextlib
 import math
 from collections.abc import Generator, Mapping
-from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn import functional
-from torch.utils.data import DataLoader
 from tqdm import tqdm
 
 from fxcli.console import console
 from fxcli.data import augment, dataset
 from fxcli.errors import FxError, UnreadableImage
-from fxcli.model import freeze
+from fxcli.model import freeze, hardware
 from fxcli.recipe.schema import Phase
 from fxcli.run import checkpoint, randomness
 from fxcli.run.directory import Run
-from fxcli.training import losses, optim, state
+from fxcli.training import features, losses, optim, state
+from fxcli.training import feed as feeds
+from fxcli.training.feed import Feed
 from fxcli.training.session import Average, Log, Stop, Timer, finite
 from fxcli.training.state import Place, Training
+
+# Minutes after the last save at which the end of an epoch makes one.
+EPOCH_SAVE_MIN = 1 / 3
 
 
 def train(training: Training, run: Run, *, resume: bool) -> dict[str, Any]:
@@ -40,7 +44,7 @@ def train(training: Training, run: Run, *, resume: bool) -> dict[str, Any]:
     """
     place = training.place
     tensors = state.resumed(training, run) if resume else {}
-    timer = Timer(place.spent_s)
+    timer = Timer(place.spent_s, place.data_wait_s, place.compute_s)
     log = Log(run, training.zoo, keep_epochs=place.epoch)
     with Stop() as stop:
         while place.phase < len(training.phases):
@@ -49,9 +53,8 @@ def train(training: Training, run: Run, *, resume: bool) -> dict[str, Any]:
             _, phase = training.phases[place.phase]
             _phase(training, run, log, timer, stop, tensors)
             tensors = {}
-            training.place = place = Place(
-                phase=place.phase + 1, epoch=place.epoch, step=place.step, spent_s=timer.spent_s
-            )
+            training.place = place = Place(phase=place.phase + 1, epoch=place.epoch, step=place.step)
+            place.__dict__.update(timer.totals)
             if _is_over(phase, timer):
                 break
     return state.finish(training, run)
@@ -73,16 +76,25 @@ def _start_phase(training: Training, run: Run) -> None:
 def _phase(training: Training, run: Run, log: Log, timer: Timer, stop: Stop, tensors: dict[str, Tensor]) -> None:
     place = training.place
     _, phase = training.phases[place.phase]
-    feed = set_up(training, tensors)
+    set_up(training, tensors)
     if not tensors and place.phase > 0:
         # The phase will overwrite the best model that it started from.
         _save(training, run, timer)
+
+    def check() -> None:
+        if stop.asked:
+            raise stop.interrupted(run, place.step)
+
+    feed = feeds.make(training, check=check)
     count = len(feed.batches.targets)
-    try:
+    with contextlib.ExitStack() as stack:
+        stack.callback(dataset.ended, feed.loader)
+        if feed.features:
+            stack.enter_context(hardware.one_thread())
         while not place.done and place.phase_epoch < phase.train.epochs:
             feed.batches.begin(place.epoch, place.batch)
-            started, before = timer.spent_s, place.batch * phase.train.batch_size
-            for _ in steps(training, feed):
+            started, before = timer.totals, place.batch * phase.train.batch_size
+            for _ in steps(training, feed, timer):
                 is_asked, is_over = stop.asked, _is_over(phase, timer)
                 if timer.is_due(phase.train.save_every_min) or is_asked or is_over:
                     _save(training, run, timer)
@@ -92,25 +104,20 @@ def _phase(training: Training, run: Run, log: Log, timer: Timer, stop: Stop, ten
                     place.done = True
                     break
             seen = min(count, place.batch * phase.train.batch_size) - before
-            _end_epoch(training, run, log, timer, seen / max(1e-9, timer.spent_s - started))
-            _save(training, run, timer)
-            if stop.asked:
+            speed = {name: value - started[name] for name, value in timer.totals.items()}
+            speed["images_per_s"] = seen / max(1e-9, speed.pop("spent_s"))
+            _end_epoch(training, run, log, timer, feed, speed)
+            is_last = place.done or place.phase_epoch == phase.train.epochs
+            # Here a save costs no step; but one an epoch would take longer than a short epoch does.
+            is_asked = stop.asked
+            if timer.is_due(min(phase.train.save_every_min, EPOCH_SAVE_MIN)) or is_last or is_asked:
+                _save(training, run, timer)
+            if is_asked:
                 raise stop.interrupted(run, place.step)
-    finally:
-        dataset.ended(feed.loader)
 
 
-@dataclass(frozen=True)
-class Feed:
-    """What a phase is fed with: its loader, the order behind it, and the weights of the classes, [K]."""
-
-    loader: DataLoader[Any]
-    batches: dataset.Batches
-    class_weights: Tensor
-
-
-def set_up(training: Training, tensors: Mapping[str, Tensor]) -> Feed:
-    """Sets a phase up: freezing, optimizer, averaged weights, loader; `tensors` of a resume state are put back."""
+def set_up(training: Training, tensors: Mapping[str, Tensor]) -> None:
+    """Sets a phase up: freezing, optimizer, averaged weights; `tensors` of a resume state are put back."""
     model = training.model
     _, phase = training.phases[training.place.phase]
     freeze.apply(model.classifier, model.spec, phase.model)
@@ -118,17 +125,10 @@ def set_up(training: Training, tensors: Mapping[str, Tensor]) -> Feed:
     training.optimizer = optim.make(phase.optim, groups)
     training.average = Average(model.classifier, phase.train.ema) if phase.train.ema else None
     state.restore(training, tensors)
-    paths, targets = training.part("train")
-    balanced = phase.train.sampler == "balanced"
-    batches = dataset.Batches(targets, phase.train.batch_size, seed=training.recipe.seed, balanced=balanced)
-    pictures = dataset.TrainingPictures(paths, targets, model.preprocessing, phase.augment)
-    weights = losses.class_weights(phase.train, targets, len(model.classes))
-    loader = dataset.loader(pictures, batches, workers=training.workers)
-    return Feed(loader, batches, weights.to(training.compute.device))
 
 
-def steps(training: Training, feed: Feed) -> Generator[None, None, None]:
-    """Runs the rest of an epoch and yields after each optimizer step."""
+def steps(training: Training, feed: Feed, timer: Timer) -> Generator[None, None, None]:
+    """Runs the rest of an epoch and yields after each optimizer step; `timer` is told what the time goes to."""
     place, optimizer, count = training.place, training.optimizer, len(feed.batches.targets)
     name, phase = training.phases[place.phase]
     settings = phase.train
@@ -137,14 +137,14 @@ def steps(training: Training, feed: Feed) -> Generator[None, None, None]:
     title = f"{name} {place.phase_epoch + 1}/{settings.epochs}"
     bar: tqdm[Any] = console.progress(total=count, what=title, done=place.batch * settings.batch_size)
     with bar:
-        for batch in dataset.begun(feed.loader):
+        for batch in timer.over(dataset.begun(feed.loader)):
             # data
             if isinstance(batch, UnreadableImage):
                 raise batch
             if place.batch % settings.accumulate == 0:
                 randomness.seed_everything(training.recipe.seed, "step", place.step)
             # forward and loss
-            loss = _loss(training, phase, batch, feed.class_weights)
+            loss = _loss(training, phase, batch, feed)
             value = finite(loss, place.step)
             # backward: gradients of a group of batches add up, so each counts by its share of the group's pictures
             first = (place.batch - place.batch % settings.accumulate) * settings.batch_size
@@ -163,18 +163,23 @@ def steps(training: Training, feed: Feed) -> Generator[None, None, None]:
             _step(training, phase, optimizer, phase.optim.lr * factor)
             # log
             bar.set_postfix(loss=f"{place.loss_sum / place.loss_count:.3f}", refresh=False)
+            timer.pause()
             yield
 
 
-def _loss(training: Training, phase: Phase, batch: tuple[Tensor, Tensor], weights: Tensor) -> Tensor:
-    place, model = training.place, training.model
-    images = training.compute.send(model.preprocessing.normalise(batch[0]))
-    targets = functional.one_hot(batch[1], len(model.classes)).float().to(images.device)
+def _loss(training: Training, phase: Phase, batch: tuple[Tensor, Tensor], feed: Feed) -> Tensor:
+    place, model, compute = training.place, training.model, training.compute
+    targets = functional.one_hot(batch[1], len(model.classes)).float().to(compute.device)
+    if feed.features:
+        with compute.autocast():
+            logits = model.classifier.answer(batch[0].to(compute.device))
+        return losses.loss(logits, targets, feed.class_weights, phase.train)
+    images = compute.send(model.preprocessing.normalise(batch[0]))
     rng = randomness.generator(training.recipe.seed, "mix", place.epoch, place.batch)
     images, targets = augment.mix(images, targets, phase.augment, rng)
-    with training.compute.autocast():
+    with compute.autocast():
         logits = model.classifier(images)
-    return losses.loss(logits, targets, weights, phase.train)
+    return losses.loss(logits, targets, feed.class_weights, phase.train)
 
 
 def _step(training: Training, phase: Phase, optimizer: torch.optim.Optimizer | None, lr: float) -> None:
@@ -191,8 +196,8 @@ def _step(training: Training, phase: Phase, optimizer: torch.optim.Optimizer | N
         training.average.update(network, place.phase_step)
 
 
-def _end_epoch(training: Training, run: Run, log: Log, timer: Timer, rate: float) -> None:
-    """Evaluates, logs, keeps the best, and decides whether the phase goes on."""
+def _end_epoch(training: Training, run: Run, log: Log, timer: Timer, feed: Feed, speed: Mapping[str, float]) -> None:
+    """Evaluates, keeps the best, logs, and decides whether the phase goes on; `speed` is of the epoch, as logged."""
     place = training.place
     name, phase = training.phases[place.phase]
     place.epoch, place.phase_epoch, place.batch = place.epoch + 1, place.phase_epoch + 1, 0
@@ -204,7 +209,7 @@ def _end_epoch(training: Training, run: Run, log: Log, timer: Timer, rate: float
     place.loss_sum, place.loss_count = 0.0, 0
     # evaluate
     with state.evaluated(training):
-        figures = state.validate(training)
+        figures = features.validate(training, feed.features) if feed.features else state.validate(training)
         scalars = ("accuracy", "balanced_accuracy", "macro_f1", "nll")
         values |= {f"val_{key.replace('nll', 'loss')}": figures[key] for key in scalars if key in figures}
         score = _score(phase.train.monitor, values)
@@ -214,20 +219,32 @@ def _end_epoch(training: Training, run: Run, log: Log, timer: Timer, rate: float
             training.model.save(run.best_file)
         else:
             place.stale += 1
-    values |= {"images_per_s": round(rate, 2), "seconds": round(timer.spent_s, 1)}
+    # log
+    values |= {name: round(value, 2) for name, value in speed.items()} | {"seconds": round(timer.spent_s, 1)}
     log.write(place.step, values)
-    # A score is larger when better: only the sign of a loss was turned.
-    best = None if place.best is None else abs(place.best)
-    run.update(epoch=place.epoch, monitor=phase.train.monitor, best=best, best_epoch=place.best_epoch)
-    left = sum(p.train.epochs for _, p in training.phases) - place.epoch
-    shown = " ".join(f"{key} {value:.3f}" for key, value in values.items() if key.endswith(("loss", "acy", "_f1")))
-    minutes = timer.spent_s / place.epoch * left / 60
-    console.note(f"{name} {place.phase_epoch}/{phase.train.epochs}  {shown}  {rate:.0f} img/s  {minutes:.1f} min left")
-    run.log(f"epoch {place.epoch} ({name}) {shown}")
+    _tell(training, run, timer, values)
     # stop
     if phase.train.patience and phase.train.monitor != "none" and place.stale >= phase.train.patience:
         console.note(f"{name}: no improvement for {place.stale} epochs; the phase ends")
         place.done = True
+
+
+def _tell(training: Training, run: Run, timer: Timer, values: Mapping[str, Any]) -> None:
+    """Shows people what was logged of an epoch, and puts where the run stands into run.json."""
+    place = training.place
+    name, phase = training.phases[place.phase]
+    # A score is larger when better: only the sign of a loss was turned.
+    best = None if place.best is None else abs(place.best)
+    seconds = {key: round(value, 1) for key, value in timer.totals.items()}
+    run.update(epoch=place.epoch, monitor=phase.train.monitor, best=best, best_epoch=place.best_epoch, seconds=seconds)
+    left = sum(p.train.epochs for _, p in training.phases) - place.epoch
+    shown = " ".join(f"{key} {value:.3f}" for key, value in values.items() if key.endswith(("loss", "acy", "_f1")))
+    minutes = timer.spent_s / place.epoch * left / 60
+    speed = f"{values['images_per_s']:.0f} img/s"
+    times = f"data {values['data_wait_s']:.1f} s, compute {values['compute_s']:.1f} s"
+    progress = f"{place.phase_epoch}/{phase.train.epochs}"
+    console.note(f"{name} {progress}  {shown}  {speed} ({times})  {minutes:.1f} min left")
+    run.log(f"epoch {place.epoch} ({name}) {shown}")
 
 
 def _score(monitor: str, values: dict[str, Any]) -> float | None:
@@ -242,6 +259,6 @@ def _is_over(phase: Phase, timer: Timer) -> bool:
 
 
 def _save(training: Training, run: Run, timer: Timer) -> None:
-    training.place.spent_s = timer.spent_s
+    training.place.__dict__.update(timer.totals)
     state.save(training, run)
     timer.saved()

@@ -9,7 +9,9 @@ from typing import Any
 import torch
 
 from fxcli.data import dataset
-from fxcli.training import classify
+from fxcli.training import classify, features
+from fxcli.training import feed as feeds
+from fxcli.training.session import Timer
 from fxcli.training.state import Place, Training
 
 
@@ -24,8 +26,9 @@ def run(training: Training) -> list[dict[str, Any]]:
     count = len(training.part("train")[1])
     for index, (name, phase) in enumerate(training.phases):
         training.place = Place(phase=index)
-        feed = classify.set_up(training, {})
-        steps = classify.steps(training, feed)
+        classify.set_up(training, {})
+        feed = feeds.make(training, check=None)
+        steps = classify.steps(training, feed, Timer())
         before, done = time.perf_counter(), 0
         next(steps)
         if training.place.loss_count < count:
@@ -35,12 +38,16 @@ def run(training: Training) -> list[dict[str, Any]]:
         rate = (training.place.loss_count - done) / (time.perf_counter() - before)
         steps.close()
         dataset.ended(feed.loader)
+        # Features are computed once in each variant; the epochs of the head after that cost next to nothing.
+        passes = phase.train.epochs
+        if features.may_cache(training, phase):
+            passes = len(features.variants_of(phase.augment))
         rows.append(
             {
                 "phase": name,
                 "epochs": phase.train.epochs,
                 "images_per_s": rate,
-                "minutes": count * phase.train.epochs / rate / 60,
+                "minutes": count * passes / rate / 60,
                 "memory_mib": _peak_memory_mib(training.compute.device),
             }
         )

@@ -8,6 +8,7 @@ classify; there is nothing to evaluate, for labels show what the backbone is wor
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol, cast
 
@@ -16,7 +17,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 from fxcli.console import console
-from fxcli.data import dataset
+from fxcli.data import cache, dataset
 from fxcli.data.manifest import Manifest
 from fxcli.data.preprocess import Preprocessing
 from fxcli.errors import DataError, UnreadableImage
@@ -62,6 +63,8 @@ class Place:
         loss: Mean of the last epoch that ended; None before the first.
         done: Whether time is up.
         spent_s: Seconds of training.
+        data_wait_s: Of them, waiting for batches.
+        compute_s: Of them, from a batch to the end of its step.
     """
 
     epoch: int = 0
@@ -72,6 +75,8 @@ class Place:
     loss: float | None = None
     done: bool = False
     spent_s: float = 0.0
+    data_wait_s: float = 0.0
+    compute_s: float = 0.0
 
 
 @dataclass
@@ -144,12 +149,16 @@ def train(
     place = pretraining.place
     if resume and run.state_file.exists():
         _restore(pretraining, run)
-    timer, log = Timer(place.spent_s), Log(run, zoo, keep_epochs=place.epoch)
+    timer = Timer(place.spent_s, place.data_wait_s, place.compute_s)
+    log = Log(run, zoo, keep_epochs=place.epoch)
     try:
         with Stop() as stop:
+            _keep(pretraining, run, stop)
             while place.epoch < recipe.train.epochs and not place.done:
+                started = timer.totals
                 _epoch(pretraining, run, timer, stop)
-                _end_epoch(pretraining, run, log, timer)
+                spent = {name: value - started[name] for name, value in timer.totals.items()}
+                _end_epoch(pretraining, run, log, timer, spent)
                 if stop.asked:
                     raise stop.interrupted(run, place.step)
     finally:
@@ -188,6 +197,18 @@ def build(recipe: PretrainRecipe, manifest: Manifest, compute: Compute, zoo: Zoo
     return Pretraining(recipe, module, preprocessing, compute, optimizer, loader, batches)
 
 
+def _keep(pretraining: Pretraining, run: Run, stop: Stop) -> None:
+    """Decodes the pictures once, before the loader starts its processes."""
+
+    def check() -> None:
+        if stop.asked:
+            raise stop.interrupted(run, pretraining.place.step)
+
+    data, views = pretraining.recipe.data, cast(dataset.Views, pretraining.loader.dataset)
+    workers = dataset.default_workers() if data.workers is None else data.workers
+    views.kept = cache.keep(views.sight, data.cache, workers=workers, before=None, check=check)
+
+
 def _epoch(pretraining: Pretraining, run: Run, timer: Timer, stop: Stop) -> None:
     """Runs the rest of an epoch."""
     recipe, place, module = pretraining.recipe, pretraining.place, pretraining.module
@@ -196,7 +217,7 @@ def _epoch(pretraining: Pretraining, run: Run, timer: Timer, stop: Stop) -> None
     pretraining.batches.begin(place.epoch, place.batch)
     bar: tqdm[Any]
     with console.progress(total=count, what=title, done=place.loss_count) as bar:
-        for batch in dataset.begun(pretraining.loader):
+        for batch in timer.over(dataset.begun(pretraining.loader)):
             # data
             if isinstance(batch, UnreadableImage):
                 raise batch
@@ -225,6 +246,7 @@ def _epoch(pretraining: Pretraining, run: Run, timer: Timer, stop: Stop) -> None
             bar.update(size)
             bar.set_postfix(loss=f"{place.loss_sum / place.loss_count:.3f}", refresh=False)
             # save
+            timer.pause()
             is_asked = stop.asked
             if timer.is_due(recipe.train.save_every_min) or is_asked:
                 _save(pretraining, run, timer)
@@ -236,15 +258,19 @@ def _epoch(pretraining: Pretraining, run: Run, timer: Timer, stop: Stop) -> None
                 break
 
 
-def _end_epoch(pretraining: Pretraining, run: Run, log: Log, timer: Timer) -> None:
-    """Logs and saves."""
+def _end_epoch(pretraining: Pretraining, run: Run, log: Log, timer: Timer, spent: Mapping[str, float]) -> None:
+    """Logs and saves; `spent` are the seconds of the epoch."""
     place, epochs = pretraining.place, pretraining.recipe.train.epochs
     place.loss = place.loss_sum / max(1, place.loss_count)
     place.epoch, place.batch, place.loss_sum, place.loss_count = place.epoch + 1, 0, 0.0, 0
     # log
-    log.write(place.step, {"epoch": place.epoch, "train_loss": place.loss, "seconds": round(timer.spent_s, 1)})
+    waited, computed = round(spent["data_wait_s"], 2), round(spent["compute_s"], 2)
+    values = {"epoch": place.epoch, "train_loss": place.loss, "seconds": round(timer.spent_s, 1)}
+    log.write(place.step, {**values, "data_wait_s": waited, "compute_s": computed})
+    run.update(seconds={name: round(value, 1) for name, value in timer.totals.items()})
     minutes = timer.spent_s / place.epoch * (epochs - place.epoch) / 60
-    console.note(f"{place.epoch}/{epochs}  train_loss {place.loss:.3f}  {minutes:.1f} min left")
+    times = f"data {waited:.1f} s, compute {computed:.1f} s"
+    console.note(f"{place.epoch}/{epochs}  train_loss {place.loss:.3f}  {times}  {minutes:.1f} min left")
     run.log(f"epoch {place.epoch} train_loss {place.loss:.3f}")
     # save
     _save(pretraining, run, timer)
@@ -252,7 +278,7 @@ def _end_epoch(pretraining: Pretraining, run: Run, log: Log, timer: Timer) -> No
 
 def _save(pretraining: Pretraining, run: Run, timer: Timer) -> None:
     place = pretraining.place
-    place.spent_s = timer.spent_s
+    place.__dict__.update(timer.totals)
     tensors = {f"model.{key}": value for key, value in pretraining.module.state_dict().items()}
     tensors |= {f"optim.{key}": value for key, value in optim.state_tensors(pretraining.optimizer).items()}
     checkpoint.save_state(run.state_file, tensors, {"place": asdict(place)})

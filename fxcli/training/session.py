@@ -8,9 +8,9 @@ import shlex
 import signal
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from types import FrameType
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -28,6 +28,8 @@ from fxcli.run.directory import Run
 from fxcli.run.files import write_text
 from fxcli.zoo.plugins import Zoo
 from fxcli.zoo.specs import BackboneSpec
+
+T = TypeVar("T")
 
 
 def start(
@@ -97,11 +99,42 @@ class Stop:
 
 
 class Timer:
-    """Minutes since the start of the run, over all its resumes, and since the last save."""
+    """Seconds of the run, over all its resumes, those of its steps by what they went to, and those since the last save.
 
-    def __init__(self, spent_s: float = 0.0) -> None:
+    Args:
+        spent_s: Before this resume, of the whole run.
+        data_wait_s: Likewise, waiting for batches.
+        compute_s: Likewise, from a batch to the end of its step. Validating, saving and the like is neither.
+    """
+
+    def __init__(self, spent_s: float = 0.0, data_wait_s: float = 0.0, compute_s: float = 0.0) -> None:
         self._start = time.monotonic() - spent_s
         self._saved = time.monotonic()
+        self.data_wait_s, self.compute_s = data_wait_s, compute_s
+        self._computing: float | None = None
+
+    def over(self, batches: Iterator[T]) -> Iterator[T]:
+        """The same batches; what follows each is computing, until `pause` or the next one is asked for."""
+        while True:
+            self.pause()
+            started = time.monotonic()
+            batch = next(batches, None)
+            self.data_wait_s += time.monotonic() - started
+            if batch is None:
+                return
+            self._computing = time.monotonic()
+            yield batch
+
+    def pause(self) -> None:
+        """Ends the computing, for something else or for good."""
+        if self._computing is not None:
+            self.compute_s += time.monotonic() - self._computing
+        self._computing = None
+
+    @property
+    def totals(self) -> dict[str, float]:
+        """What a place keeps, for the next resume."""
+        return {"spent_s": self.spent_s, "data_wait_s": self.data_wait_s, "compute_s": self.compute_s}
 
     @property
     def spent_s(self) -> float:
@@ -153,19 +186,22 @@ class Average:
     """Exponential moving average of a module's weights and buffers (Polyak & Juditsky 1992).
 
     Args:
-        module: Averaged from its present state on.
+        module: Averaged from its present state on; what of it is frozen now stays so.
         decay: Per step; early steps use (1 + n) / (10 + n) where that is smaller.
     """
 
     def __init__(self, module: nn.Module, decay: float) -> None:
         self.decay = decay
         self.values = {name: value.detach().clone() for name, value in module.state_dict().items()}
+        self._frozen = {name for name, value in module.named_parameters() if not value.requires_grad}
 
     @torch.no_grad()
     def update(self, module: nn.Module, step: int) -> None:
         """Moves towards the module's present weights; whole numbers are copied."""
         decay = min(self.decay, (1 + step) / (10 + step))
         for name, value in module.state_dict().items():
+            if name in self._frozen:
+                continue
             if value.is_floating_point():
                 self.values[name].lerp_(value, 1 - decay)
             else:

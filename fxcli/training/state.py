@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from fxcli.console import console
+from fxcli.data.cache import Kept
 from fxcli.data.manifest import Manifest
 from fxcli.errors import DataError
 from fxcli.evaluation import agreement, metrics
@@ -48,6 +49,8 @@ class Place:
         loss_sum: Of the epoch under way, over pictures.
         loss_count: Pictures in that sum.
         spent_s: Seconds of training.
+        data_wait_s: Of them, waiting for batches.
+        compute_s: Of them, from a batch to the end of its step.
     """
 
     phase: int = 0
@@ -63,6 +66,8 @@ class Place:
     loss_sum: float = 0.0
     loss_count: int = 0
     spent_s: float = 0.0
+    data_wait_s: float = 0.0
+    compute_s: float = 0.0
 
 
 @dataclass
@@ -77,6 +82,9 @@ class Training:
         zoo: Its trackers are called.
         workers: Decoding processes; None takes one per core, at most 4.
         place: Where it stands.
+        kept: Decoded pictures, for all phases that see the same of them.
+        average: Of the phase at hand, where it averages.
+        optimizer: Of the phase at hand.
     """
 
     recipe: ClassifyRecipe
@@ -86,6 +94,7 @@ class Training:
     zoo: Zoo
     workers: int | None = None
     place: Place = field(default_factory=Place)
+    kept: Kept | None = None
     average: Average | None = None
     optimizer: torch.optim.Optimizer | None = None
 
