@@ -1,3 +1,6 @@
+import platform
+import sys
+
 import pytest
 import torch
 
@@ -156,3 +159,38 @@ def test_a_run_in_bf16_does_not_go_on_without(monkeypatch):
     started = {"precision": "bf16", "channels_last": True, "threads": torch.get_num_threads()}
     with pytest.raises(RunError, match="computes in bf16, and cpu here has none"):
         recorded(Hardware(device="cpu"), started)
+
+
+def test_one_thread_for_a_while():
+    before = torch.get_num_threads()
+    try:
+        torch.set_num_threads(3)
+        with hardware.one_thread():
+            assert torch.get_num_threads() == 1
+        assert torch.get_num_threads() == 3
+    finally:
+        torch.set_num_threads(before)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="of glibc")
+def test_training_keeps_its_memory(monkeypatch):
+    """Blocks as large as a layer's output come from the heap, and cost no page faults once they were there."""
+    resource = pytest.importorskip("resource")
+    compute(Hardware(device="cpu"), training=True)
+
+    def faults():
+        before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+        torch.ones(64 << 20, dtype=torch.uint8)
+        return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
+
+    if platform.libc_ver()[0] != "glibc":
+        pytest.skip("another C library, which is left as it is")
+    assert min(faults() for _ in range(50)) < 1000, "of 16384 pages"
+    monkeypatch.setattr(hardware.ctypes, "CDLL", lambda name: object())
+    hardware._hold_memory()
+
+
+def test_other_systems_keep_their_allocator(monkeypatch):
+    monkeypatch.setattr(hardware.sys, "platform", "darwin")
+    monkeypatch.setattr(hardware.ctypes, "CDLL", None)
+    hardware._hold_memory()

@@ -81,6 +81,30 @@ def test_state_survives_a_round_trip_bit_for_bit(name):
     assert optim.state_tensors(after).keys() == optim.state_tensors(before).keys() != set()
 
 
+@pytest.mark.parametrize("name", ["adamw", "sgd"])
+def test_state_is_put_back_in_the_layout_of_the_parameter(name):
+    """Files hold plain tensors, and a fused step runs through memory without looking at strides."""
+
+    def made(value):
+        parameter = nn.Parameter(value.clone(memory_format=torch.channels_last))
+        group = {"params": [parameter], "lr": 0.1, "weight_decay": 0.0, "factor": 1.0}
+        return parameter, optim.make(Optim(name=name), [group])
+
+    def step(parameter, optimizer):
+        parameter.grad = torch.arange(120.0).reshape(2, 3, 4, 5).clone(memory_format=torch.channels_last) * parameter
+        optimizer.step()
+
+    whole, optimizer = made(torch.rand(2, 3, 4, 5))
+    step(whole, optimizer)
+    second, after = made(whole.detach())
+    optim.load_state(after, {key: value.contiguous() for key, value in optim.state_tensors(optimizer).items()})
+    step(whole, optimizer)
+    step(second, after)
+    assert torch.equal(whole, second)
+    for key, value in optim.state_tensors(after).items():
+        assert key.endswith("step") or value.is_contiguous(memory_format=torch.channels_last)
+
+
 def test_set_rate_keeps_the_factors():
     parameters = [nn.Parameter(torch.zeros(1)) for _ in range(2)]
     groups = [

@@ -5,6 +5,7 @@ Sections, in every loop of fx: data → forward and loss → backward → step �
 
 from __future__ import annotations
 
+import contextlib
 import math
 from collections.abc import Generator, Mapping
 from typing import Any
@@ -17,7 +18,7 @@ from tqdm import tqdm
 from fxcli.console import console
 from fxcli.data import augment, dataset
 from fxcli.errors import FxError, UnreadableImage
-from fxcli.model import freeze
+from fxcli.model import freeze, hardware
 from fxcli.recipe.schema import Phase
 from fxcli.run import checkpoint, randomness
 from fxcli.run.directory import Run
@@ -86,7 +87,10 @@ def _phase(training: Training, run: Run, log: Log, timer: Timer, stop: Stop, ten
 
     feed = feeds.make(training, check=check)
     count = len(feed.batches.targets)
-    try:
+    with contextlib.ExitStack() as stack:
+        stack.callback(dataset.ended, feed.loader)
+        if feed.features:
+            stack.enter_context(hardware.one_thread())
         while not place.done and place.phase_epoch < phase.train.epochs:
             feed.batches.begin(place.epoch, place.batch)
             started, before = timer.totals, place.batch * phase.train.batch_size
@@ -110,8 +114,6 @@ def _phase(training: Training, run: Run, log: Log, timer: Timer, stop: Stop, ten
                 _save(training, run, timer)
             if is_asked:
                 raise stop.interrupted(run, place.step)
-    finally:
-        dataset.ended(feed.loader)
 
 
 def set_up(training: Training, tensors: Mapping[str, Tensor]) -> None:
