@@ -225,15 +225,15 @@ def test_ctrl_c_while_features_are_computed(begin, tiny_recipe, monkeypatch):
     assert all(torch.equal(value, model_of(whole)[name]) for name, value in model_of(run).items())
 
 
-def test_the_next_run_finds_them_and_looks_at_one_batch(begin, tiny_recipe, forwards, monkeypatch, capsys):
+def test_the_next_run_finds_them_and_looks_at_one_batch(begin, tiny_recipe, forwards, monkeypatch):
     monkeypatch.setattr(features, "BATCH_SIZE", 10)
     first = built(begin(tiny_recipe(*HEAD))[0])
     assert forwards == [10, 10, 4, 12]
-    assert "its features of 24 training pictures were computed in" in capsys.readouterr().err
+    assert "its features of 24 training pictures were computed in" in first.story
     forwards.clear()
     again = built(begin(tiny_recipe(*HEAD, "optim.lr=1", "model.dropout=0.1"))[0])
     assert forwards == [10, 12]
-    assert "were found" in capsys.readouterr().err
+    assert "were found" in again.story
     assert torch.equal(first.train, again.train)
     assert torch.equal(first.val, again.val)
 
@@ -336,6 +336,7 @@ def test_phases_with_and_without(begin, tiny_recipe):
     training, run = begin(tiny_recipe(phases=phases))
     classify.train(training, run, resume=False)
     assert len(lines_of(run)) == 4
+    assert (run.path / "log.txt").read_text().count("the backbone is frozen: its features") == 1
     assert feeds.make(training_at(training, 0), check=lambda: None).features is not None
     assert feeds.make(training_at(training, 1), check=lambda: None).features is None
     assert feeds.make(training_at(training, 0), check=None).features is None

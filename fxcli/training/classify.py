@@ -90,6 +90,8 @@ def _phase(training: Training, run: Run, log: Log, timer: Timer, stop: Stop, ten
     with contextlib.ExitStack() as stack:
         stack.callback(dataset.ended, feed.loader)
         if feed.features:
+            console.note(feed.features.story)
+            run.log(feed.features.story)
             stack.enter_context(hardware.one_thread())
         while not place.done and place.phase_epoch < phase.train.epochs:
             feed.batches.begin(place.epoch, place.batch)

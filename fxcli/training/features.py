@@ -50,11 +50,13 @@ class Features:
         train: [N, V, D] of each training picture in each of its variants, in the precision of training.
         variants: V numbers, each the sum of the flips in it.
         val: [M, D] float32 of the validation part; None without one.
+        story: How they came about, for people.
     """
 
     train: Tensor
     variants: tuple[int, ...]
     val: Tensor | None
+    story: str
 
 
 class TrainingFeatures(Dataset[tuple[Tensor, int]]):
@@ -122,12 +124,12 @@ def build(training: Training, phase: Phase, check: Callable[[], None]) -> Featur
         found, is_val_made = plain.features(paths)
         val = found[:, 0]
     how = "computed" if is_made or is_val_made else "found, and compared with a batch computed anew,"
-    console.note(
+    story = (
         f"the backbone is frozen: its features of {len(train)} training pictures"
         + (f" in {len(variants)} variants" if len(variants) > 1 else "")
         + f" were {how} in {time.monotonic() - started:.1f} s; data.cache=none turns this off"
     )
-    return Features(train, variants, val)
+    return Features(train, variants, val, story)
 
 
 def validate(training: Training, features: Features) -> dict[str, Any]:
