@@ -63,7 +63,7 @@ def part(parts, repeats):
     """Makes a part: part("predict", "what is timed")."""
     found, started, load = parts
 
-    def make(name, method, *, repeats=repeats):
+    def make(name, method):
         made = report.Part(name, method, started, load, repeats)
         found.append(made)
         return made

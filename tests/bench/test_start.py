@@ -41,9 +41,7 @@ def seconds(command):
 
 
 def test_start(part, repeats, folders, workshop, tmp_path):
-    # They take seconds, and disturbances of a second are common: more rounds are cheap.
-    count = repeats if repeats < 7 else 2 * repeats + 1
-    made = part("start", "fresh processes from start to end, after one that warmed the disk cache", repeats=count)
+    made = part("start", "fresh processes from start to end, after one that warmed the disk cache")
     model = material.model_file(workshop / "resnet50.safetensors", "resnet50")
     picture = sorted(os.scandir(folders.few.path), key=lambda entry: entry.name)[0].path
     pairs = [
@@ -57,7 +55,7 @@ def test_start(part, repeats, folders, workshop, tmp_path):
         ),
     ]
     for what, command, peer, code, aim in pairs:
-        times = paired.rounds({"fx": seconds(command), peer: seconds([sys.executable, "-c", code])}, count)
+        times = paired.rounds({"fx": seconds(command), peer: seconds([sys.executable, "-c", code])}, repeats)
         made.raw |= {f"{what}: {name}, s": values for name, values in times.items()}
         ratio = paired.ratio(times["fx"], times[peer])
         made.rows.append(Row(what, "fx", peer, median(times["fx"]), median(times[peer]), "s", ratio, aim))
