@@ -13,6 +13,7 @@ from fxcli.recipe.load import load, shipped
 from fxcli.recipe.schema import Augment, ClassifyRecipe, PretrainRecipe
 from fxcli.run import directory
 from fxcli.training import classify, pretrain, state
+from fxcli.training import feed as feeds
 from fxcli.training.session import Timer
 
 FIGURES = {"baseline": 42.7, "augment": 45.3, "finetune": 48.6, "regularize": 53.6, "final": 55.0, "final_as_run": 55.0}
@@ -44,8 +45,9 @@ def test_two_steps_of_each_phase(name, demo_zoo, prepared):
     )
     for index, phase in enumerate(recipe.phases):
         training.place = state.Place(phase=index)
-        feed = classify.set_up(training, {})
+        classify.set_up(training, {})
         before = [value.clone() for value in training.model.classifier.parameters()]
+        feed = feeds.make(training, check=lambda: None)
         steps = classify.steps(training, feed, Timer())
         next(steps), next(steps)
         steps.close()
