@@ -6,6 +6,7 @@ Both take one picture a call: that is their fastest here, and an answer cannot d
 from __future__ import annotations
 
 import contextlib
+import functools
 import os
 import threading
 from collections.abc import Callable, Iterator
@@ -97,10 +98,20 @@ class RuntimeEngine:
         return np.concatenate(logits), np.concatenate(maps)
 
 
-def _openvino(exported: Exported, precision: str, threads: int, streams: int) -> Any:
-    import openvino as ov
+@functools.cache
+def openvino_core() -> Any:
+    """OpenVINO's core, one for the life of the process.
 
-    core = ov.Core()
+    Its CPU plugin moves signal handling of this thread onto a stack of its own, and takes that away when it goes: the
+    next signal, be it Ctrl-C or the end of a child, would then end the process.
+    """
+    import openvino
+
+    return openvino.Core()
+
+
+def _openvino(exported: Exported, precision: str, threads: int, streams: int) -> Any:
+    core = openvino_core()
     # Compiled kernels are kept by a hash of the model's content.
     core.set_property({"CACHE_DIR": str(cache_dir() / "openvino")})
     graph = core.read_model(exported.graph, exported.weights or b"")
