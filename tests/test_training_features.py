@@ -208,6 +208,15 @@ def test_resume_ends_bitwise_equal(begin, tiny_recipe, monkeypatch, step, precis
         assert [line["val_loss"] for line in lines_of(run)] == [line["val_loss"] for line in lines_of(whole)]
 
 
+def test_a_phase_that_was_over_is_not_fed_again(begin, tiny_recipe, monkeypatch):
+    recipe = tiny_recipe(*HEAD)
+    training, run = begin(recipe)
+    figures = classify.train(training, run, resume=False)
+    training, _ = begin(recipe, run)
+    monkeypatch.setattr(feeds, "make", None)
+    assert classify.train(training, run, resume=True) == figures
+
+
 def test_ctrl_c_while_features_are_computed(begin, tiny_recipe, monkeypatch):
     recipe = tiny_recipe(*HEAD)
     training, whole = begin(recipe)

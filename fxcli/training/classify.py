@@ -80,6 +80,8 @@ def _phase(training: Training, run: Run, log: Log, timer: Timer, stop: Stop, ten
     if not tensors and place.phase > 0:
         # The phase will overwrite the best model that it started from.
         _save(training, run, timer)
+    if place.done or place.phase_epoch == phase.train.epochs:
+        return  # resumed at its very end
 
     def check() -> None:
         if stop.asked:
