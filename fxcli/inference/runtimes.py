@@ -59,15 +59,13 @@ def open_runtime(exported: Exported, name: str, precision: str) -> Engine:
         )
     opened = _openvino if name == "openvino" else _onnxruntime
     threads = _threads()
-    streams = min(threads, MOST_STREAMS)
     try:
-        run = opened(exported, precision, threads, streams)
+        return opened(exported, precision, threads, min(threads, MOST_STREAMS))
     except ImportError as error:
         raise MissingDependency(_PACKAGES[name], extra="export", purpose=f"--engine {name}") from error
     except (RuntimeError, ValueError) as error:
         reason = str(error).strip().splitlines()
         raise ModelFileError(f"{name} refuses it: {reason[-1] if reason else error}", where=exported.file) from error
-    return RuntimeEngine(name, precision, streams, run)
 
 
 def _threads() -> int:
@@ -110,7 +108,7 @@ def openvino_core() -> Any:
     return openvino.Core()
 
 
-def _openvino(exported: Exported, precision: str, threads: int, streams: int) -> Any:
+def _openvino(exported: Exported, precision: str, threads: int, streams: int) -> Engine:
     core = openvino_core()
     # Compiled kernels are kept by a hash of the model's content.
     core.set_property({"CACHE_DIR": str(cache_dir() / "openvino")})
@@ -130,10 +128,11 @@ def _openvino(exported: Exported, precision: str, threads: int, streams: int) ->
         logits, maps = (own.request.get_tensor(name).data.copy() for name in OUTPUTS)
         return logits, maps
 
-    return run
+    # It computes in threads of its own, and with twice as many to feed them none waits for its next picture.
+    return RuntimeEngine("openvino", precision, 2 * streams, run)
 
 
-def _onnxruntime(exported: Exported, precision: str, threads: int, streams: int) -> Any:
+def _onnxruntime(exported: Exported, precision: str, threads: int, streams: int) -> Engine:
     import onnxruntime
 
     settings = onnxruntime.SessionOptions()
@@ -144,4 +143,4 @@ def _onnxruntime(exported: Exported, precision: str, threads: int, streams: int)
         logits, maps = session.run(list(OUTPUTS), {INPUT: image})
         return logits, maps
 
-    return run
+    return RuntimeEngine("onnxruntime", precision, streams, run)

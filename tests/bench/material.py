@@ -11,11 +11,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
-from bench import fx
 from bench.side import environment
 
 T = TypeVar("T")
 
+CLASSES = ("avulsion", "comminuted", "curved", "fracture_dislocation", "hairline", "internal", "linear")
 FEW = 8
 # So that half of them is still more than FEW.
 LEAST = 4 * FEW
@@ -75,8 +75,8 @@ def _folder(target: Path, files: Sequence[Path]) -> Folder:
     return Folder(str(target), len(files))
 
 
-def model_file(file: Path, backbone: str, *, size_px: int | None = None, num_classes: int = 7) -> str:
-    """Writes a model file with random weights."""
+def model_file(file: Path, backbone: str, *, size_px: int | None = None) -> str:
+    """Writes a model file with random weights and the classes of Bone Break."""
     from fxcli.data.preprocess import Clean, Preprocessing
     from fxcli.model import classifier as models
     from fxcli.model.classifier import TrainedModel
@@ -95,9 +95,8 @@ def model_file(file: Path, backbone: str, *, size_px: int | None = None, num_cla
         interpolation=seen.interpolation,
     )
     info = {"task": "classify", "name": "bench", "backbone": spec.name, "model": settings.model_dump(mode="json")}
-    network = models.build(spec, settings, size_px, num_classes, seed=0)
-    classes = tuple(f"class_{number}" for number in range(num_classes))
-    TrainedModel(network, spec, classes, preprocessing, info).save(file)
+    network = models.build(spec, settings, size_px, len(CLASSES), seed=0)
+    TrainedModel(network, spec, CLASSES, preprocessing, info).save(file)
     return str(file)
 
 
@@ -141,9 +140,20 @@ def counts(manifest: Path) -> dict[str, int]:
     return {split: splits.count(split) for split in ("train", "val")}
 
 
-def exported(kind: str, model: str, target: Path, *options: object) -> tuple[str, str]:
-    """The file that `fx export` makes of a model file, or "" and a note why there is none."""
-    note = fx.lacks(f"export {kind}", *(str(option) for option in options if str(option).startswith("--")))
-    if not note:
-        program("export", kind, model, *options, "--out", target)
-    return ("" if note else str(target)), note
+def int8_file(model: str, target: Path, pictures: Folder) -> tuple[str, str]:
+    """What `fx export openvino --precision int8` would write, and why there is none; unchecked.
+
+    fx itself refuses it: of random weights the quantised answers differ too much.
+    """
+    from fxcli.errors import MissingDependency
+    from fxcli.inference import export, exported
+    from fxcli.model import classifier as models
+    from fxcli.zoo.plugins import load_zoo
+
+    opened = models.load(Path(model), load_zoo())
+    try:
+        graph, weights = export.graph_of(opened, "openvino", sorted(Path(pictures.path).iterdir()))
+    except MissingDependency as error:
+        return "", f"not measured: {error.what}"
+    exported.save(target, "openvino", graph, weights, {**export.header_of(opened), "precision": "int8"})
+    return str(target), ""

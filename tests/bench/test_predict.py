@@ -23,7 +23,7 @@ REFERENCE, ORT, OPENVINO = "torchvision reference", "ONNX Runtime alone", "OpenV
 TIMM_BATCHES = (8, 16, 32)
 
 
-def fx_sides(workshop, manifest):
+def fx_sides(workshop, folders):
     """fx's engines as far as this version has them, and notes for the others."""
     model = material.model_file(workshop / "resnet50.safetensors", "resnet50")
     # Named, for a model with random weights was never trained, so nothing in its file allows bf16 by itself.
@@ -33,9 +33,7 @@ def fx_sides(workshop, manifest):
         values = ["--engine", name.split()[1], *(["--precision", "bf16"] if name == FX_BF16 else [])]
         if not notes[name]:
             sides[name] = ("fx:predict", {"model": model, "options": values})
-    int8, notes[FX_INT8] = material.exported(
-        "openvino", model, workshop / "int8.openvino", "--precision", "int8", "--data", manifest
-    )
+    int8, notes[FX_INT8] = material.int8_file(model, workshop / "int8.openvino", folders.once)
     if int8:
         sides[FX_INT8] = ("fx:predict", {"model": int8})
     return sides, notes
@@ -76,9 +74,9 @@ WANTED = [
 
 
 @pytest.mark.filterwarnings("default")
-def test_predict(part, repeats, folders, workshop, manifest, tmp_path):
+def test_predict(part, repeats, folders, workshop, tmp_path):
     made = part("predict", METHOD)
-    ours, notes = fx_sides(workshop, manifest)
+    ours, notes = fx_sides(workshop, folders)
     theirs, more = peers(workshop)
     with opened(ours | theirs) as (sides, missing):
         runs = {}
