@@ -2,6 +2,7 @@
 
 import ast
 import inspect
+import json
 import re
 import sys
 from pathlib import Path
@@ -9,6 +10,7 @@ from pathlib import Path
 from pydantic import BaseModel
 
 README = Path(__file__).resolve().parent.parent / "README.md"
+BENCH = README.parent / "recipes" / "results" / "bench.json"
 BLOCK = re.compile(r"(<!-- generated: (?P<name>[\w-]+) -->\n).*?(<!-- end -->)", re.DOTALL)
 
 
@@ -88,7 +90,44 @@ def exit_codes():
     return f"```text\n{inspect.cleandoc(tree)}\n```"
 
 
-MAKERS = {"commands": commands, "recipes": recipes, "keys": keys, "hooks": hooks, "exit-codes": exit_codes}
+def bench():
+    record = json.loads(BENCH.read_text(encoding="utf-8"))
+    machine, packages = record["machine"], record["machine"]["packages"]
+    names = ("torch", "openvino", "onnxruntime", "timm", "grad-cam")
+    lines = [
+        f"{machine['cpu']}, {machine['cores']} cores, {', '.join(machine['flags'])}; "
+        + ", ".join(f"{name} {packages[name]}" for name in names if name in packages),
+        "",
+        "| work | fx | against | times as fast [95 %] | aim | reached |",
+        "|---|---|---|---|---|---|",
+    ]
+    for part in record["parts"].values():
+        lines += [bench_line(row) for row in part["rows"] if row["ratio"]]
+    return "\n".join(lines)
+
+
+def bench_line(row):
+    ratio, aim = row["ratio"], row["aim"]
+    digits = 4 if row["unit"] == "correlation" else 2
+    low, high = ratio["low"], ratio["high"]
+    shown = f"{ratio['median']:.{digits}f}" + (f" [{low:.{digits}f}, {high:.{digits}f}]" if low < high else "")
+    if row["unit"] in ("MiB", "s") and aim and aim["at_most"]:
+        shown += f" of its {'memory' if row['unit'] == 'MiB' else 'time'}"
+    elif row["unit"] == "correlation":
+        shown = f"correlation {shown}"
+    wanted = f"{'≤' if aim['at_most'] else '≥'} {aim['value']:g}" if aim else ""
+    reached = {True: "yes", False: "**no**", None: ""}[row["reached"]]
+    return f"| {row['what']} | {row['side']} | {row['peer']} | {shown} | {wanted} | {reached} |"
+
+
+MAKERS = {
+    "commands": commands,
+    "recipes": recipes,
+    "keys": keys,
+    "hooks": hooks,
+    "exit-codes": exit_codes,
+    "bench": bench,
+}
 
 
 def filled(text):

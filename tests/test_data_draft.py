@@ -63,3 +63,23 @@ def test_small_jpegs_and_other_formats_are_read_whole(film, tmp_path, name):
     exact, drafted = read(tmp_path / name), read(tmp_path / name, draft_px=640)
     assert np.array_equal(exact.pixels, drafted.pixels)
     assert drafted.full_px is None
+
+
+def test_a_very_long_one_is_read(tmp_path):
+    Image.new("L", (20_000, 16), 90).save(tmp_path / "long.jpg")
+    assert read(tmp_path / "long.jpg", draft_px=640).pixels.size > 0
+
+
+def test_answers_stay_within_the_stated_tolerance(trained, tmp_path):
+    """On the README's word: mean |Δp| at most 0.01."""
+    from fxcli.evaluation.agreement import compare
+    from fxcli.inference.opened import open_model
+
+    files = []
+    for number, case in enumerate(phantom.plan(seed=5)[::30]):
+        files.append(tmp_path / f"{number}.jpg")
+        pixels = Image.fromarray(phantom.draw(case, 320))
+        pixels.resize((960, 960), Image.Resampling.BICUBIC).save(files[-1], quality=92)
+    exact, drafted = (open_model(str(trained.path), draft=draft).pipeline.logits(files) for draft in (False, True))
+    assert not np.array_equal(exact, drafted)
+    assert compare(exact, drafted).mean_abs_dp <= 0.01

@@ -54,5 +54,18 @@ def test_accuracy_counts_where_it_is_limited():
     assert "accuracy -3.0 points" in fine.told()
 
 
+def test_without_a_clear_answer_all_count():
+    close = logits_of([0.4, 0.35, 0.25], [0.36, 0.34, 0.3])
+    found = compare(close, close[:, ::-1])
+    assert (found.n_clear, found.agree_clear) == (0, 0.0)
+
+
+def test_a_header_is_read_back_or_not_at_all():
+    found = compare(EXACT, EXACT)
+    assert Agreement.from_mapping(found.to_mapping(BF16) | {"later": 1}) == found
+    for other in ([], None, {}, {"n": 3}):
+        assert Agreement.from_mapping(other) is None
+
+
 def test_nothing_compared_is_no_agreement():
     assert not Agreement(n=0, agree=1.0, n_clear=0, agree_clear=1.0, mean_abs_dp=0.0).within(BF16)

@@ -6,6 +6,7 @@ import subprocess
 import sys
 import zipfile
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -15,8 +16,10 @@ from typer.testing import CliRunner
 from fxcli.cli import app
 from fxcli.evaluation import agreement
 from fxcli.evaluation.agreement import Tolerance
-from fxcli.inference import exported
+from fxcli.inference import export, exported
 from fxcli.inference.opened import open_model
+from fxcli.model import classifier as models
+from fxcli.model import hardware
 from fxcli.testing import tiny_dataset
 
 onnx = pytest.importorskip("onnx")
@@ -110,6 +113,74 @@ def test_int8_is_checked_and_runs_in_int8_alone(trained, raw, runtime, monkeypat
     assert not Path(f"other.{runtime}").exists()
 
 
+def test_no_path_of_this_machine_is_in_the_file(trained, demo_zoo):
+    model = models.load(trained.model_file, demo_zoo)
+    model.info["model"] = model.info["model"] | {"init": "/home/somebody/secret/run"}
+    model.save(trained.model_file)
+    for runtime in ("onnx", "openvino"):
+        assert fx("export", runtime, trained.path, "--out", f"m.{runtime}").exit_code == 0
+        content = Path(f"m.{runtime}").read_bytes()
+        for path in (b"/home/somebody", str(Path(exported.__file__).parent).encode(), sys.prefix.encode()):
+            assert path not in content
+
+
+@pytest.mark.parametrize("name", ["../../evil", "/tmp/evil", "", "a b"])
+def test_the_name_in_a_foreign_file_leads_nowhere(trained, prepared, demo_zoo, name):
+    model = models.load(trained.model_file, demo_zoo)
+    model.info["name"] = name
+    model.save(Path("foreign.safetensors"))
+    done = fx("export", "onnx", "foreign.safetensors", "--data", prepared / "manifest.csv", "--json")
+    assert done.exit_code == 0, done.output
+    file = Path(json.loads(done.stdout)["file"])
+    assert file.parent == Path()
+    assert file.is_file()
+
+
+def test_int8_looks_at_pictures_of_every_class():
+    from fxcli.commands.export import _calibration
+
+    for count in (5, 299, 300, 301, 599, 989):
+        rows = [SimpleNamespace(number=number) for number in range(count)]
+        opened, manifest = SimpleNamespace(part=lambda *_, r=rows: r), SimpleNamespace(path_of=lambda row: row.number)
+        found = _calibration(opened, manifest)
+        assert len(found) == min(300, count)
+        assert found == sorted(set(found))
+        assert found[0] == 0
+        assert found[-1] >= count - 1 - count / 150
+
+
+def test_a_damaged_conversion_is_made_anew(trained, raw):
+    fx("predict", raw, "--engine", "onnxruntime", "--out", "a")
+    (file,) = Path("cache/exported").iterdir()
+    file.write_bytes(file.read_bytes()[:1000])
+    done = fx("predict", raw, "--engine", "onnxruntime", "--out", "b")
+    assert done.exit_code == 0, done.output
+    assert "the model is converted anew" in done.stderr
+    assert Path("a/predictions.csv").read_bytes() == Path("b/predictions.csv").read_bytes()
+
+
+def test_a_conversion_that_gives_other_answers_is_not_kept(trained, raw, monkeypatch):
+    graph_of = export.graph_of
+
+    def wrong(model, *rest):
+        made = graph_of(model, *rest)
+        model.classifier.head.bias.data += 5
+        return made
+
+    monkeypatch.setattr(export, "graph_of", wrong)
+    done = fx("predict", raw, "--engine", "onnxruntime")
+    assert done.exit_code == 6, done.output
+    assert "the model gives other answers" in done.stderr
+    assert list(Path("cache/exported").iterdir()) == []
+
+
+def test_an_engine_without_bf16_gives_no_advice_on_it(trained, raw, monkeypatch):
+    monkeypatch.setattr(hardware, "has_bf16", lambda _: True)
+    done = fx("predict", raw, "--engine", "onnxruntime")
+    assert done.exit_code == 0, done.output
+    assert "bf16" not in done.stderr
+
+
 def test_mistakes(trained, prepared, raw):
     fx("export", "openvino", trained.path, "--out", "m.openvino")
     fx("export", "onnx", trained.path, "--out", "m.onnx")
@@ -124,6 +195,8 @@ def test_mistakes(trained, prepared, raw):
         (("export", "onnx", "m.onnx"), 2, "needs the model file of a run"),
         (("export", "onnx", alone), 2, "--data MANIFEST"),
         (("export", "onnx", "gone"), 6, "no run directory"),
+        (("export", "onnx", trained.path, "--out", "model.bin"), 2, "must be a file that ends in .onnx"),
+        (("export", "onnx", trained.path, "--out", trained.model_file), 2, "must be a file that ends in .onnx"),
     ):
         done = fx(*arguments)
         assert (done.exit_code, words in done.stderr) == (code, True), (arguments, done.output)
@@ -132,6 +205,20 @@ def test_mistakes(trained, prepared, raw):
     done = fx("evaluate", "m.onnx", "--data", prepared / "manifest.csv", "--json")
     assert done.exit_code == 0, done.output
     assert json.loads(done.stdout)["engine"] == "onnxruntime"
+
+
+def test_an_exported_file_in_its_run_is_measured_on_the_runs_data(trained):
+    assert fx("export", "openvino", trained.path).exit_code == 0
+    done = fx("evaluate", trained.path / "exports" / "tiny.openvino", "--json")
+    assert done.exit_code == 0, done.output
+    told = json.loads(done.stdout)
+    fx("evaluate", trained.path, "--quiet")
+    exact = json.loads((trained.path / "evaluation" / "test.json").read_text())
+    assert (told["engine"], told["precision"]) == ("openvino", "fp32")
+    assert told["figures"]["accuracy"] == exact["figures"]["accuracy"]
+    names = sorted(path.name for path in (trained.path / "evaluation").iterdir())
+    assert len(names) == 2
+    assert names[0].startswith("test-openvino-fp32-model-")
 
 
 def test_a_manifest_without_a_validation_part_is_refused(trained, prepared):
@@ -167,13 +254,18 @@ class TestHostileFiles:
         return "bad.openvino"
 
     def test_openvino(self, openvino_file, raw):
-        xml = openvino_file["model.xml"]
+        xml, header = openvino_file["model.xml"], openvino_file["fx.json"]
         for changed, words in (
             (
                 {"model.xml": xml.replace(b'version="opset1"', b'version="extension"')},
                 "operator of its own: extension.",
             ),
             ({"model.xml": b"<!DOCTYPE x [<!ENTITY a 'b'>]>" + xml}, "declares entities"),
+            ({"model.xml": xml.replace(b"<net ", b'<net xmlns="x" ')}, "not as OpenVINO writes it"),
+            ({"model.xml": xml.decode().encode("utf-16")}, "damaged"),
+            ({"model.xml": b"<net/>"}, "not as OpenVINO writes it"),
+            ({"fx.json": header.replace(b'"class_0", ', b"")}, "for 2 classes"),
+            ({"fx.json": header.replace(b'"precision": "fp32"', b'"precision": "fp9"')}, "the header is damaged"),
             ({"model.xml": xml[:200]}, "damaged"),
             ({"fx.json": b"{}"}, "the header is damaged"),
             ({"fx.json": b"[" * 100_000}, "the header is damaged"),
@@ -182,6 +274,13 @@ class TestHostileFiles:
         ):
             self.refused(raw, self.pack(openvino_file | changed), words)
         self.refused(raw, self.pack(openvino_file, zipfile.ZIP_DEFLATED), "packed in another way")
+        # A member that claims to be longer than the file is.
+        packed = Path(self.pack(openvino_file)).read_bytes()
+        place = packed.rindex(b"PK\x01\x02", 0, packed.rindex(b"model.bin"))
+        Path("long.openvino").write_bytes(
+            packed[: place + 20] + (1 << 24).to_bytes(4, "little") * 2 + packed[place + 28 :]
+        )
+        self.refused(raw, "long.openvino", "damaged")
         whole = Path("m.openvino").read_bytes()
         Path("cut.openvino").write_bytes(whole[: len(whole) // 2])
         self.refused(raw, "cut.openvino", "damaged")
@@ -197,7 +296,14 @@ class TestHostileFiles:
         tensor.data_location = onnx.TensorProto.EXTERNAL
         tensor.external_data.add(key="location", value="/etc/passwd")
         del bare.metadata_props[:]
+        renamed, untyped = onnx.ModelProto(), onnx.ModelProto()
+        renamed.CopyFrom(onnx_file)
+        untyped.CopyFrom(onnx_file)
+        renamed.graph.output[0].name = "other"
+        untyped.graph.node[0].op_type = "NoSuchOperator"
         for model, words in (
+            (renamed, "onnxruntime refuses it"),
+            (untyped, "onnxruntime refuses it"),
             (foreign, "operators of its own: evil.ops"),
             (inner, "operators of its own: evil.ops"),
             (outside, "its weights lie in another file"),

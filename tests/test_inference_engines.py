@@ -36,6 +36,19 @@ def test_the_fast_engine_gives_the_answers_of_the_exact_one(model):
     assert not np.array_equal(rounded.run(images())[0], logits)
 
 
+def test_the_network_is_on_its_device_before_it_is_run(model, monkeypatch):
+    seen = []
+
+    def fold(classifier, images):
+        weight = classifier.backbone.stem[0].weight
+        seen.append(weight.is_contiguous(memory_format=torch.channels_last) and not weight.is_contiguous())
+        return set()
+
+    monkeypatch.setattr(engines, "fold_batchnorm", fold)
+    engines.fast(model.classifier, model.preprocessing, Compute(CPU))
+    assert seen == [True]
+
+
 def test_weights_are_rounded_once_and_the_head_never(model):
     engine = engines.fast(model.classifier, model.preprocessing, Compute(CPU, "bf16"))
     kinds = {name: value.dtype for name, value in engine.classifier.named_parameters()}
@@ -72,7 +85,7 @@ def test_prediction_takes_bf16_only_where_it_is_known_to_agree(trained, demo_zoo
     capsys.readouterr()
     assert open_model(str(trained.path), fast=True).pipeline.engine.precision == "fp32"
     told = capsys.readouterr().err
-    assert "computing in fp32: bf16 gives other answers on its validation pictures" in told
+    assert "computing in fp32: bf16 gives other answers (same class on" in told
     assert "90.0 % of the 5" in told
     retold(trained, demo_zoo)
     assert open_model(str(trained.path), fast=True).pipeline.engine.precision == "fp32"
@@ -90,6 +103,38 @@ def test_without_bf16_in_the_processor_nothing_is_said(trained, monkeypatch, cap
     monkeypatch.setattr(hardware, "has_bf16", lambda _: False)
     assert open_model(str(trained.path), fast=True).pipeline.engine.precision == "fp32"
     assert "computing in fp32" not in capsys.readouterr().err
+
+
+def test_bf16_that_the_processor_lacks_is_warned_of(trained, monkeypatch, capsys):
+    monkeypatch.setattr(hardware, "has_bf16", lambda _: False)
+    assert open_model(str(trained.path), fast=True, precision="bf16").pipeline.engine.precision == "bf16"
+    assert "has no bf16 of its own: it is emulated" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("broken", [[], {"torch-cpu": 1}, {"torch-cpu": {"bf16": {"passes": True}}}])
+def test_a_header_that_says_nothing_of_use_means_fp32(trained, demo_zoo, native_bf16, broken):
+    model = models.load(trained.model_file, demo_zoo)
+    model.info["agreement"] = broken
+    model.save(trained.model_file)
+    assert open_model(str(trained.path), fast=True).pipeline.engine.precision == "fp32"
+
+
+def test_what_was_trained_is_not_lost_to_a_comparison_that_fails(tiny_recipe, demo_zoo, monkeypatch):
+    from typer.testing import CliRunner
+
+    from fxcli.cli import app
+    from fxcli.training import state
+
+    def fail(*_):
+        raise RuntimeError("no such kernel")
+
+    monkeypatch.setattr(state, "has_bf16", lambda _: True)
+    monkeypatch.setattr(state.engines, "fast", fail)
+    tiny_recipe()
+    done = CliRunner().invoke(app, ["train", "tiny.yaml", "--out", "runs/kept"])
+    assert done.exit_code == 0, done.output
+    assert "bf16 was not compared with fp32, so fx predict will not take it: no such kernel" in done.stderr
+    assert models.load(open_model("runs/kept").file, demo_zoo).info["agreement"] == {}
 
 
 def test_training_keeps_how_far_bf16_agrees(tiny_recipe, demo_zoo, monkeypatch):

@@ -60,7 +60,21 @@ class Beside(Twice):
         return (self.a(made) + made).mean((2, 3))
 
 
-@pytest.mark.parametrize("kind", [Twice, Beside])
+class Asking(Twice):
+    """A net that reads a number of its norm."""
+
+    def forward(self, images):
+        return (self.a(self.conv(images)) * self.a.weight[0]).mean((2, 3)) + self.b.weight.sum()
+
+
+class Named(Twice):
+    """Its norms are called by keyword."""
+
+    def forward(self, images):
+        return self.a(input=self.conv(images)).mean((2, 3))
+
+
+@pytest.mark.parametrize("kind", [Twice, Beside, Asking, Named])
 def test_what_cannot_be_folded_is_left_as_it_was(kind):
     net = kind().eval()
     before = copy.deepcopy(net.state_dict())

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+import shlex
 from enum import StrEnum
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -12,7 +14,7 @@ import typer
 from fxcli.commands.options import Debug, Json, Quiet
 from fxcli.commands.startup import import_torch
 from fxcli.console import console
-from fxcli.errors import RunError
+from fxcli.errors import RunError, UsageError
 
 if TYPE_CHECKING:
     from fxcli.data.manifest import Manifest
@@ -76,9 +78,8 @@ def export(
     opened = open_model(model, device="cpu")
     trained = opened.trained("fx export")
     manifest = opened.manifest(data, f"fx export {runtime.value}")
+    file = _file(opened, runtime, precision, out)
     opened.part(manifest, "val")
-    name = f"{trained.info.get('name')}{'-int8' if precision == 'int8' else ''}{exported.SUFFIXES[runtime.value]}"
-    file = out or (opened.run.path / "exports" if opened.run else Path()) / name
     calibration = _calibration(opened, manifest) if precision == "int8" else []
     graph, weights = exporting.graph_of(trained, runtime.value, calibration)
     header = {**exporting.header_of(trained), "precision": precision.value, "source_sha256": opened.digest}
@@ -91,16 +92,35 @@ def export(
     if json:
         console.record({"file": str(file), "bytes": file.stat().st_size, "agreement": report})
     console.note(f"wrote {file}, {file.stat().st_size / 2**20:.1f} MiB")
-    console.note(f"next: fx predict FOLDER --model {file}")
+    console.note(f"next: fx predict FOLDER --model {shlex.quote(str(file))}")
+
+
+def _file(opened: Opened, runtime: Runtime, precision: ExportPrecision, out: Path | None) -> Path:
+    """What to write.
+
+    Raises:
+        UsageError: `out` is a folder, or would not be recognised by its name.
+    """
+    from fxcli.inference.exported import SUFFIXES
+
+    suffix = SUFFIXES[runtime.value]
+    if out is not None:
+        if out.suffix != suffix or out.is_dir():
+            raise UsageError(f"--out {out} must be a file that ends in {suffix}")
+        return out
+    # The name stands in the model file, which may come from anywhere.
+    name = re.sub(r"[^A-Za-z0-9_.-]", "_", str(opened.model.info.get("name") or "model")).lstrip(".")
+    folder = opened.run.path / "exports" if opened.run else Path()
+    return folder / f"{name}{'-int8' if precision == 'int8' else ''}{suffix}"
 
 
 def _calibration(opened: Opened, manifest: Manifest) -> list[Path]:
-    """Training pictures, drawn evenly over the manifest's order, in which classes follow each other."""
+    """Training pictures, evenly over the manifest's order, in which classes follow each other."""
     from fxcli.inference.export import CALIBRATION_PICTURES
 
     rows = opened.part(manifest, "train")
-    step = max(1, len(rows) // CALIBRATION_PICTURES)
-    return [manifest.path_of(row) for row in rows[::step]][:CALIBRATION_PICTURES]
+    count = min(len(rows), CALIBRATION_PICTURES)
+    return [manifest.path_of(rows[index * len(rows) // count]) for index in range(count)]
 
 
 def _compared(opened: Opened, manifest: Manifest, made: Exported) -> dict[str, Any]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, TextIO
@@ -17,6 +17,7 @@ from fxcli.errors import SomeRowsFailed, UsageError
 from fxcli.run.files import replacing
 
 if TYPE_CHECKING:
+    from fxcli.evaluation.predictions import PredictionTable
     from fxcli.inference.opened import Opened
     from fxcli.inference.pipeline import Answer
 
@@ -61,7 +62,6 @@ def predict(
     import_torch()
     from fxcli.data import scan
     from fxcli.evaluation.predictions import PredictionTable
-    from fxcli.evaluation.table import csv_line, path_cell
     from fxcli.inference.opened import open_model
 
     opened = open_model(
@@ -80,23 +80,30 @@ def predict(
         files += scan.pictures(_listed() if listed else [Path(path)], keep_absent=listed)
     table = PredictionTable(opened.model.classes, demo=opened.model.is_demo)
     answers = opened.pipeline.map(_drawing(opened, cam, files), files) if cam else opened.pipeline.run(files)
-    failed = 0
     with _target(out, json=json) as target:
-        if not json:
-            target.write(csv_line(table.columns) + "\n")
-        for answer in console.progress(answers, total=len(files), what="predict"):
-            shown = path_cell(answer.path)
-            failed += answer.logits is None
-            if json:
-                record = table.record(shown, logits=answer.logits, reason=answer.reason)
-                target.write(_json_line(record))
-            else:
-                target.write(csv_line(table.cells(shown, logits=answer.logits, reason=answer.reason)) + "\n")
+        failed = _write_rows(target, table, console.progress(answers, total=len(files), what="predict"), json=json)
     where = str(out / _file_name(json)) if out else "the output"
     console.note(f"{len(files)} pictures" + (f", heat maps in {cam}" if cam else "") + (f", {where}" if out else ""))
     console.note(table.notice)
     if failed:
         raise SomeRowsFailed(failed, len(files), where)
+
+
+def _write_rows(target: TextIO, table: PredictionTable, answers: Iterable[Answer], *, json: bool) -> int:
+    """Writes a row for each answer as it comes; how many are errors."""
+    from fxcli.evaluation.table import csv_line, path_cell
+
+    failed = 0
+    if not json:
+        target.write(csv_line(table.columns) + "\n")
+    for answer in answers:
+        shown = path_cell(answer.path)
+        failed += answer.logits is None
+        if json:
+            target.write(_json_line(table.record(shown, logits=answer.logits, reason=answer.reason)))
+        else:
+            target.write(csv_line(table.cells(shown, logits=answer.logits, reason=answer.reason)) + "\n")
+    return failed
 
 
 def _listed() -> list[Path]:

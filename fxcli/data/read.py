@@ -138,7 +138,7 @@ def _drafted(image: Image.Image, draft_px: int) -> tuple[int, int] | None:
     if image.format != "JPEG" or longer < 2 * draft_px:
         return None
     # Pillow takes the smallest fraction that leaves each side at least as long as is asked.
-    image.draft(None, (width * draft_px // longer, height * draft_px // longer))
+    image.draft(None, (max(1, width * draft_px // longer), max(1, height * draft_px // longer)))
     if image.size == (width, height):
         return None
     turned = image.getexif().get(ExifTags.Base.Orientation, 1) in _SIDEWAYS

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from typing import Any
 
 import numpy as np
@@ -41,7 +41,7 @@ class Agreement:
         n: Pictures.
         agree: Fraction of equal classes.
         n_clear: Pictures whose exact answer leads by more than 0.1.
-        agree_clear: Fraction of equal classes among those; 1 where there are none.
+        agree_clear: Fraction of equal classes among those; among all where there are none.
         mean_abs_dp: Mean absolute difference of a probability, over pictures and classes.
         accuracy_drop: Accuracy of the exact way less that of the other; None without labels.
     """
@@ -71,6 +71,14 @@ class Agreement:
             f"{self.n_clear} with a clear answer, mean |Δp| {self.mean_abs_dp:.4f}{drop}"
         )
 
+    @classmethod
+    def from_mapping(cls, values: Any) -> Agreement | None:
+        """The object again; None where a header holds something else."""
+        try:
+            return cls(**{field.name: values[field.name] for field in fields(cls)})
+        except (KeyError, TypeError, IndexError):
+            return None
+
     def to_mapping(self, allowed: Tolerance) -> dict[str, Any]:
         """Plain values for a header, with the verdict as `passes`."""
         return {**asdict(self), "passes": self.within(allowed)}
@@ -95,7 +103,7 @@ def compare(exact: np.ndarray, other: np.ndarray, targets: np.ndarray | None = N
         n=len(same),
         agree=float(same.mean()),
         n_clear=int(clear.sum()),
-        agree_clear=float(same[clear].mean()) if clear.any() else 1.0,
+        agree_clear=float(same[clear].mean() if clear.any() else same.mean()),
         mean_abs_dp=float(np.abs(p - q).mean()),
         accuracy_drop=drop,
     )

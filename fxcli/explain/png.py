@@ -12,6 +12,8 @@ from pathlib import Path
 
 import numpy as np
 
+from fxcli.run.cache import storing
+
 _SIGNATURE = b"\x89PNG\r\n\x1a\n"
 _RGB_8_BIT = (8, 2, 0, 0, 0)
 _FILTER_UP = 2
@@ -32,7 +34,7 @@ def write_png(path: Path, pixels: np.ndarray, key: str, text: str) -> None:
     lines[:, 0] = _FILTER_UP
     lines[0, 1:] = flat[0]
     np.subtract(flat[1:], flat[:-1], out=lines[1:, 1:])
-    with path.open("wb") as handle:
+    with storing(path) as part, part.open("wb") as handle:
         handle.write(_SIGNATURE)
         handle.write(_chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, *_RGB_8_BIT)))
         handle.write(_chunk(b"tEXt", key.encode("latin-1") + b"\0" + text.encode("latin-1")))

@@ -139,8 +139,10 @@ def fast(classifier: Classifier, preprocessing: Preprocessing, compute: Compute)
         compute: Device and precision; the layout is chosen here.
     """
     chosen = Compute(compute.device, compute.precision, channels_last=compute.device.type != "mps")
+    chosen.place(classifier)
     size_px = preprocessing.image_size_px
-    folded = fold_batchnorm(classifier, torch.zeros(1, 3, size_px, size_px, device=compute.device).normal_())
+    probe = torch.randn(1, 3, size_px, size_px, generator=torch.Generator().manual_seed(0))
+    folded = fold_batchnorm(classifier, probe.to(compute.device))
     if chosen.precision == "bf16":
         # Autocast casts them anew for every batch. Other layers may read their weights outside of its reach.
         for module in classifier.backbone.modules():

@@ -43,7 +43,9 @@ class Whole(nn.Module):
 
 def header_of(model: TrainedModel) -> dict[str, Any]:
     """What an exported file says of itself, but for `precision` and `agreement`."""
-    return {**model.info, "classes": list(model.classes), "preprocessing": model.preprocessing.to_mapping()}
+    # How the network was built is in the graph; it may name files of this machine.
+    info = {key: value for key, value in model.info.items() if key != "model"}
+    return {**info, "classes": list(model.classes), "preprocessing": model.preprocessing.to_mapping()}
 
 
 def graph_of(model: TrainedModel, runtime: str, calibration: Sequence[Path] = ()) -> tuple[bytes, bytes]:
@@ -96,18 +98,29 @@ def _onnx(model: TrainedModel) -> ModelProto:
                 dynamic_shapes=({0: torch.export.Dim("batch")},),
             )
     except torch.onnx.errors.OnnxExporterError as error:
-        reason = str(error).strip().splitlines()[0]
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise RunError(f"{model.spec.name} cannot be exported: {reason}", hint="--debug shows more") from error
     if program is None:
         raise RunError(f"{model.spec.name} cannot be exported")
-    return program.model_proto
+    return _without_traces(program.model_proto)
+
+
+def _without_traces(graph: ModelProto) -> ModelProto:
+    """The exporter writes at each node where in the code it comes from, with the paths of this machine."""
+    for part in (graph.graph, *graph.graph.node, *graph.graph.value_info, *graph.graph.input, *graph.graph.output):
+        part.ClearField("metadata_props")
+        part.ClearField("doc_string")
+    for tensor in graph.graph.initializer:
+        tensor.ClearField("metadata_props")
+        tensor.ClearField("doc_string")
+    return graph
 
 
 def _quantised(graph: Any, model: TrainedModel, calibration: Sequence[Path]) -> Any:
     import nncf
 
     load, fit = model.preprocessing.load, model.preprocessing.fit
-    chosen = list(calibration)[:CALIBRATION_PICTURES]
-    pictures = [fit(load(path))[None, None] for path in console.progress(chosen, total=len(chosen), what="calibrate")]
+    bar = console.progress(calibration, total=len(calibration), what="calibrate")
+    pictures = [fit(load(path))[None, None] for path in bar]
     data = nncf.Dataset(pictures, lambda image: {INPUT: np.ascontiguousarray(image)})
     return nncf.quantize(graph, data, subset_size=len(pictures))

@@ -92,6 +92,8 @@ def load(file: Path) -> Exported:
         preprocessing = Preprocessing.from_mapping(header.pop("preprocessing"))
         if not classes or not all(isinstance(name, str) for name in classes):
             raise ValueError("no classes")
+        if header["precision"] not in ("fp32", "int8"):
+            raise ValueError(f"precision {header['precision']}")
     except (KeyError, TypeError, ValueError, RecursionError, DataError) as error:
         raise ModelFileError(f"the header is damaged: {error}", where=file) from error
     return Exported(file, runtime, graph, weights, tuple(classes), preprocessing, header)
@@ -136,20 +138,25 @@ def _read_zip(file: Path) -> tuple[bytes, bytes, str]:
             graph, weights, header = (packed.read(name) for name in (_XML, _BIN, _HEADER))
             _check_xml(file, graph)
             return graph, weights, header.decode("utf-8")
-    except (OSError, zipfile.BadZipFile, ValueError, NotImplementedError) as error:
+    except (OSError, EOFError, RuntimeError, ValueError, zipfile.BadZipFile) as error:
         raise ModelFileError(f"damaged: {error}", where=file) from error
 
 
 def _check_xml(file: Path, graph: bytes) -> None:
     import xml.etree.ElementTree as ET
 
-    # Entities could point to other files, or grow without end.
-    if b"<!DOCTYPE" in graph or b"<!ENTITY" in graph:
-        raise ModelFileError("model.xml declares entities, which no model needs", where=file)
     try:
-        layers = list(ET.fromstring(graph).iter("layer"))
-    except ET.ParseError as error:
+        text = graph.decode("utf-8")
+        # Entities could point to other files, or grow without end.
+        if "<!" in text or "\0" in text:
+            raise ModelFileError("model.xml declares entities, which no model needs", where=file)
+        elements = list(ET.fromstring(text).iter())
+    except (ET.ParseError, UnicodeDecodeError) as error:
         raise ModelFileError(f"damaged: {error}", where=file) from error
+    layers = [element for element in elements if element.tag == "layer"]
+    # In a namespace a layer would not be seen here, but by OpenVINO.
+    if not layers or any("}" in str(element.tag) for element in elements):
+        raise ModelFileError("model.xml is not as OpenVINO writes it", where=file)
     for layer in layers:
         if not _OPENVINO_OPERATORS.fullmatch(layer.get("version", "")):
             raise ModelFileError(f"needs an operator of its own: {_operator(layer.get)}", where=file)

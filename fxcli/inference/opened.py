@@ -8,16 +8,18 @@ from __future__ import annotations
 
 import shlex
 from dataclasses import dataclass
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
 from fxcli import __version__
 from fxcli.console import console
 from fxcli.data.manifest import Manifest, Row, read_manifest
-from fxcli.errors import DataError, UsageError
-from fxcli.evaluation.agreement import Agreement
+from fxcli.errors import DataError, ModelFileError, RunError, UsageError
+from fxcli.evaluation.agreement import BF16, Agreement
 from fxcli.inference import engines, export, exported, runtimes
 from fxcli.inference.engines import Engine, TorchEngine
 from fxcli.inference.exported import Exported
@@ -26,7 +28,7 @@ from fxcli.model import classifier as models
 from fxcli.model import hardware
 from fxcli.model.classifier import TrainedModel
 from fxcli.recipe.schema import Hardware
-from fxcli.run.cache import cache_dir
+from fxcli.run.cache import cache_dir, key_of, storing
 from fxcli.run.directory import Run, find_model
 from fxcli.run.files import sha256_of
 from fxcli.zoo.plugins import load_zoo
@@ -220,28 +222,54 @@ def _precision(info: dict[str, Any], engine: str, device: torch.device, asked: s
         if asked is not None:
             raise UsageError(f"this file was exported in int8, and cannot run in {asked}")
         return "int8"
+    can_bf16 = hardware.has_bf16(device)
+    if asked == "bf16" and not can_bf16:
+        console.warn(f"{device} has no bf16 of its own: it is emulated, and slower than fp32")
     if asked is not None or not fast:
         return asked or "fp32"
-    if not hardware.has_bf16(device):
+    if not can_bf16 or engine == "onnxruntime":
         return "fp32"
-    known = (info.get("agreement") or {}).get(engine, {}).get("bf16")
-    if known and known["passes"]:
+    try:
+        known = Agreement.from_mapping(info["agreement"][engine]["bf16"])
+    except (KeyError, TypeError):
+        known = None
+    if known is not None and known.within(BF16):
         return "bf16"
-    why = "was not compared with fp32 when it was made"
-    if known:
-        found = Agreement(**{key: value for key, value in known.items() if key != "passes"})
-        why = f"gives other answers on its validation pictures ({found.told()})"
-    console.note(f"computing in fp32: bf16 {why} for this model; --precision bf16 takes it all the same")
+    why = f"gives other answers ({known.told()})" if known else "was not compared with fp32"
+    console.note(f"computing in fp32: bf16 {why} on the model's validation part; --precision bf16 takes it anyway")
     return "fp32"
 
 
 def _converted(model: TrainedModel, digest: str, engine: str) -> Exported:
     """The model for another runtime, kept in the cache by the hash of its file."""
     runtime = "openvino" if engine == "openvino" else "onnx"
-    file = cache_dir() / "exported" / f"{digest}-{__version__}{exported.SUFFIXES[runtime]}"
-    if not file.is_file():
-        console.note(f"converting the model for {engine}, once")
-        file.parent.mkdir(parents=True, exist_ok=True)
-        graph, weights = export.graph_of(model, runtime)
-        exported.save(file, runtime, graph, weights, {**export.header_of(model), "precision": "fp32"})
+    versions = [__version__, *(version(name) for name in ("torch", "onnx", engine))]
+    key = key_of({"model": digest, "plugin": model.info.get("plugin"), "versions": versions})
+    file = cache_dir() / "exported" / f"{key}{exported.SUFFIXES[runtime]}"
+    if file.is_file():
+        try:
+            return exported.load(file)
+        except ModelFileError as error:
+            console.warn(f"{error.what}; the model is converted anew")
+    console.note(f"converting the model for {engine}, once")
+    graph, weights = export.graph_of(model, runtime)
+    with storing(file) as part:
+        exported.save(part, runtime, graph, weights, {**export.header_of(model), "precision": "fp32"})
+        _check(model, exported.load(part), engine)
     return exported.load(file)
+
+
+def _check(model: TrainedModel, converted: Exported, engine: str) -> None:
+    """Whether the converted model gives the same logits; on noise, for there are no pictures at hand.
+
+    Raises:
+        RunError: It does not.
+    """
+    size_px = model.preprocessing.image_size_px
+    images = np.random.default_rng(0).integers(0, 256, (2, 1, size_px, size_px)).astype(np.uint8)
+    exact = TorchEngine(model.classifier, model.preprocessing, hardware.Compute(torch.device("cpu"))).run(images)[0]
+    found = runtimes.open_runtime(converted, engine, "fp32").run(images)[0]
+    difference = float(np.abs(exact - found).max() / max(1.0, np.abs(exact).max()))
+    if difference > 1e-3:
+        what = f"converted for {engine}, the model gives other answers: logits differ by a fraction of {difference:.1g}"
+        raise RunError(what, hint="--engine torch")

@@ -224,7 +224,7 @@ class Hardware(Section):
     precision: Literal["auto", "fp32", "bf16"] = Field(
         "auto",
         description="of training: bf16 autocasts the forward pass; auto takes it where a CPU or CUDA GPU computes in "
-        "it. Validation and prediction are fp32",
+        "it. Validation is fp32",
     )
     channels_last: bool | None = Field(
         None, description="memory layout of pictures and weights; null = true on CPU and CUDA, where it is faster"

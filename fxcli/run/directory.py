@@ -7,7 +7,7 @@
         metrics.jsonl   one object per log
         checkpoints/    last/ (resume state), best/ (model file)
         model.safetensors    what the run made
-        predictions/    evaluation/    log.txt
+        predictions/    evaluation/    exports/    log.txt
 
 Nothing here imports torch.
 """
@@ -29,6 +29,8 @@ from fxcli.errors import RunError
 from fxcli.run.files import write_json
 
 RUNS = Path("runs")
+# Folders of a run that hold models, and how deep they lie in it.
+_DEPTHS = {"best": 2, "exports": 1}
 STATUSES = ("running", "finished", "failed", "interrupted")
 
 
@@ -219,7 +221,9 @@ def find_model(wanted: str | None) -> tuple[Path, Run | None]:
         return _last_model()
     path = Path(wanted)
     if path.is_file():
-        inside = path.parent if path.parent.name != "best" else path.parent.parent.parent
+        inside = path.parent
+        for _ in range(_DEPTHS.get(inside.name, 0)):
+            inside = inside.parent
         return path, Run(inside) if (inside / "run.json").is_file() else None
     for folder in (path, RUNS / path):
         if (folder / "run.json").is_file():

@@ -119,7 +119,6 @@ def build(training: Training, phase: Phase, check: Callable[[], None]) -> Featur
     train, is_made = source.features(training.part("train")[0])
     paths, val, is_val_made = training.part("val")[0], None, False
     if paths:
-        # In the batches of the pipeline that validates: their size is part of the bits.
         plain = _Source(training, validating, (0,), training.recipe.evaluate.batch_size, check)
         found, is_val_made = plain.features(paths)
         val = found[:, 0]

@@ -1,7 +1,8 @@
-"""How far bf16 and the other engines agree with fp32 on many pictures, and which stages of the backbone it depends on.
+"""How far the faster ways agree with fp32 on many pictures, and which stages of the backbone it depends on.
 
-python tests/bench/rounding.py RUN FOLDER…        every engine, on every picture of the folders
-python tests/bench/rounding.py RUN FOLDER… --stages   torch bf16 with stages kept in fp32, and what that costs
+python tests/bench/rounding.py RUN FOLDER… [--exported FILE…]   every engine, and exported files
+python tests/bench/rounding.py RUN FOLDER… --stages             torch bf16 with stages kept in fp32, and its cost
+python tests/bench/rounding.py RUN FOLDER… --enlarged 3         JPEG draft mode, on the pictures made 3 times larger
 """
 
 from __future__ import annotations
@@ -9,13 +10,15 @@ from __future__ import annotations
 import argparse
 import contextlib
 import copy
+import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import torch
+from PIL import Image
 from torch import nn
 
 from fxcli.data import scan
@@ -31,6 +34,8 @@ from fxcli.model.freeze import stage_modules
 from fxcli.model.hardware import Compute
 
 CPU = torch.device("cpu")
+
+Tell = Callable[[str, Engine, np.ndarray], None]
 
 
 def fitted(preprocessing: Preprocessing, folders: Sequence[Path]) -> np.ndarray:
@@ -82,32 +87,74 @@ def _in_fp32(module: nn.Module) -> None:
     module.forward = computed  # type: ignore[method-assign]
 
 
+def compare_engines(model: str, images: np.ndarray, exported: Sequence[str], tell: Tell) -> None:
+    """Each engine as `fx predict` runs it."""
+    for name, precision in (("torch", "fp32"), ("torch", "bf16"), ("openvino", "fp32"), ("openvino", "bf16")):
+        opened = open_model(model, engine=name, precision=precision, fast=True)
+        tell(f"{name} {precision}", opened.pipeline.engine, images)
+    for file in exported:
+        engine = open_model(file, fast=True).pipeline.engine
+        tell(f"{Path(file).name} ({engine.precision})", engine, images)
+
+
+def compare_stages(trained: TrainedModel, images: np.ndarray, tell: Tell) -> None:
+    """bf16 but for one stage, for the first ones, and for the last ones."""
+    names = [stage.name for stage in trained.spec.stages]
+    kept = [(), *((name,) for name in names), tuple(names[:2]), tuple(names[:3]), tuple(names[-2:]), tuple(names)]
+    for stages in kept:
+        shown = ", ".join(stages) if set(stages) != set(names) else "all"
+        tell(f"bf16, fp32 in: {shown or 'none'}", mixed(trained, stages), images)
+
+
+def enlarge(folders: Sequence[Path], target: Path, factor: int, count: int = 300) -> list[Path]:
+    """Some of the pictures as larger JPEGs."""
+    files = scan.pictures(folders)
+    made = []
+    for number, file in enumerate(files[:: max(1, len(files) // count)]):
+        with contextlib.suppress(OSError), Image.open(file) as image:
+            grey = image.convert("L")
+            made.append(target / f"{number:05d}.jpg")
+            grey.resize((grey.width * factor, grey.height * factor), Image.Resampling.BICUBIC).save(
+                made[-1], quality=92
+            )
+    return [file for file in made if file.is_file()]
+
+
 def main() -> None:
     """See above."""
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("model")
     parser.add_argument("folders", nargs="+", type=Path)
+    parser.add_argument("--exported", nargs="*", default=[])
     parser.add_argument("--stages", action="store_true")
+    parser.add_argument("--enlarged", type=int)
     asked = parser.parse_args()
     opened = open_model(asked.model, device="cpu")
+    if asked.enlarged:
+        with tempfile.TemporaryDirectory() as folder:
+            files = enlarge(asked.folders, Path(folder), asked.enlarged)
+            found, seconds = [], []
+            for draft in (False, True):
+                started = time.perf_counter()
+                found.append(replace(opened.pipeline, draft=draft).logits(files))
+                seconds.append(time.perf_counter() - started)
+        print(
+            f"draft mode, {len(files) / seconds[0]:.1f} → {len(files) / seconds[1]:.1f} images/s",
+            compare(*found).told(),
+        )
+        return
     images = fitted(opened.model.preprocessing, asked.folders)
     exact, rate = logits_of(opened.pipeline.engine, images)
     print(f"{'torch fp32, exact':36} {rate:6.1f} images/s on {len(images)} pictures")
 
-    def tell(name: str, engine: Engine) -> None:
+    def tell(name: str, engine: Engine, images: np.ndarray) -> None:
         found, rate = logits_of(engine, images)
         print(f"{name:36} {rate:6.1f} images/s  {compare(exact, found).told()}", flush=True)
 
-    if not asked.stages:
-        for name, precision in (("torch", "fp32"), ("torch", "bf16"), ("openvino", "fp32"), ("openvino", "bf16")):
-            other = open_model(asked.model, engine=name, precision=precision, fast=True)
-            tell(f"{name} {precision}, as predict runs it", other.pipeline.engine)
-        return
-    trained = opened.trained("--stages")
-    names = [stage.name for stage in trained.spec.stages]
-    kept = [(), *((name,) for name in names), tuple(names[:2]), tuple(names[:3]), tuple(names[-2:]), tuple(names)]
-    for stages in kept:
-        tell(f"fp32: {', '.join(stages) if set(stages) != set(names) else 'all'}", mixed(trained, stages))
+    if asked.stages:
+        compare_stages(opened.trained("--stages"), images, tell)
+    else:
+        compare_engines(asked.model, images, asked.exported, tell)
 
 
 if __name__ == "__main__":
