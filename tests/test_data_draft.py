@@ -36,7 +36,7 @@ def test_the_smallest_fraction_that_is_enough(film, draft_px, shape):
 
 
 def test_the_picture_hardly_changes(film):
-    for prepared_px in (640, 300):
+    for prepared_px in (400, 200):
         tool = preprocessing(prepared_px)
         exact, drafted = tool.load(film), tool.load(film, draft=True)
         assert (drafted.box, drafted.width_px, drafted.height_px) == (exact.box, 1600, 1280)

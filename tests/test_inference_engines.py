@@ -25,8 +25,10 @@ def images(count=6):
 
 def test_the_fast_engine_gives_the_answers_of_the_exact_one(model):
     exact = TorchEngine(model.classifier, model.preprocessing, Compute(CPU))
-    fast = engines.fast(copy.deepcopy(model.classifier), model.preprocessing, Compute(CPU, "fp32"))
-    rounded = engines.fast(copy.deepcopy(model.classifier), model.preprocessing, Compute(CPU, "bf16"))
+    fast, rounded = (
+        engines.fast(copy.deepcopy(model.classifier), model.preprocessing, Compute(CPU, kind), model.spec.stages)
+        for kind in ("fp32", "bf16")
+    )
     logits, maps = exact.run(images())
     for engine, tolerance in ((fast, 1e-4), (rounded, 0.05)):
         found, found_maps = engine.run(images())
@@ -45,20 +47,36 @@ def test_the_network_is_on_its_device_before_it_is_run(model, monkeypatch):
         return set()
 
     monkeypatch.setattr(engines, "fold_batchnorm", fold)
-    engines.fast(model.classifier, model.preprocessing, Compute(CPU))
+    engines.fast(model.classifier, model.preprocessing, Compute(CPU), model.spec.stages)
     assert seen == [True]
 
 
 def test_weights_are_rounded_once_and_the_head_never(model):
-    engine = engines.fast(model.classifier, model.preprocessing, Compute(CPU, "bf16"))
+    engine = engines.fast(model.classifier, model.preprocessing, Compute(CPU, "bf16"), model.spec.stages)
     kinds = {name: value.dtype for name, value in engine.classifier.named_parameters()}
     assert {dtype for name, dtype in kinds.items() if name.startswith("backbone.")} == {torch.bfloat16}
     assert {dtype for name, dtype in kinds.items() if name.startswith("head.")} == {torch.float32}
     assert engine.precision == "bf16"
 
 
+def test_the_first_stages_may_stay_in_fp32(model):
+    exact = TorchEngine(model.classifier, model.preprocessing, Compute(CPU)).run(images())[0]
+    engine = engines.fast(
+        copy.deepcopy(model.classifier), model.preprocessing, Compute(CPU, "bf16"), model.spec.stages, fp32_stride=4
+    )
+    kinds = {name: value.dtype for name, value in engine.classifier.backbone.named_parameters()}
+    assert {dtype for name, dtype in kinds.items() if name.startswith("stem.")} == {torch.float32}
+    assert {dtype for name, dtype in kinds.items() if name.startswith("body.")} == {torch.bfloat16}
+    partly = engine.run(images())[0]
+    whole = engines.fast(
+        model.classifier, model.preprocessing, Compute(CPU, "bf16"), model.spec.stages, fp32_stride=8
+    ).run(images())[0]
+    assert 0 < np.abs(partly - exact).max() < 0.05
+    assert np.abs(whole - exact).max() < 1e-5
+
+
 def test_maps_add_up_to_the_logits_in_bf16_too(model):
-    engine = engines.fast(model.classifier, model.preprocessing, Compute(CPU, "bf16"))
+    engine = engines.fast(model.classifier, model.preprocessing, Compute(CPU, "bf16"), model.spec.stages)
     logits, maps = engine.run(images())
     bias = engine.classifier.head.bias.detach().numpy()
     assert maps.sum(axis=(2, 3)) + bias == pytest.approx(logits, abs=1e-4)

@@ -27,9 +27,7 @@ def cam(
     ] = None,
     layer: Annotated[
         str | None,
-        typer.Option(
-            "--layer", metavar="STAGE", help="A stage of the backbone, on one thread; default: its output."
-        ),
+        typer.Option("--layer", metavar="STAGE", help="A stage of the backbone, on one thread; default: its output."),
     ] = None,
     out: Annotated[Path, typer.Option("--out", metavar="DIR", help="Folder that the output goes to.")] = Path("cam"),
     device: Device = None,

@@ -169,13 +169,13 @@ class Preprocessing:
 
         Args:
             path: The file.
-            draft: Whether a JPEG of at least twice `prepared_px` may be decoded at a fraction of its size: faster, and
-                grey values differ a little.
+            draft: Whether a large JPEG may be decoded at a fraction of its size that is still at least twice
+                `prepared_px`: faster, and grey values differ a little.
 
         Raises:
             UnreadableImage: See `read` and `Clean`.
         """
-        return self.clean(read(path, draft_px=self.clean.prepared_px if draft else None), path)
+        return self.clean(read(path, draft_px=2 * self.clean.prepared_px if draft else None), path)
 
     def region(self, cleaned: Cleaned) -> Box:
         """(left, top, right, bottom) of what the model sees of a clean picture, in its pixels."""

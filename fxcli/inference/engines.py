@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -21,11 +21,15 @@ from fxcli.data.preprocess import Preprocessing
 from fxcli.inference.fold import fold_batchnorm
 from fxcli.model.classifier import Classifier
 from fxcli.model.hardware import Compute
+from fxcli.zoo.specs import Stage
 
 # Beyond it memory grows faster than speed.
 MOST_STREAMS = 8
 # Pictures per forward pass where the caller names no number: on a CPU the maps of more no longer fit its caches.
 CPU_BATCH_SIZE, GPU_BATCH_SIZE = 8, 32
+# Rounding does most harm where it begins: with EfficientNet-Lite0's layers at stride 2 in fp32, probabilities differ by
+# less than half as much, and it takes no longer (tests/bench/rounding.py --stages).
+FP32_STRIDE = 2
 
 
 class Engine(Protocol):
@@ -130,13 +134,34 @@ class TorchEngine:
             return logits.cpu().numpy(), maps.cpu().numpy()
 
 
-def fast(classifier: Classifier, preprocessing: Preprocessing, compute: Compute) -> TorchEngine:
+class _InFp32(nn.Module):
+    """A part of a network that computes in fp32, amid autocast."""
+
+    def __init__(self, part: nn.Module) -> None:
+        super().__init__()
+        self.part = part
+
+    def forward(self, images: Tensor) -> Tensor:
+        with torch.autocast(images.device.type, enabled=False):
+            return self.part(images.float())  # type: ignore[no-any-return]
+
+
+def fast(
+    classifier: Classifier,
+    preprocessing: Preprocessing,
+    compute: Compute,
+    stages: Sequence[Stage],
+    *,
+    fp32_stride: int = FP32_STRIDE,
+) -> TorchEngine:
     """An engine for prediction alone: channels last, BatchNorm folded, and weights in bf16 where that is computed in.
 
     Args:
         classifier: Changed in place: it can neither be trained nor saved after this.
         preprocessing: Its.
         compute: Device and precision; the layout is chosen here.
+        stages: Of its backbone.
+        fp32_stride: Stages up to this stride stay in fp32.
     """
     chosen = Compute(compute.device, compute.precision, channels_last=compute.device.type != "mps")
     chosen.place(classifier)
@@ -144,9 +169,13 @@ def fast(classifier: Classifier, preprocessing: Preprocessing, compute: Compute)
     probe = torch.randn(1, 3, size_px, size_px, generator=torch.Generator().manual_seed(0))
     folded = fold_batchnorm(classifier, probe.to(compute.device))
     if chosen.precision == "bf16":
+        kept = [name for stage in stages if stage.stride <= fp32_stride for name in stage.modules]
+        inside = {part for name in kept for part in classifier.backbone.get_submodule(name).modules()}
         # Autocast casts them anew for every batch. Other layers may read their weights outside of its reach.
         for module in classifier.backbone.modules():
-            if module in folded or type(module) in (nn.Conv2d, nn.Linear):
+            if (module in folded or type(module) in (nn.Conv2d, nn.Linear)) and module not in inside:
                 module.to(torch.bfloat16)
+        for name in kept:
+            classifier.backbone.set_submodule(name, _InFp32(classifier.backbone.get_submodule(name)))
     chosen.place(classifier)
     return TorchEngine(classifier, preprocessing, chosen)

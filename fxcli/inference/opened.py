@@ -211,7 +211,7 @@ def _torch(
     chosen = _precision(model.info, f"torch-{compute.device.type}", compute.device, precision, fast=fast)
     compute = hardware.Compute(compute.device, chosen, compute.channels_last)
     if fast:
-        return engines.fast(model.classifier, model.preprocessing, compute)
+        return engines.fast(model.classifier, model.preprocessing, compute, model.spec.stages)
     compute.place(model.classifier)
     return TorchEngine(model.classifier, model.preprocessing, compute)
 

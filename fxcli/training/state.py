@@ -182,7 +182,8 @@ def _compare_bf16(training: Training, paths: list[Path], exact: np.ndarray, targ
         return {}
     try:
         # Made fast, a network can be neither saved nor trained.
-        engine = engines.fast(copy.deepcopy(model.classifier), model.preprocessing, Compute(device, "bf16"))
+        network = copy.deepcopy(model.classifier)
+        engine = engines.fast(network, model.preprocessing, Compute(device, "bf16"), model.spec.stages)
         logits = Pipeline(engine, model.preprocessing, batch_size=engine.batch_size).logits(paths)
     except Exception as error:
         # Whatever a backbone makes of bf16, what was trained must not be lost to it.

@@ -65,7 +65,7 @@ def logits_of(engine: Engine, images: np.ndarray) -> tuple[np.ndarray, float]:
 def mixed(trained: TrainedModel, kept: Sequence[str]) -> TorchEngine:
     """The fast engine in bf16, but for the stages that are kept in fp32."""
     classifier = copy.deepcopy(trained.classifier)
-    engine = engines.fast(classifier, trained.preprocessing, Compute(CPU))
+    engine = engines.fast(classifier, trained.preprocessing, Compute(CPU), trained.spec.stages)
     for stage, modules in zip(trained.spec.stages, stage_modules(classifier.backbone, trained.spec), strict=True):
         for module in modules:
             if stage.name in kept:
