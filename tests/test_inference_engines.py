@@ -24,18 +24,19 @@ def images(count=6):
 
 
 def test_the_fast_engine_gives_the_answers_of_the_exact_one(model):
-    exact = TorchEngine(model.classifier, model.preprocessing, Compute(CPU))
+    exact = TorchEngine(model.members, model.preprocessing, Compute(CPU))
     fast, rounded = (
-        engines.fast(copy.deepcopy(model.classifier), model.preprocessing, Compute(CPU, kind), model.spec.stages)
+        engines.fast(copy.deepcopy(model.members), model.preprocessing, Compute(CPU, kind), model.spec.stages)
         for kind in ("fp32", "bf16")
     )
-    logits, maps = exact.run(images())
+    logits, maps, distance = exact.run(images())
+    assert (logits.shape, maps.shape[:2], distance) == ((6, 1, 3), (6, 3), None)
     for engine, tolerance in ((fast, 1e-4), (rounded, 0.05)):
-        found, found_maps = engine.run(images())
+        found, found_maps, _ = engine.run(images())
         assert found.dtype == found_maps.dtype == np.float32
         assert np.abs(found - logits).max() < tolerance
         assert np.abs(found_maps - maps).max() < tolerance
-    assert not np.array_equal(rounded.run(images())[0], logits)
+    assert not np.array_equal(rounded.run(images()).logits, logits)
 
 
 def test_the_network_is_on_its_device_before_it_is_run(model, monkeypatch):
@@ -47,39 +48,41 @@ def test_the_network_is_on_its_device_before_it_is_run(model, monkeypatch):
         return set()
 
     monkeypatch.setattr(engines, "fold_batchnorm", fold)
-    engines.fast(model.classifier, model.preprocessing, Compute(CPU), model.spec.stages)
+    engines.fast(model.members, model.preprocessing, Compute(CPU), model.spec.stages)
     assert seen == [True]
 
 
 def test_weights_are_rounded_once_and_the_head_never(model):
-    engine = engines.fast(model.classifier, model.preprocessing, Compute(CPU, "bf16"), model.spec.stages)
-    kinds = {name: value.dtype for name, value in engine.classifier.named_parameters()}
+    engine = engines.fast(model.members, model.preprocessing, Compute(CPU, "bf16"), model.spec.stages)
+    kinds = {name: value.dtype for name, value in engine.members[0].named_parameters()}
     assert {dtype for name, dtype in kinds.items() if name.startswith("backbone.")} == {torch.bfloat16}
     assert {dtype for name, dtype in kinds.items() if name.startswith("head.")} == {torch.float32}
     assert engine.precision == "bf16"
 
 
 def test_the_first_stages_may_stay_in_fp32(model):
-    exact = TorchEngine(model.classifier, model.preprocessing, Compute(CPU)).run(images())[0]
+    exact = TorchEngine(model.members, model.preprocessing, Compute(CPU)).run(images()).logits
     engine = engines.fast(
-        copy.deepcopy(model.classifier), model.preprocessing, Compute(CPU, "bf16"), model.spec.stages, fp32_stride=4
+        copy.deepcopy(model.members), model.preprocessing, Compute(CPU, "bf16"), model.spec.stages, fp32_stride=4
     )
-    kinds = {name: value.dtype for name, value in engine.classifier.backbone.named_parameters()}
+    kinds = {name: value.dtype for name, value in engine.members[0].backbone.named_parameters()}
     assert {dtype for name, dtype in kinds.items() if name.startswith("stem.")} == {torch.float32}
     assert {dtype for name, dtype in kinds.items() if name.startswith("body.")} == {torch.bfloat16}
-    partly = engine.run(images())[0]
-    whole = engines.fast(
-        model.classifier, model.preprocessing, Compute(CPU, "bf16"), model.spec.stages, fp32_stride=8
-    ).run(images())[0]
+    partly = engine.run(images()).logits
+    whole = (
+        engines.fast(model.members, model.preprocessing, Compute(CPU, "bf16"), model.spec.stages, fp32_stride=8)
+        .run(images())
+        .logits
+    )
     assert 0 < np.abs(partly - exact).max() < 0.05
     assert np.abs(whole - exact).max() < 1e-5
 
 
 def test_maps_add_up_to_the_logits_in_bf16_too(model):
-    engine = engines.fast(model.classifier, model.preprocessing, Compute(CPU, "bf16"), model.spec.stages)
-    logits, maps = engine.run(images())
-    bias = engine.classifier.head.bias.detach().numpy()
-    assert maps.sum(axis=(2, 3)) + bias == pytest.approx(logits, abs=1e-4)
+    engine = engines.fast(model.members, model.preprocessing, Compute(CPU, "bf16"), model.spec.stages)
+    logits, maps, _ = engine.run(images())
+    bias = engine.members[0].head.bias.detach().numpy()
+    assert maps.sum(axis=(2, 3)) + bias == pytest.approx(logits[:, 0], abs=1e-4)
 
 
 @pytest.fixture

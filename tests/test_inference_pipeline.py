@@ -63,9 +63,9 @@ def test_logits_are_those_of_the_plain_way(opened, files):
 
 def test_flips_are_the_mean_over_the_mirror(opened, files):
     images = opened.pipeline.preprocessing.fit(opened.pipeline.preprocessing.load(files[0]))[None, None]
-    plain, maps = opened.pipeline.forward(images.copy())
-    mirrored, _ = opened.pipeline.forward(images[..., ::-1].copy())
-    found, maps_with_flips = open_model(str(opened.run.path), flips=True).pipeline.forward(images.copy())
+    plain, maps, _ = opened.pipeline.forward(images.copy())
+    mirrored, *_ = opened.pipeline.forward(images[..., ::-1].copy())
+    found, maps_with_flips, _ = open_model(str(opened.run.path), flips=True).pipeline.forward(images.copy())
     assert np.array_equal(maps_with_flips, maps)
     assert found == pytest.approx((plain + mirrored) / 2, abs=1e-6)
 

@@ -2,14 +2,19 @@ import json
 import shutil
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 from pydantic import BaseModel, ConfigDict
 
 from fxcli.data.preprocess import Clean, Preprocessing
 from fxcli.errors import ModelFileError, RecipeError, RunError, UnknownName
+from fxcli.inference.engines import TorchEngine
+from fxcli.inference.export import Whole
+from fxcli.inference.exported import outputs_of
 from fxcli.model import classifier as models
-from fxcli.model.classifier import TrainedModel
+from fxcli.model.classifier import FeatureStatistics, TrainedModel
+from fxcli.model.hardware import Compute
 from fxcli.model.init import initialise
 from fxcli.recipe.schema import Model
 from fxcli.run import checkpoint, directory
@@ -23,7 +28,7 @@ PREPROCESSING = Preprocessing(Clean(64), 64, "letterbox", (0.5, 0.5, 0.5), (0.5,
 def model(demo_zoo):
     spec = demo_zoo.backbone("demo_tiny")
     info = {"task": "classify", "backbone": "demo_tiny", "model": SETTINGS.model_dump(mode="json"), "name": "x"}
-    return TrainedModel(models.build(spec, SETTINGS, 64, 3, seed=1), spec, ("a", "b", "c"), PREPROCESSING, info)
+    return TrainedModel((models.build(spec, SETTINGS, 64, 3, seed=1),), spec, ("a", "b", "c"), PREPROCESSING, info)
 
 
 def test_forward_is_pool_dropout_head(model):
@@ -173,3 +178,68 @@ def test_a_backbone_that_two_plugins_register_is_told(model, tmp_path):
     model.save(file)
     with pytest.raises(ModelFileError, match="'demo_tiny' is registered by 2 plugins"):
         models.load(file, zoo)
+
+
+@pytest.fixture
+def ensemble(model):
+    others = [models.build(model.spec, SETTINGS, 64, 3, seed=seed).eval() for seed in (2, 3)]
+    members = (model.classifier.eval(), *others)
+    for member in members:
+        member.statistics = FeatureStatistics(torch.rand(32), torch.rand(32, 4), torch.tensor(2.0))
+    info = {**model.info, "members": [{"seed": seed} for seed in range(3)]}
+    return TrainedModel(members, model.spec, model.classes, model.preprocessing, info)
+
+
+def test_an_ensemble_is_one_file_with_its_statistics(ensemble, demo_zoo, tmp_path):
+    ensemble.save(tmp_path / "e.safetensors")
+    loaded = models.load(tmp_path / "e.safetensors", demo_zoo)
+    assert len(loaded.members) == 3
+    images = torch.rand(2, 3, 64, 64)
+    for before, after in zip(ensemble.members, loaded.members, strict=True):
+        expected, found = before.outputs(before.backbone(images)), after.outputs(after.backbone(images))
+        assert all(torch.equal(one, other) for one, other in zip(expected, found, strict=True))
+
+
+def test_init_from_an_ensemble_is_refused(ensemble, tmp_path):
+    ensemble.save(tmp_path / "e.safetensors")
+    with pytest.raises(RecipeError, match=r"holds several networks[\s\S]*folds/0"):
+        initialise(ensemble.spec, ensemble.classifier.backbone, str(tmp_path / "e.safetensors"))
+
+
+def test_engine_and_export_say_the_mean_of_the_members(ensemble):
+    images = np.random.default_rng(0).integers(0, 256, (2, 1, 64, 64)).astype(np.uint8)
+    found = TorchEngine(ensemble.members, PREPROCESSING, Compute(torch.device("cpu"))).run(images)
+    each = [
+        TorchEngine((member,), PREPROCESSING, Compute(torch.device("cpu"))).run(images) for member in ensemble.members
+    ]
+    assert np.array_equal(found.logits, np.concatenate([one.logits for one in each], axis=1))
+    assert found.maps == pytest.approx(np.mean([one.maps for one in each], axis=0), abs=1e-6)
+    assert found.distance == pytest.approx(np.mean([one.distance for one in each], axis=0), abs=1e-6)
+    with torch.no_grad():
+        logits, maps, members, distance = Whole(ensemble.members, PREPROCESSING)(torch.from_numpy(images))
+    assert logits.numpy() == pytest.approx(found.logits.mean(axis=1), abs=1e-6)
+    assert (maps.numpy(), members.numpy(), distance.numpy()) == tuple(
+        pytest.approx(value, abs=1e-5) for value in (found.maps, found.logits, found.distance)
+    )
+    assert outputs_of({"members": [1, 2, 3], "statistics": True}) == ["logits", "maps", "members", "distance"]
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda info, _: info.update(members=[]), "members"),
+        (lambda info, _: info.update(members=[1, 2]), r"not of 2 members: member\.2"),
+        (lambda info, _: info.pop("members"), "do not fit"),
+        (lambda _, tensors: tensors.pop("member.1.head.bias"), "do not fit"),
+        (lambda _, tensors: tensors.update({"member.0.statistics.mean": torch.rand(3)}), "statistics do not fit 32"),
+        (lambda _, tensors: tensors.pop("member.0.statistics.mean"), "statistics do not fit 32"),
+    ],
+)
+def test_a_damaged_ensemble_is_refused(ensemble, demo_zoo, tmp_path, change, message):
+    file = tmp_path / "e.safetensors"
+    ensemble.save(file)
+    tensors, info = checkpoint.load_model_file(file)
+    change(info, tensors)
+    checkpoint.save_model_file(file, tensors, info)
+    with pytest.raises(ModelFileError, match=message):
+        models.load(file, demo_zoo)

@@ -80,7 +80,7 @@ def test_a_model_file_gives_every_number_back(name, tmp_path):
     info = {"task": "classify", "backbone": name, "model": settings.model_dump(mode="json")}
     preprocessing = Preprocessing(Clean(size), size, "letterbox", spec.input.mean, spec.input.std)
     file = tmp_path / "model.safetensors"
-    models.TrainedModel(made, spec, ("a", "b", "c"), preprocessing, info).save(file)
+    models.TrainedModel((made,), spec, ("a", "b", "c"), preprocessing, info).save(file)
     loaded = models.load(file, zoo).classifier
 
     kept = dict(made.named_buffers())

@@ -56,7 +56,7 @@ def resnet(tmp_path_factory):
     preprocessing = Preprocessing(Clean(64), 64, "letterbox", spec.input.mean, spec.input.std)
     info = {"task": "classify", "backbone": "resnet18", "model": settings.model_dump(mode="json")}
     network = models.build(spec, settings, 64, 3, seed=0)
-    models.TrainedModel(network, spec, ("a", "b", "c"), preprocessing, info).save(folder / "model.safetensors")
+    models.TrainedModel((network,), spec, ("a", "b", "c"), preprocessing, info).save(folder / "model.safetensors")
     Image.fromarray(np.arange(6400, dtype=np.uint8).reshape(80, 80)).save(folder / "picture.png")
     return folder
 

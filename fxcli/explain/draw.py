@@ -108,11 +108,13 @@ def at_stage(engine: TorchEngine, spec: BackboneSpec, stage: str) -> Explainer:
     stages = {each.name: each for each in spec.stages}
     if stage not in stages:
         raise UsageError(f"{spec.name} has no stage '{stage}'", hint=f"its stages: {', '.join(stages)}")
-    layer = engine.classifier.backbone.get_submodule(stages[stage].modules[-1])
+    name = stages[stage].modules[-1]
 
     def explain(cleaned: Cleaned, target: int) -> np.ndarray:
         images = engine.batch(np.array(engine.preprocessing.fit(cleaned)[None, None]))
         targets = torch.tensor([target], device=images.device)
-        return at_layer(engine.classifier, images, targets, layer)[0].float().cpu().numpy()
+        layers = [member.backbone.get_submodule(name) for member in engine.members]
+        maps = [at_layer(member, images, targets, layer) for member, layer in zip(engine.members, layers, strict=True)]
+        return torch.stack(maps).mean(dim=0)[0].float().cpu().numpy()
 
     return explain

@@ -10,7 +10,7 @@ import contextlib
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 import numpy as np
 import torch
@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from fxcli.data.dataset import default_workers
 from fxcli.data.preprocess import Preprocessing
 from fxcli.inference.fold import fold_batchnorm
-from fxcli.model.classifier import Classifier
+from fxcli.model.classifier import Classifier, Outputs
 from fxcli.model.hardware import Compute
 from fxcli.zoo.specs import Stage
 
@@ -30,6 +30,20 @@ CPU_BATCH_SIZE, GPU_BATCH_SIZE = 8, 32
 # Rounding does most harm where it begins: with EfficientNet-Lite0's layers at stride 2 in fp32, probabilities differ by
 # less than half as much, and it takes no longer (tests/bench/rounding.py --stages).
 FP32_STRIDE = 2
+
+
+class Computed(NamedTuple):
+    """What an engine says of a batch, float32.
+
+    Attributes:
+        logits: [B, M, K] of each member.
+        maps: [B, K, h, w], the mean over members (see Classifier.class_maps).
+        distance: [B] from the training pictures, the mean over members; None for a model without statistics.
+    """
+
+    logits: np.ndarray
+    maps: np.ndarray
+    distance: np.ndarray | None
 
 
 class Engine(Protocol):
@@ -59,22 +73,22 @@ class Engine(Protocol):
         """While it lasts, that many threads run the engine; each calls what it gives before its first picture."""
         ...
 
-    def run(self, images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """[B, 1, S, S] uint8 → logits [B, K] and class maps [B, K, h, w] (see Classifier.class_maps), float32."""
+    def run(self, images: np.ndarray) -> Computed:
+        """[B, 1, S, S] uint8 → what is said of each."""
         ...
 
 
 @dataclass(frozen=True)
 class TorchEngine:
-    """A classifier in torch.
+    """One or several classifiers in torch.
 
     Attributes:
-        classifier: In eval mode, on the device of `compute`.
+        members: In eval mode, on the device of `compute`.
         preprocessing: Its normalisation is applied here.
         compute: Device, precision, layout.
     """
 
-    classifier: Classifier
+    members: tuple[Classifier, ...]
     preprocessing: Preprocessing
     compute: Compute
     _turn: threading.Lock = field(default_factory=threading.Lock, repr=False)
@@ -122,16 +136,30 @@ class TorchEngine:
         return self.compute.send(self.preprocessing.normalise(sent))
 
     @torch.inference_mode()
-    def run(self, images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    def run(self, images: np.ndarray) -> Computed:
         """See Engine."""
         with contextlib.nullcontext() if self.is_on_cpu else self._turn:
             batch = self.batch(images)
-            with self.compute.autocast():
-                feature_map = self.classifier.backbone(batch)
-            # Pooling and head stay fp32: they cost nothing, and a rounded logit decides a close call.
-            feature_map = feature_map.float()
-            logits, maps = self.classifier.classify(feature_map), self.classifier.class_maps(feature_map)
-            return logits.cpu().numpy(), maps.cpu().numpy()
+            outputs = []
+            for member in self.members:
+                with self.compute.autocast():
+                    feature_map = member.backbone(batch)
+                # Pooling and head stay fp32: they cost nothing, and a rounded logit decides a close call.
+                outputs.append(member.outputs(feature_map.float()))
+            logits, maps, distance = joined(outputs)
+            return Computed(
+                logits.cpu().numpy(), maps.cpu().numpy(), None if distance is None else distance.cpu().numpy()
+            )
+
+
+def joined(outputs: Sequence[Outputs]) -> Outputs:
+    """Of M members: logits [B, M, K], and the mean of the rest."""
+    distances = [each.distance for each in outputs if each.distance is not None]
+    return Outputs(
+        torch.stack([each.logits for each in outputs], dim=1),
+        torch.stack([each.maps for each in outputs]).mean(dim=0),
+        torch.stack(distances).mean(dim=0) if len(distances) == len(outputs) else None,
+    )
 
 
 class _InFp32(nn.Module):
@@ -147,7 +175,7 @@ class _InFp32(nn.Module):
 
 
 def fast(
-    classifier: Classifier,
+    members: Sequence[Classifier],
     preprocessing: Preprocessing,
     compute: Compute,
     stages: Sequence[Stage],
@@ -157,25 +185,30 @@ def fast(
     """An engine for prediction alone: channels last, BatchNorm folded, and weights in bf16 where that is computed in.
 
     Args:
-        classifier: Changed in place: it can neither be trained nor saved after this.
+        members: Changed in place: they can neither be trained nor saved after this.
         preprocessing: Its.
         compute: Device and precision; the layout is chosen here.
         stages: Of its backbone.
         fp32_stride: Stages up to this stride stay in fp32.
     """
     chosen = Compute(compute.device, compute.precision, channels_last=compute.device.type != "mps")
-    chosen.place(classifier)
     size_px = preprocessing.image_size_px
-    probe = torch.randn(1, 3, size_px, size_px, generator=torch.Generator().manual_seed(0))
-    folded = fold_batchnorm(classifier, probe.to(compute.device))
-    if chosen.precision == "bf16":
-        kept = [name for stage in stages if stage.stride <= fp32_stride for name in stage.modules]
-        inside = {part for name in kept for part in classifier.backbone.get_submodule(name).modules()}
-        # Autocast casts them anew for every batch. Other layers may read their weights outside of its reach.
-        for module in classifier.backbone.modules():
-            if (module in folded or type(module) in (nn.Conv2d, nn.Linear)) and module not in inside:
-                module.to(torch.bfloat16)
-        for name in kept:
-            classifier.backbone.set_submodule(name, _InFp32(classifier.backbone.get_submodule(name)))
-    chosen.place(classifier)
-    return TorchEngine(classifier, preprocessing, chosen)
+    probe = torch.randn(1, 3, size_px, size_px, generator=torch.Generator().manual_seed(0)).to(compute.device)
+    for member in members:
+        chosen.place(member)
+        folded = fold_batchnorm(member, probe)
+        if chosen.precision == "bf16":
+            _round(member, folded, [name for stage in stages if stage.stride <= fp32_stride for name in stage.modules])
+        chosen.place(member)
+    return TorchEngine(tuple(members), preprocessing, chosen)
+
+
+def _round(classifier: Classifier, folded: set[nn.Module], kept: Sequence[str]) -> None:
+    """Rounds weights to bf16, but for those of the modules that are kept in fp32."""
+    inside = {part for name in kept for part in classifier.backbone.get_submodule(name).modules()}
+    # Autocast casts them anew for every batch. Other layers may read their weights outside of its reach.
+    for module in classifier.backbone.modules():
+        if (module in folded or type(module) in (nn.Conv2d, nn.Linear)) and module not in inside:
+            module.to(torch.bfloat16)
+    for name in kept:
+        classifier.backbone.set_submodule(name, _InFp32(classifier.backbone.get_submodule(name)))

@@ -9,7 +9,7 @@ import tempfile
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 import torch
@@ -18,7 +18,8 @@ from torch import Tensor, nn
 from fxcli.console import console
 from fxcli.data.preprocess import Preprocessing
 from fxcli.errors import MissingDependency, RunError
-from fxcli.inference.exported import INPUT, OUTPUTS
+from fxcli.inference.engines import joined
+from fxcli.inference.exported import INPUT, outputs_of
 from fxcli.model.classifier import Classifier, TrainedModel
 
 if TYPE_CHECKING:
@@ -29,22 +30,26 @@ CALIBRATION_PICTURES = 300
 
 
 class Whole(nn.Module):
-    """Images [B, 1, S, S] uint8 → logits [B, K] and class maps [B, K, h, w]."""
+    """Images [B, 1, S, S] uint8 → the outputs of exported.outputs_of, in its order."""
 
-    def __init__(self, classifier: Classifier, preprocessing: Preprocessing) -> None:
+    def __init__(self, members: Sequence[Classifier], preprocessing: Preprocessing) -> None:
         super().__init__()
-        self.classifier, self.preprocessing = classifier, preprocessing
+        self.members, self.preprocessing = nn.ModuleList(members), preprocessing
 
-    def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
+    def forward(self, images: Tensor) -> tuple[Tensor, ...]:
         """See the class."""
-        feature_map = self.classifier.backbone(self.preprocessing.normalise(images))
-        return self.classifier.classify(feature_map), self.classifier.class_maps(feature_map)
+        batch = self.preprocessing.normalise(images)
+        members = [cast(Classifier, member) for member in self.members]
+        logits, maps, distance = joined([member.outputs(member.backbone(batch)) for member in members])
+        each = (logits,) if len(members) > 1 else ()
+        return (logits.mean(dim=1), maps, *each, *(() if distance is None else (distance,)))
 
 
 def header_of(model: TrainedModel) -> dict[str, Any]:
     """What an exported file says of itself, but for `precision` and `agreement`."""
     # How the network was built is in the graph; it may name files of this machine.
     info = {key: value for key, value in model.info.items() if key != "model"}
+    info["statistics"] = all(member.statistics for member in model.members)
     return {**info, "classes": list(model.classes), "preprocessing": model.preprocessing.to_mapping()}
 
 
@@ -89,12 +94,12 @@ def _onnx(model: TrainedModel) -> ModelProto:
             # Of the exporter's own making, about its own parts.
             warnings.simplefilter("ignore")
             program = torch.onnx.export(
-                Whole(model.classifier, model.preprocessing).eval(),
+                Whole(model.members, model.preprocessing).eval(),
                 (example,),
                 dynamo=True,
                 verbose=False,
                 input_names=[INPUT],
-                output_names=list(OUTPUTS),
+                output_names=outputs_of(header_of(model)),
                 dynamic_shapes=({0: torch.export.Dim("batch")},),
             )
     except torch.onnx.errors.OnnxExporterError as error:

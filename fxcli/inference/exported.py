@@ -3,9 +3,11 @@
     NAME.onnx        ONNX, its header in the metadata entry `fx`
     NAME.openvino    a zip of model.xml and model.bin (OpenVINO's own two files, uncompressed) and fx.json, the header
 
-Either takes images [B, 1, S, S] uint8 and gives logits [B, K] and maps [B, K, h, w]. The header is that of a model
-file, with `runtime`, `precision` and `agreement`. A file may come from anywhere: one that points to other files or
-asks for operators of its own is refused here, before a runtime sees it. Export writes them, runtimes opens them.
+Either takes images [B, 1, S, S] uint8 and gives logits [B, K] and maps [B, K, h, w]; an ensemble also members
+[B, M, K], the logits of each network, and a model with feature statistics distance [B]. The header is that of a model
+file, with `runtime`, `precision`, `agreement` and `statistics`. A file may come from anywhere: one that points to
+other files or asks for operators of its own is refused here, before a runtime sees it. Export writes them, runtimes
+opens them.
 """
 
 from __future__ import annotations
@@ -29,7 +31,7 @@ if TYPE_CHECKING:
 FORMAT = 1
 KEY = "fx"
 SUFFIXES = {"onnx": ".onnx", "openvino": ".openvino"}
-INPUT, OUTPUTS = "images", ("logits", "maps")
+INPUT = "images"
 
 _XML, _BIN, _HEADER = "model.xml", "model.bin", "fx.json"
 _ZIP, _SAFETENSORS = b"PK\x03\x04", b"{"
@@ -64,6 +66,12 @@ class Exported:
     def is_demo(self) -> bool:
         """Whether it was trained on phantoms."""
         return bool(self.info.get("demo"))
+
+
+def outputs_of(header: Mapping[str, Any]) -> list[str]:
+    """The outputs of a graph, in order."""
+    members = ["members"] if header.get("members") else []
+    return ["logits", "maps", *members, *(["distance"] if header.get("statistics") else [])]
 
 
 def is_exported(file: Path) -> bool:

@@ -211,9 +211,10 @@ def _torch(
     chosen = _precision(model.info, f"torch-{compute.device.type}", compute.device, precision, fast=fast)
     compute = hardware.Compute(compute.device, chosen, compute.channels_last)
     if fast:
-        return engines.fast(model.classifier, model.preprocessing, compute, model.spec.stages)
-    compute.place(model.classifier)
-    return TorchEngine(model.classifier, model.preprocessing, compute)
+        return engines.fast(model.members, model.preprocessing, compute, model.spec.stages)
+    for member in model.members:
+        compute.place(member)
+    return TorchEngine(model.members, model.preprocessing, compute)
 
 
 def _precision(info: dict[str, Any], engine: str, device: torch.device, asked: str | None, *, fast: bool) -> str:
@@ -267,8 +268,8 @@ def _check(model: TrainedModel, converted: Exported, engine: str) -> None:
     """
     size_px = model.preprocessing.image_size_px
     images = np.random.default_rng(0).integers(0, 256, (2, 1, size_px, size_px)).astype(np.uint8)
-    exact = TorchEngine(model.classifier, model.preprocessing, hardware.Compute(torch.device("cpu"))).run(images)[0]
-    found = runtimes.open_runtime(converted, engine, "fp32").run(images)[0]
+    exact = TorchEngine(model.members, model.preprocessing, hardware.Compute(torch.device("cpu"))).run(images).logits
+    found = runtimes.open_runtime(converted, engine, "fp32").run(images).logits
     difference = float(np.abs(exact - found).max() / max(1.0, np.abs(exact).max()))
     if difference > 1e-3:
         what = f"converted for {engine}, the model gives other answers: logits differ by a fraction of {difference:.1g}"

@@ -22,7 +22,7 @@ import numpy as np
 from fxcli.console import console
 from fxcli.data.preprocess import Cleaned, Preprocessing
 from fxcli.errors import RunError, UnreadableImage
-from fxcli.inference.engines import Engine
+from fxcli.inference.engines import Computed, Engine
 
 A = TypeVar("A")
 B = TypeVar("B")
@@ -36,7 +36,8 @@ class Answer:
         index: Its place among the paths.
         path: The file.
         reason: Why there is no answer; "" if there is one.
-        logits: [K] float32, or None.
+        members: [M, K] float32, the logits of each network of the model; None without an answer.
+        distance: From the training pictures; None without an answer, or where the model has no statistics.
         cleaned: The clean picture, if there is an answer.
         maps: [K, h, w] float32, what each cell adds to each logit; None without an answer.
     """
@@ -44,14 +45,20 @@ class Answer:
     index: int
     path: Path
     reason: str = ""
-    logits: np.ndarray | None = None
+    members: np.ndarray | None = None
+    distance: float | None = None
     cleaned: Cleaned | None = None
     maps: np.ndarray | None = None
 
     @property
+    def logits(self) -> np.ndarray | None:
+        """[K] float32, the mean over members; None without an answer."""
+        return None if self.members is None else self.members.mean(axis=0)
+
+    @property
     def row(self) -> Answer:
         """The answer without its picture and maps, which are large."""
-        return Answer(self.index, self.path, self.reason, self.logits)
+        return Answer(self.index, self.path, self.reason, self.members, self.distance)
 
 
 @dataclass(frozen=True)
@@ -110,11 +117,15 @@ class Pipeline:
     def _answered(self, function: Callable[[Answer], A], chunk: list[tuple[int, Path]]) -> list[A]:
         decoded = [(index, path, *self._decode(path)) for index, path in chunk]
         readable = [cleaned for _, _, cleaned, _ in decoded if cleaned is not None]
-        answers = iter(self._computed(readable))
-        made = []
+        computed = self._computed(readable) if readable else None
+        made, place = [], 0
         for index, path, cleaned, reason in decoded:
-            logits, maps = (None, None) if cleaned is None else next(answers)
-            made.append(function(Answer(index, path, reason, logits, cleaned, maps)))
+            answer = Answer(index, path, reason)
+            if cleaned is not None and computed is not None:
+                distance = None if computed.distance is None else float(computed.distance[place])
+                answer = Answer(index, path, "", computed.logits[place], distance, cleaned, computed.maps[place])
+                place += 1
+            made.append(function(answer))
         return made
 
     def _decode(self, path: Path) -> tuple[Cleaned | None, str]:
@@ -123,25 +134,22 @@ class Pipeline:
         except UnreadableImage as error:
             return None, error.reason
 
-    def _computed(self, pictures: list[Cleaned]) -> Iterable[tuple[np.ndarray, np.ndarray]]:
-        if not pictures:
-            return ()
-        return zip(
-            *self.forward(np.stack([self.preprocessing.fit(cleaned)[None] for cleaned in pictures])), strict=True
-        )
+    def _computed(self, pictures: list[Cleaned]) -> Computed:
+        return self.forward(np.stack([self.preprocessing.fit(cleaned)[None] for cleaned in pictures]))
 
-    def forward(self, images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """[B, 1, S, S] uint8 → logits [B, K] and class maps [B, K, h, w] of the picture as it stands, float32.
+    def forward(self, images: np.ndarray) -> Computed:
+        """[B, 1, S, S] uint8 → what is said of each; maps and distance are of the picture as it stands.
 
         Raises:
             RunError: A logit is not finite.
         """
-        logits, maps = self.engine.run(images)
+        computed = self.engine.run(images)
         if self.flips:
-            logits = (logits + self.engine.run(np.ascontiguousarray(images[..., ::-1]))[0]) / 2
-        if not np.isfinite(logits).all():
+            mirrored = self.engine.run(np.ascontiguousarray(images[..., ::-1]))
+            computed = computed._replace(logits=(computed.logits + mirrored.logits) / 2)
+        if not np.isfinite(computed.logits).all():
             raise RunError("the model's answers are not finite", hint="the training diverged: lower optim.lr")
-        return logits, maps
+        return computed
 
 
 def _chunks(paths: Iterable[Path], size: int) -> Iterator[list[tuple[int, Path]]]:

@@ -17,8 +17,8 @@ import numpy as np
 import torch
 
 from fxcli.errors import MissingDependency, ModelFileError, UsageError
-from fxcli.inference.engines import MOST_STREAMS, Engine
-from fxcli.inference.exported import INPUT, OUTPUTS, Exported
+from fxcli.inference.engines import MOST_STREAMS, Computed, Engine
+from fxcli.inference.exported import INPUT, Exported, outputs_of
 from fxcli.model.hardware import has_bf16
 from fxcli.run.cache import cache_dir
 
@@ -63,16 +63,21 @@ def open_runtime(exported: Exported, name: str, precision: str) -> Engine:
         engine = opened(exported, precision, threads, min(threads, MOST_STREAMS))
         # Also because OpenVINO's bindings set something up at the first picture, and two threads that do so at once
         # wait for each other for good.
-        logits, maps = engine.run(np.zeros((1, 1, size_px, size_px), dtype=np.uint8))
+        first = engine.run(np.zeros((1, 1, size_px, size_px), dtype=np.uint8))
     except ImportError as error:
         raise MissingDependency(_PACKAGES[name], extra="export", purpose=f"--engine {name}") from error
     except Exception as error:
         # The runtimes have error classes of their own.
         reason = str(error).strip().splitlines()
         raise ModelFileError(f"{name} refuses it: {reason[-1] if reason else error}", where=exported.file) from error
-    count = len(exported.classes)
-    if logits.shape != (1, count) or maps.ndim != 4 or maps.shape[:2] != (1, count):
-        what = f"gives logits {logits.shape} and maps {maps.shape} for {count} classes"
+    count, members = len(exported.classes), len(exported.info.get("members") or [None])
+    if (
+        first.logits.shape != (1, members, count)
+        or first.maps.ndim != 4
+        or first.maps.shape[:2] != (1, count)
+        or (first.distance is not None and first.distance.shape != (1,))
+    ):
+        what = f"gives logits {first.logits.shape} and maps {first.maps.shape} for {count} classes, {members} members"
         raise ModelFileError(what, where=exported.file)
     return engine
 
@@ -86,12 +91,12 @@ def _threads() -> int:
 
 @dataclass(frozen=True)
 class RuntimeEngine:
-    """An exported file in its runtime; `one` runs one picture, [1, 1, S, S] → logits [1, K] and maps [1, K, h, w]."""
+    """An exported file in its runtime; `one` runs one picture, [1, 1, S, S] → the outputs of the graph by name."""
 
     name: str
     precision: str
     streams: int
-    one: Callable[[np.ndarray], tuple[np.ndarray, np.ndarray]] = field(repr=False)
+    one: Callable[[np.ndarray], dict[str, np.ndarray]] = field(repr=False)
     batch_size: int = _BATCH_SIZE
 
     @contextlib.contextmanager
@@ -99,10 +104,12 @@ class RuntimeEngine:
         """See Engine; the runtimes divide the processor themselves."""
         yield lambda: None
 
-    def run(self, images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    def run(self, images: np.ndarray) -> Computed:
         """See Engine."""
-        logits, maps = zip(*(self.one(images[index : index + 1]) for index in range(len(images))), strict=True)
-        return np.concatenate(logits), np.concatenate(maps)
+        found = [self.one(images[index : index + 1]) for index in range(len(images))]
+        outputs = {name: np.concatenate([each[name] for each in found]) for name in found[0]}
+        logits = outputs["members"] if "members" in outputs else outputs["logits"][:, None]
+        return Computed(logits, outputs["maps"], outputs.get("distance"))
 
 
 @functools.cache
@@ -128,14 +135,13 @@ def _openvino(exported: Exported, precision: str, threads: int, streams: int) ->
     hint = "bf16" if precision == "bf16" else "f32"
     settings = {"NUM_STREAMS": streams, "INFERENCE_NUM_THREADS": threads, "INFERENCE_PRECISION_HINT": hint}
     compiled = core.compile_model(graph, "CPU", settings)
-    own = threading.local()
+    own, names = threading.local(), outputs_of(exported.info)
 
-    def run(image: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    def run(image: np.ndarray) -> dict[str, np.ndarray]:
         if not hasattr(own, "request"):
             own.request = compiled.create_infer_request()
         own.request.infer({INPUT: image})
-        logits, maps = (own.request.get_tensor(name).data.copy() for name in OUTPUTS)
-        return logits, maps
+        return {name: own.request.get_tensor(name).data.copy() for name in names}
 
     # It computes in threads of its own, and with twice as many to feed them none waits for its next picture.
     return RuntimeEngine("openvino", precision, 2 * streams, run)
@@ -148,8 +154,9 @@ def _onnxruntime(exported: Exported, precision: str, threads: int, streams: int)
     settings.intra_op_num_threads = max(1, threads // streams)
     session = onnxruntime.InferenceSession(exported.graph, settings, providers=["CPUExecutionProvider"])
 
-    def run(image: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        logits, maps = session.run(list(OUTPUTS), {INPUT: image})
-        return logits, maps
+    names = outputs_of(exported.info)
+
+    def run(image: np.ndarray) -> dict[str, np.ndarray]:
+        return dict(zip(names, session.run(names, {INPUT: image}), strict=True))
 
     return RuntimeEngine("onnxruntime", precision, streams, run)

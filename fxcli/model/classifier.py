@@ -6,7 +6,7 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from pydantic import ValidationError
@@ -20,6 +20,45 @@ from fxcli.recipe.schema import Model
 from fxcli.run.checkpoint import load_model_file, save_model_file
 from fxcli.zoo.plugins import Zoo
 from fxcli.zoo.specs import BackboneArgs, BackboneSpec
+
+STATISTICS = ("mean", "projection", "residual_scale")
+
+
+class Outputs(NamedTuple):
+    """What a classifier says of a batch: logits [B, K], class maps [B, K, h, w], distance [B] if it has statistics."""
+
+    logits: Tensor
+    maps: Tensor
+    distance: Tensor | None
+
+
+class FeatureStatistics(nn.Module):
+    """How the training pictures lie in feature space; evaluation/novelty fits it and has the formula.
+
+    Args:
+        mean: [D].
+        projection: [D, R] to whitened coordinates.
+        residual_scale: [] typical squared length of what the projection leaves out.
+    """
+
+    mean: Tensor
+    projection: Tensor
+    residual_scale: Tensor
+
+    def __init__(self, mean: Tensor, projection: Tensor, residual_scale: Tensor) -> None:
+        super().__init__()
+        for name, value in zip(STATISTICS, (mean, projection, residual_scale), strict=True):
+            self.register_buffer(name, value)
+
+    def forward(self, features: Tensor) -> Tensor:
+        """Features [B, D] → distance from the training pictures [B], about 1 for one of them."""
+        centred = features - self.mean
+        whitened = centred @ self.projection
+        # By Pythagoras: the projection's columns are orthogonal, scaled to unit variance.
+        lengths = (self.projection**2).sum(dim=0)
+        residual = (centred**2).sum(dim=1) - (whitened**2 / lengths).sum(dim=1)
+        share = residual.clamp(min=0) / self.residual_scale
+        return (((whitened**2).sum(dim=1) + share) / (whitened.shape[1] + 1)).sqrt()
 
 
 class Classifier(nn.Module):
@@ -36,6 +75,7 @@ class Classifier(nn.Module):
         self.backbone = backbone
         self.dropout = nn.Dropout(0.0)
         self.head = nn.Linear(num_features, num_classes)
+        self.statistics: FeatureStatistics | None = None
 
     def forward(self, images: Tensor) -> Tensor:
         """Logits [B, K]."""
@@ -62,24 +102,35 @@ class Classifier(nn.Module):
         height, width = feature_map.shape[-2:]
         return functional.conv2d(feature_map, self.head.weight[:, :, None, None]) / (height * width)
 
+    def outputs(self, feature_map: Tensor) -> Outputs:
+        """All that is said of a feature map [B, D, h, w]."""
+        features = self.pool(feature_map)
+        distance = self.statistics(features) if self.statistics else None
+        return Outputs(self.answer(features), self.class_maps(feature_map), distance)
+
 
 @dataclass
 class TrainedModel:
-    """A classifier with everything that predicting needs; what a model file holds.
+    """A classifier, or several of one recipe, with everything that predicting needs; what a model file holds.
 
     Attributes:
-        classifier: The network.
+        members: The networks; the model's logits are the mean of theirs, and so are its maps.
         spec: Of its backbone.
         classes: In the order of the logits.
         preprocessing: Path → input.
         info: The rest of the header: recipe, data, date, backbone, plugin, demo …
     """
 
-    classifier: Classifier
+    members: tuple[Classifier, ...]
     spec: BackboneSpec
     classes: tuple[str, ...]
     preprocessing: Preprocessing
     info: dict[str, Any]
+
+    @property
+    def classifier(self) -> Classifier:
+        """The only network, where there is one, as in training."""
+        return self.members[0]
 
     @property
     def is_demo(self) -> bool:
@@ -93,7 +144,15 @@ class TrainedModel:
             "classes": list(self.classes),
             "preprocessing": self.preprocessing.to_mapping(),
         }
-        save_model_file(file, self.classifier.state_dict(), header)
+        if len(self.members) == 1:
+            save_model_file(file, self.classifier.state_dict(), header)
+            return
+        tensors = {
+            f"member.{number}.{name}": value
+            for number, member in enumerate(self.members)
+            for name, value in member.state_dict().items()
+        }
+        save_model_file(file, tensors, header)
 
 
 def build(spec: BackboneSpec, settings: Model, image_size_px: int, num_classes: int, seed: int) -> Classifier:
@@ -138,16 +197,47 @@ def load(file: Path, zoo: Zoo) -> TrainedModel:
     except (KeyError, TypeError, ValueError, DataError) as error:
         raise ModelFileError(f"the header is damaged: {error}", where=file) from error
     spec = _spec_of(file, info, settings.backbone, zoo)
-    try:
-        # The file holds every parameter, or _load_state fails.
-        with EmptyParameters():
-            classifier = build(spec, settings, preprocessing.image_size_px, len(classes), seed=0)
-    except RecipeError as error:
-        raise ModelFileError(f"its backbone is no longer as it was: {error.problems[0]}", where=file) from error
-    _load_state(classifier, tensors, file)
-    classifier.eval()
+    members = []
+    for state in _by_member(tensors, info, file):
+        try:
+            # The file holds every parameter, or _load_state fails.
+            with EmptyParameters():
+                member = build(spec, settings, preprocessing.image_size_px, len(classes), seed=0)
+        except RecipeError as error:
+            raise ModelFileError(f"its backbone is no longer as it was: {error.problems[0]}", where=file) from error
+        member.statistics = _statistics(state, spec.num_features, file)
+        _load_state(member, state, file)
+        members.append(member.eval())
     header = {key: value for key, value in info.items() if key not in ("classes", "preprocessing")}
-    return TrainedModel(classifier, spec, tuple(classes), preprocessing, header)
+    return TrainedModel(tuple(members), spec, tuple(classes), preprocessing, header)
+
+
+def _by_member(tensors: dict[str, Tensor], info: dict[str, Any], file: Path) -> list[dict[str, Tensor]]:
+    """The tensors of each network of the file."""
+    told = info.get("members")
+    if told is None:
+        return [tensors]
+    if not isinstance(told, list) or not told:
+        raise ModelFileError("the header is damaged: members", where=file)
+    found: list[dict[str, Tensor]] = [{} for _ in told]
+    for key, tensor in tensors.items():
+        prefix, _, rest = key.partition(".")
+        number, _, name = rest.partition(".")
+        if prefix != "member" or not number.isdecimal() or int(number) >= len(found):
+            raise ModelFileError(f"its weights are not of {len(found)} members: {key}", where=file)
+        found[int(number)][name] = tensor
+    return found
+
+
+def _statistics(state: dict[str, Tensor], num_features: int, file: Path) -> FeatureStatistics | None:
+    found = {name: state[key] for name in STATISTICS if (key := f"statistics.{name}") in state}
+    if not found:
+        return None
+    shapes = {name: tuple(value.shape) for name, value in found.items()}
+    rank = shapes.get("projection", (0, 0))[-1]
+    if shapes != {"mean": (num_features,), "projection": (num_features, rank), "residual_scale": ()}:
+        raise ModelFileError(f"its feature statistics do not fit {num_features} features: {shapes}", where=file)
+    return FeatureStatistics(**found)
 
 
 def _check_task(file: Path, info: dict[str, Any]) -> None:

@@ -225,6 +225,12 @@ def _load_model(module: nn.Module, file: Path, backbone: str) -> tuple[InputSpec
         raise RecipeError(
             [f"model.init: {file} holds {header.get('backbone')}, the recipe wants {backbone}"], recipe=file
         )
+    if header.get("members"):
+        raise RecipeError(
+            [f"model.init: {file} holds several networks, and training starts from one"],
+            recipe=file,
+            hint="name a part of that run: …/folds/0 or …/seeds/0",
+        )
     prefix = "backbone."
     state = {key.removeprefix(prefix): tensor for key, tensor in tensors.items() if key.startswith(prefix)}
     if problems := _fit(module, state):

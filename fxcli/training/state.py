@@ -120,7 +120,7 @@ def build(recipe: ClassifyRecipe, manifest: Manifest, compute: Compute, zoo: Zoo
     _check_parts(recipe, manifest)
     spec = zoo.backbone(recipe.model.backbone)
     network, preprocessing = session.start(recipe, manifest, spec, len(manifest.classes))
-    model = TrainedModel(compute.place(network), spec, manifest.classes, preprocessing, info)
+    model = TrainedModel((compute.place(network),), spec, manifest.classes, preprocessing, info)
     return Training(recipe, manifest, model, compute, zoo, workers=recipe.data.workers)
 
 
@@ -167,7 +167,7 @@ def validate(training: Training) -> dict[str, Any]:
 def _logits(training: Training, paths: list[Path]) -> np.ndarray:
     """As `fx evaluate` computes them: in fp32, whatever training computes in."""
     model, compute = training.model, training.compute
-    engine = TorchEngine(model.classifier, model.preprocessing, Compute(compute.device, "fp32", compute.channels_last))
+    engine = TorchEngine(model.members, model.preprocessing, Compute(compute.device, "fp32", compute.channels_last))
     return Pipeline(engine, model.preprocessing, batch_size=training.recipe.evaluate.batch_size).logits(paths)
 
 
@@ -182,8 +182,8 @@ def _compare_bf16(training: Training, paths: list[Path], exact: np.ndarray, targ
         return {}
     try:
         # Made fast, a network can be neither saved nor trained.
-        network = copy.deepcopy(model.classifier)
-        engine = engines.fast(network, model.preprocessing, Compute(device, "bf16"), model.spec.stages)
+        members = copy.deepcopy(model.members)
+        engine = engines.fast(members, model.preprocessing, Compute(device, "bf16"), model.spec.stages)
         logits = Pipeline(engine, model.preprocessing, batch_size=engine.batch_size).logits(paths)
     except Exception as error:
         # Whatever a backbone makes of bf16, what was trained must not be lost to it.

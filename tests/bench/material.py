@@ -96,7 +96,7 @@ def model_file(file: Path, backbone: str, *, size_px: int | None = None) -> str:
     )
     info = {"task": "classify", "name": "bench", "backbone": spec.name, "model": settings.model_dump(mode="json")}
     network = models.build(spec, settings, size_px, len(CLASSES), seed=0)
-    TrainedModel(network, spec, CLASSES, preprocessing, info).save(file)
+    TrainedModel((network,), spec, CLASSES, preprocessing, info).save(file)
     return str(file)
 
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import copy
+import functools
 import tempfile
 import time
 from collections.abc import Callable, Sequence
@@ -56,16 +57,19 @@ def logits_of(engine: Engine, images: np.ndarray) -> tuple[np.ndarray, float]:
     started = time.perf_counter()
     with engine.shared_by(engine.streams) as begin:
         workers = engine.streams
-        found = list(
-            ordered_map(lambda chunk: engine.run(chunk)[0], chunks, workers=workers, ahead=2 * workers, begin=begin)
-        )
+        run = functools.partial(_logits, engine)
+        found = list(ordered_map(run, chunks, workers=workers, ahead=2 * workers, begin=begin))
     return np.concatenate(found), len(images) / (time.perf_counter() - started)
+
+
+def _logits(engine: Engine, images: np.ndarray) -> np.ndarray:
+    return engine.run(images).logits.mean(axis=1)
 
 
 def mixed(trained: TrainedModel, kept: Sequence[str]) -> TorchEngine:
     """The fast engine in bf16, but for the stages that are kept in fp32."""
     classifier = copy.deepcopy(trained.classifier)
-    engine = engines.fast(classifier, trained.preprocessing, Compute(CPU), trained.spec.stages)
+    engine = engines.fast((classifier,), trained.preprocessing, Compute(CPU), trained.spec.stages)
     for stage, modules in zip(trained.spec.stages, stage_modules(classifier.backbone, trained.spec), strict=True):
         for module in modules:
             if stage.name in kept:
