@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from sklearn import metrics as sk
 
-from fxcli.evaluation.metrics import classification, softmax
+from fxcli.evaluation.metrics import classification, scores, softmax
 
 CLASSES = ("a", "b", "c", "d")
 
@@ -72,3 +72,14 @@ def test_certainty_in_the_wrong_class_is_a_finite_loss():
     found = classification(np.array([[1e5, 0.0]], dtype=np.float32), np.array([1]), ("a", "b"))
     assert np.isfinite(found["nll"])
     assert found["nll"] > 100
+
+
+def test_scores_of_pictures_are_scikit_learns(sample):
+    logits, targets = sample
+    found = scores(logits, targets)
+    p = softmax(logits)
+    assert found["accuracy"].mean() == sk.accuracy_score(targets, p.argmax(1))
+    assert found["nll"].mean() == pytest.approx(sk.log_loss(targets, p))
+    assert found["brier"].mean() == pytest.approx(sk.brier_score_loss(targets, p, scale_by_half=False))
+    two = scores(logits[:, :2], targets % 2)
+    assert two["brier"].mean() / 2 == pytest.approx(sk.brier_score_loss(targets % 2, softmax(logits[:, :2])[:, 1]))

@@ -16,6 +16,30 @@ def softmax(logits: np.ndarray) -> np.ndarray:
     return probabilities
 
 
+def scores(logits: np.ndarray, targets: np.ndarray) -> dict[str, np.ndarray]:
+    """What each picture adds to a mean.
+
+    Args:
+        logits: [N, K] finite.
+        targets: [N] class indices.
+
+    Returns:
+        accuracy (1 or 0), nll (natural logarithm; finite even for p = 0) and brier: the sum over classes of (p − y)²,
+        0…2, as Brier wrote it (1950, Monthly Weather Review 78:1); half of it is the usual one of two classes. [N]
+        each.
+    """
+    probabilities = softmax(logits)
+    rows = np.arange(len(targets))
+    chosen = probabilities[rows, targets]
+    errors = probabilities.copy()
+    errors[rows, targets] -= 1
+    return {
+        "accuracy": (probabilities.argmax(axis=1) == targets).astype(np.float64),
+        "nll": -np.log(np.maximum(chosen, np.finfo(np.float64).tiny)),
+        "brier": (errors**2).sum(axis=1),
+    }
+
+
 def classification(logits: np.ndarray, targets: np.ndarray, classes: Sequence[str]) -> dict[str, Any]:
     """Every figure of an evaluation.
 
@@ -48,13 +72,12 @@ def classification(logits: np.ndarray, targets: np.ndarray, classes: Sequence[st
             "support": int(support[index]),
         }
     present = [values for values in per_class.values() if values["support"]]
-    chosen = probabilities[np.arange(len(targets)), targets]
     return {
         "n": len(targets),
         "accuracy": float((predicted == targets).mean()),
         "balanced_accuracy": _mean([values["recall"] for values in present]),
         "macro_f1": _mean([values["f1"] for values in present]),
-        "nll": float(-np.log(np.maximum(chosen, np.finfo(np.float64).tiny)).mean()),
+        "nll": float(scores(logits, targets)["nll"].mean()),
         "auroc": _mean([values["auroc"] for values in present]),
         "per_class": per_class,
         "confusion": confusion.tolist(),

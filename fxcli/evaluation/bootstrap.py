@@ -1,0 +1,92 @@
+"""Bootstrap over groups: how far a figure would move with other patients.
+
+Groups, not pictures, are drawn with replacement (Field and Welsh 2007, JRSS-B 69:369). A draw is a weight per group, so
+a statistic is a function of weights: sums over groups are one matrix product for all resamples at once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+
+import numpy as np
+
+from fxcli.evaluation.intervals import CONFIDENCE, Groups, Interval, codes_of, wilson
+
+RESAMPLES = 2000
+# Weights held at once: what stays in a processor's cache is several times as fast.
+_CHUNK = 250_000
+
+Statistics = Callable[[np.ndarray], Mapping[str, np.ndarray]]
+
+
+def draws(n_groups: int, resamples: int = RESAMPLES, seed: int = 0) -> Iterator[np.ndarray]:
+    """Yields weights [G, B], how often each group is drawn, until there are `resamples` columns in all."""
+    rng = np.random.default_rng(seed)
+    step = max(1, _CHUNK // n_groups)
+    for start in range(0, resamples, step):
+        width = min(step, resamples - start)
+        drawn = rng.integers(n_groups, size=(width, n_groups))
+        flat = drawn + n_groups * np.arange(width)[:, None]
+        counts = np.bincount(flat.ravel(), minlength=width * n_groups)
+        yield np.ascontiguousarray(counts.reshape(width, n_groups).T, dtype=np.float64)
+
+
+def replicates(
+    statistics: Statistics, n_groups: int, *, resamples: int = RESAMPLES, seed: int = 0
+) -> dict[str, np.ndarray]:
+    """Statistics of every resample.
+
+    Args:
+        statistics: Weights [G, B] → named values [B, …], NaN where a resample leaves a value undefined.
+        n_groups: G, ≥ 1.
+        resamples: How many.
+        seed: Equal seeds draw equal groups, so replicates of two models pair.
+
+    Returns:
+        Named values [resamples, …].
+    """
+    parts = [statistics(weights) for weights in draws(n_groups, resamples, seed)]
+    return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+
+
+def percentile(
+    value: float | None, values: np.ndarray, *, n: float | None = None, confidence: float = CONFIDENCE
+) -> Interval | None:
+    """The percentile interval (Efron and Tibshirani 1993, ch. 13) of an estimate, widened to hold it.
+
+    Args:
+        value: The estimate on the data itself; None or NaN: undefined.
+        values: [B] replicates; those that are NaN are left out.
+        n: For figures in 0…1: the effective number of pictures from which Wilson's interval takes over where all
+            replicates are equal, as at 0 and 1. None for other figures: nothing can be said there.
+        confidence: Of the interval.
+    """
+    if value is None or np.isnan(value):
+        return None
+    defined = values[~np.isnan(values)]
+    tail = (1 - confidence) / 2
+    low, high = np.quantile(defined, [tail, 1 - tail]) if len(defined) else (value, value)
+    # Rounding makes equal resamples differ in their last bits.
+    if high - low > 1e-9 * max(1, abs(value)):
+        return Interval(float(value), float(min(low, value)), float(max(high, value)))
+    if n is None:
+        return Interval(float(value), None, None)
+    low, high = wilson(min(max(value, 0.0), 1.0), max(n, 1.0), confidence)
+    return Interval(float(value), float(low), float(high))
+
+
+def mean(
+    values: np.ndarray,
+    groups: Groups = None,
+    *,
+    resamples: int = RESAMPLES,
+    seed: int = 0,
+    confidence: float = CONFIDENCE,
+) -> Interval | None:
+    """The mean of any value per picture, [N], with its interval; None without pictures. O(resamples · G)."""
+    if not len(values):
+        return None
+    codes, count = codes_of(groups, len(values))
+    size, total = np.bincount(codes), np.bincount(codes, weights=values)
+    found = replicates(lambda w: {"mean": (total @ w) / (size @ w)}, count, resamples=resamples, seed=seed)
+    return percentile(float(np.mean(values)), found["mean"], confidence=confidence)

@@ -1,0 +1,87 @@
+import numpy as np
+import pytest
+from scipy import stats
+
+from fxcli.evaluation import bootstrap
+from fxcli.evaluation.bootstrap import draws, mean, percentile, replicates
+from fxcli.evaluation.intervals import Interval
+
+
+def test_every_resample_draws_as_many_groups_as_there_are(monkeypatch):
+    monkeypatch.setattr(bootstrap, "_CHUNK", 700)  # 14 columns at a time, the last part shorter
+    parts = list(draws(50, 100))
+    assert [part.shape for part in parts] == [(50, 14)] * 7 + [(50, 2)]
+    weights = np.concatenate(parts, axis=1)
+    assert (weights.sum(axis=0) == 50).all()
+    # binomial(50, 1/50): mean 1, variance 0.98
+    assert weights.var() == pytest.approx(0.98, rel=0.05)
+
+
+def test_the_mean_is_the_closed_form():
+    values = np.random.default_rng(0).exponential(size=200)
+    found = replicates(lambda w: {"mean": values @ w / w.sum(axis=0)}, 200, resamples=20_000)["mean"]
+    assert found.mean() == pytest.approx(values.mean(), abs=4 * values.std() / np.sqrt(200 * 20_000))
+    assert found.std() == pytest.approx(values.std() / np.sqrt(200), rel=0.02)
+    interval = mean(values, resamples=20_000)
+    normal = values.mean() + np.array([-1.96, 1.96]) * values.std() / np.sqrt(200)
+    assert [interval.low, interval.high] == pytest.approx(normal, rel=0.02)
+
+
+def test_the_mean_is_scipys():
+    values = np.random.default_rng(1).normal(size=100) ** 3
+    expected = stats.bootstrap(
+        (values,), np.mean, n_resamples=20_000, method="percentile", rng=np.random.default_rng(0), batch=1000
+    ).confidence_interval
+    found = mean(values, resamples=20_000)
+    assert [found.low, found.high] == pytest.approx([expected.low, expected.high], abs=0.03 * values.std() / 10 * 3)
+
+
+def test_equal_groups_vary_as_their_means():
+    rng = np.random.default_rng(2)
+    of_group = rng.normal(size=80)
+    values = np.repeat(of_group, 4) + 0.1 * rng.normal(size=320)
+    interval = mean(values, np.repeat(np.arange(80), 4), resamples=10_000)
+    expected = values.reshape(80, 4).mean(axis=1).std() / np.sqrt(80)
+    assert (interval.high - interval.low) / (2 * 1.96) == pytest.approx(expected, rel=0.04)
+    alone = mean(values, resamples=10_000)
+    assert alone.high - alone.low < 0.6 * (interval.high - interval.low)
+
+
+def test_groups_of_any_size_keep_their_pictures_together():
+    values, groups = np.array([0.0, 0.0, 0.0, 1.0]), ["a", "a", "a", "b"]
+    found = replicates(lambda w: {"mean": np.array([0.0, 1.0]) @ w / (np.array([3.0, 1.0]) @ w)}, 2, resamples=4000)[
+        "mean"
+    ]
+    shares = [(np.isclose(found, value)).mean() for value in (0.0, 0.25, 1.0)]
+    assert shares == pytest.approx([0.25, 0.5, 0.25], abs=0.03)
+    assert mean(values, groups) == Interval(0.25, 0.0, 1.0)
+
+
+def test_a_seed_decides():
+    values = np.random.default_rng(3).normal(size=40)
+    assert mean(values, seed=1) == mean(values, seed=1)
+    assert mean(values, seed=1) != mean(values, seed=2)
+    assert mean(np.array([])) is None
+
+
+def test_no_proportion_is_certain():
+    expected = stats.binomtest(30, 30).proportion_ci(method="wilson")
+    assert percentile(1.0, np.ones(50), n=30) == Interval(1.0, pytest.approx(expected.low), 1.0)
+    assert percentile(1 - 1e-16, np.ones(50) - np.arange(50) * 1e-17, n=30).low == pytest.approx(expected.low)
+    assert percentile(0.0, np.zeros(50), n=30).high == pytest.approx(1 - expected.low)
+    assert percentile(0.5, np.full(50, 0.5), n=0.0).low < 0.1  # one group
+
+
+def test_what_cannot_be_told_is_none():
+    assert percentile(None, np.ones(3)) is None
+    assert percentile(float("nan"), np.ones(3)) is None
+    assert percentile(2.5, np.full(9, 2.5)) == Interval(2.5, None, None)
+    assert percentile(2.5, np.full(9, np.nan)) == Interval(2.5, None, None)
+    assert mean(np.array([1.0, 3.0]), [0, 0]) == Interval(2.0, None, None)
+
+
+def test_undefined_resamples_are_left_out_and_the_estimate_is_inside():
+    values = np.array([np.nan, *np.linspace(0, 1, 101)])
+    found = percentile(0.5, values)
+    assert (found.low, found.high) == (pytest.approx(0.025), pytest.approx(0.975))
+    assert percentile(0.99, values).high == 0.99
