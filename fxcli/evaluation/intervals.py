@@ -126,7 +126,7 @@ def effective_n(counts: Tally, confidence: float = CONFIDENCE) -> np.ndarray:
     """How many independent pictures tell as much as these.
 
     n / deff · (t₍n−1₎ / t₍G−1₎)², at least 1 (Korn and Graubard 1998, Survey Methodology 24:193). The design effect is
-    the ratio estimator's variance, G/(G−1) Σ(x − p m)² / n² (Cochran 1977, Sampling Techniques, eq. 9A.5), over the
+    the ratio estimator's variance, G/(G−1) Σ(x − p m)² / n² (Cochran 1977, Sampling Techniques, section 3.12), over the
     simple p(1−p)/(n−1), at least 1. With few groups that hold the rarer outcome it is at least Σm²/n, the design
     effect of groups that are all right or all wrong (Kish 1965), and so for p of 0 or 1. n for groups of one.
     """
