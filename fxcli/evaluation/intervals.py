@@ -147,6 +147,26 @@ def effective_n(counts: Tally, confidence: float = CONFIDENCE) -> np.ndarray:
     return np.where(groups > 1, np.maximum(n / deff * few**2, 1), 1.0)
 
 
+def alike_n(codes: np.ndarray) -> float:
+    """Effective number of pictures if those of a group are all right or all wrong, n² / Σm² (Kish 1965).
+
+    Args:
+        codes: [N] groups; 0 without any.
+    """
+    sizes = np.bincount(codes).astype(np.float64)
+    return float(sizes.sum() ** 2 / (sizes @ sizes)) if len(codes) else 0.0
+
+
+def balanced_n(sizes: Sequence[float]) -> float:
+    """Pictures that would give a share the variance of a mean over classes, K² / Σ 1/n_k, all classes alike.
+
+    Args:
+        sizes: Effective number of pictures of each class; those without are left out, and one has any.
+    """
+    present = [size for size in sizes if size]
+    return len(present) ** 2 / sum(1 / size for size in present)
+
+
 def proportion(hits: np.ndarray, groups: Groups = None, confidence: float = CONFIDENCE) -> Interval | None:
     """The share of hits with Wilson's interval at the effective number of pictures; never of width zero.
 
