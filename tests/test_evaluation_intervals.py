@@ -2,7 +2,17 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from fxcli.evaluation.intervals import Interval, Tally, codes_of, effective_n, proportion, tally, wilson
+from fxcli.evaluation.intervals import (
+    Interval,
+    Tally,
+    alike_n,
+    balanced_n,
+    codes_of,
+    effective_n,
+    proportion,
+    tally,
+    wilson,
+)
 
 
 @pytest.mark.parametrize("hits", [0, 1, 7, 19, 20])
@@ -107,6 +117,16 @@ def test_groups_are_numbered_and_counted():
     assert codes_of(None, 2)[0].tolist() == [0, 1]
     with pytest.raises(ValueError, match="2 groups for 3 pictures"):
         codes_of([1, 2], 3)
+
+
+def test_numbers_of_pictures_that_are_alike():
+    assert alike_n(np.array([0, 1, 2])) == 3
+    assert alike_n(np.array([0, 0, 1, 1])) == 2
+    assert alike_n(np.array([0, 0, 0, 2])) == pytest.approx(16 / 10)
+    assert alike_n(np.array([], dtype=int)) == 0
+    rng = np.random.default_rng(4)
+    recalls = rng.binomial([30, 6], 0.8, size=(20_000, 2)) / [30, 6]
+    assert 0.8 * 0.2 / balanced_n([30, 0, 6]) == pytest.approx(recalls.mean(axis=1).var(), rel=0.03)
 
 
 def test_an_interval_is_plain_values():

@@ -9,7 +9,7 @@ import numpy as np
 
 from fxcli.evaluation import calibration, metrics
 from fxcli.evaluation.bootstrap import RESAMPLES, percentile, replicates
-from fxcli.evaluation.intervals import CONFIDENCE, Groups, Interval, codes_of, proportion
+from fxcli.evaluation.intervals import CONFIDENCE, Groups, Interval, alike_n, balanced_n, codes_of, proportion
 from fxcli.evaluation.weighted import Weighted
 
 LOSSES = ("nll", "brier")
@@ -45,13 +45,11 @@ def measured(
     codes, n_groups = codes_of(groups, len(targets))
     plain = metrics.classification(logits, targets, classes)
     found = replicates(Weighted(logits, targets, codes, n_groups), n_groups, resamples=resamples, seed=seed)
-    sizes = [_effective(codes[targets == index]) for index in range(len(classes))]
-    present = [size for size in sizes if size]
-    # A mean over classes of proportions that all are equal has this variance.
-    balanced = len(present) ** 2 / sum(1 / size for size in present)
+    sizes = [alike_n(codes[targets == index]) for index in range(len(classes))]
+    balanced = balanced_n(sizes)
     values = {**plain, "brier": calibration.brier(logits, targets)}
     overall: dict[str, Interval | None] = {
-        "accuracy": percentile(values["accuracy"], found["accuracy"], n=_effective(codes)),
+        "accuracy": percentile(values["accuracy"], found["accuracy"], n=alike_n(codes)),
         **{
             name: percentile(values[name], found[name], n=balanced)
             for name in ("balanced_accuracy", "macro_f1", "auroc")
@@ -88,12 +86,6 @@ def measured(
 def mapping(interval: Interval | None) -> dict[str, float | None] | None:
     """Plain values, None for what is undefined."""
     return interval.to_mapping() if interval else None
-
-
-def _effective(codes: np.ndarray) -> float:
-    """Effective number of pictures if those of a group are all right or all wrong, n² / Σm² (Kish 1965)."""
-    sizes = np.bincount(codes).astype(np.float64)
-    return float(sizes.sum() ** 2 / (sizes @ sizes)) if len(codes) else 0.0
 
 
 def _ece(logits: np.ndarray, targets: np.ndarray, found: np.ndarray) -> Interval:

@@ -126,7 +126,7 @@ def effective_n(counts: Tally, confidence: float = CONFIDENCE) -> np.ndarray:
     """How many independent pictures tell as much as these.
 
     n / deff · (t₍n−1₎ / t₍G−1₎)², at least 1 (Korn and Graubard 1998, Survey Methodology 24:193). The design effect is
-    the ratio estimator's variance, G/(G−1) Σ(x − p m)² / n² (Cochran 1977, Sampling Techniques, eq. 9A.5), over the
+    the ratio estimator's variance, G/(G−1) Σ(x − p m)² / n² (Cochran 1977, Sampling Techniques, section 3.12), over the
     simple p(1−p)/(n−1), at least 1. With few groups that hold the rarer outcome it is at least Σm²/n, the design
     effect of groups that are all right or all wrong (Kish 1965), and so for p of 0 or 1. n for groups of one.
     """
@@ -145,6 +145,26 @@ def effective_n(counts: Tally, confidence: float = CONFIDENCE) -> np.ndarray:
     level = (1 + confidence) / 2
     few = stdtrit(np.maximum(n - 1, 1), level) / stdtrit(several, level)
     return np.where(groups > 1, np.maximum(n / deff * few**2, 1), 1.0)
+
+
+def alike_n(codes: np.ndarray) -> float:
+    """Effective number of pictures if those of a group are all right or all wrong, n² / Σm² (Kish 1965).
+
+    Args:
+        codes: [N] groups; 0 without any.
+    """
+    sizes = np.bincount(codes).astype(np.float64)
+    return float(sizes.sum() ** 2 / (sizes @ sizes)) if len(codes) else 0.0
+
+
+def balanced_n(sizes: Sequence[float]) -> float:
+    """Pictures that would give a share the variance of a mean over classes, K² / Σ 1/n_k, all classes alike.
+
+    Args:
+        sizes: Effective number of pictures of each class; those without are left out, and one has any.
+    """
+    present = [size for size in sizes if size]
+    return len(present) ** 2 / sum(1 / size for size in present)
 
 
 def proportion(hits: np.ndarray, groups: Groups = None, confidence: float = CONFIDENCE) -> Interval | None:

@@ -1,0 +1,126 @@
+"""Figures of two classes, one of them the finding that is looked for.
+
+A threshold is to be chosen on other pictures than it is measured on: on out-of-fold probabilities, not on the test
+part. A probability at the threshold counts as positive.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from fxcli.evaluation.bootstrap import RESAMPLES, percentile, replicates
+from fxcli.evaluation.figures import mapping
+from fxcli.evaluation.intervals import Groups, Interval, alike_n, balanced_n, codes_of, proportion
+from fxcli.evaluation.weighted import auroc, average_precision
+
+
+def rates(
+    probabilities: np.ndarray, positive: np.ndarray, groups: Groups = None, *, threshold: float
+) -> dict[str, Interval | None]:
+    """Sensitivity, specificity, ppv and npv, with Wilson's intervals over groups; None where nothing is to be shared.
+
+    The predictive values are those at the share of positives among these pictures, and of no other.
+
+    Args:
+        probabilities: [N] of the positive class.
+        positive: [N] bool.
+        groups: [N]; None: every picture is its own.
+        threshold: Least probability that counts as positive.
+    """
+    codes, _ = codes_of(groups, len(positive))
+    named = probabilities >= threshold
+    return {
+        "sensitivity": proportion(named[positive], codes[positive]),
+        "specificity": proportion(~named[~positive], codes[~positive]),
+        "ppv": proportion(positive[named], codes[named]),
+        "npv": proportion(~positive[~named], codes[~named]),
+    }
+
+
+def areas(
+    probabilities: np.ndarray,
+    positive: np.ndarray,
+    groups: Groups = None,
+    *,
+    resamples: int = RESAMPLES,
+    seed: int = 0,
+) -> dict[str, Interval | None]:
+    """Auroc and auprc (average precision) with bootstrap intervals over groups; None with one class alone.
+
+    Arguments as of `rates`. O(resamples · N).
+    """
+    codes, n_groups = codes_of(groups, len(positive))
+    if positive.all() or not positive.any():
+        return {"auroc": None, "auprc": None}
+    data = codes, probabilities, positive
+
+    def statistics(weights: np.ndarray) -> dict[str, np.ndarray]:
+        return {"auroc": auroc(weights, *data), "auprc": average_precision(weights, *data)}
+
+    plain = statistics(np.ones((n_groups, 1)))
+    found = replicates(statistics, n_groups, resamples=resamples, seed=seed)
+    n = balanced_n([alike_n(codes[positive]), alike_n(codes[~positive])])
+    return {name: percentile(float(plain[name][0]), found[name], n=n) for name in plain}
+
+
+def measured_binary(
+    probabilities: np.ndarray,
+    positive: np.ndarray,
+    groups: Groups = None,
+    *,
+    threshold: float,
+    resamples: int = RESAMPLES,
+    seed: int = 0,
+) -> dict[str, Any]:
+    """All of them as plain values: `rates`, `areas`, prevalence, each {value, low, high}; threshold, tp, fp, fn, tn."""
+    named = probabilities >= threshold
+    found = {
+        "prevalence": proportion(positive, groups),
+        **rates(probabilities, positive, groups, threshold=threshold),
+        **areas(probabilities, positive, groups, resamples=resamples, seed=seed),
+    }
+    return {
+        **{name: mapping(interval) for name, interval in found.items()},
+        "threshold": threshold,
+        "tp": int((named & positive).sum()),
+        "fp": int((named & ~positive).sum()),
+        "fn": int((~named & positive).sum()),
+        "tn": int((~named & ~positive).sum()),
+    }
+
+
+def youden(probabilities: np.ndarray, positive: np.ndarray) -> float | None:
+    """The threshold of greatest sensitivity + specificity − 1 (Youden 1950), the highest of several; O(N log N).
+
+    Returns:
+        None with one class alone.
+    """
+    thresholds, sensitivity, specificity = _curve(probabilities, positive)
+    if not len(thresholds):
+        return None
+    return float(thresholds[np.argmax(sensitivity + specificity)])
+
+
+def at_sensitivity(probabilities: np.ndarray, positive: np.ndarray, least: float) -> float | None:
+    """The highest threshold whose sensitivity is at least `least` (0…1): that of the best specificity; O(N log N).
+
+    Returns:
+        None with one class alone.
+    """
+    thresholds, sensitivity, _ = _curve(probabilities, positive)
+    if not len(thresholds):
+        return None
+    return float(thresholds[np.argmax(sensitivity >= least - 1e-9)])
+
+
+def _curve(probabilities: np.ndarray, positive: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Every probability as a threshold, from the highest; sensitivity and specificity there. Empty with one class."""
+    if positive.all() or not positive.any():
+        return np.empty(0), np.empty(0), np.empty(0)
+    order = np.argsort(-probabilities, kind="stable")
+    last = np.flatnonzero(np.diff(probabilities[order], append=-np.inf))
+    hits = np.cumsum(positive[order])[last]
+    false = last + 1 - hits
+    return probabilities[order][last], hits / hits[-1], 1 - false / false[-1]

@@ -1,0 +1,127 @@
+"""Answering only where the model is sure: what error remains at which share of answers, and where to stop."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+
+from fxcli.evaluation.intervals import CONFIDENCE, Groups, Interval, Tally, codes_of, effective_n, wilson
+from fxcli.evaluation.metrics import softmax
+
+
+@dataclass(frozen=True)
+class RiskCoverage:
+    """The risk–coverage curve (El-Yaniv and Wiener 2010, JMLR 11:1605), a point for each number of answers.
+
+    Attributes:
+        coverage: [N] share answered, 1/N…1, the surest first.
+        risk: [N] error among the answered.
+        threshold: [N] top probability of the last one answered.
+        aurc: Area below, the mean of the risks (Geifman, Uziel and El-Yaniv 2019, ICLR).
+    """
+
+    coverage: np.ndarray
+    risk: np.ndarray
+    threshold: np.ndarray
+    aurc: float
+
+
+@dataclass(frozen=True)
+class Abstention:
+    """Where to stop answering.
+
+    Attributes:
+        threshold: Least top probability that is answered.
+        target: The error that was asked for.
+        coverage: Share answered.
+        error: Error among the answered; `high` is the one-sided bound that is at most the target, `low` its twin.
+        n: Pictures answered.
+    """
+
+    threshold: float
+    target: float
+    coverage: float
+    error: Interval
+    n: int
+
+    def to_mapping(self) -> dict[str, Any]:
+        """Plain values for JSON."""
+        return asdict(self)
+
+
+def _by_confidence(logits: np.ndarray, targets: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Order from the surest, ties as they come; top probabilities and errors in that order."""
+    probabilities = softmax(logits)
+    top = probabilities.max(axis=1)
+    order = np.argsort(-top, kind="stable")
+    return order, top[order], (probabilities.argmax(axis=1) != targets)[order]
+
+
+def risk_coverage(logits: np.ndarray, targets: np.ndarray) -> RiskCoverage:
+    """The curve of [N, K] logits; O(N log N)."""
+    _, top, wrong = _by_confidence(logits, targets)
+    answered = np.arange(1, len(top) + 1)
+    risk = np.cumsum(wrong) / answered
+    return RiskCoverage(answered / len(top), risk, top, float(risk.mean()))
+
+
+def abstention(
+    logits: np.ndarray, targets: np.ndarray, groups: Groups = None, *, target: float, confidence: float = CONFIDENCE
+) -> Abstention | None:
+    """The lowest threshold at which the error of the answered is at most `target`, chance allowed for; O(N log N).
+
+    Not the error itself but its one-sided Wilson bound over groups has to be: of all thresholds some look good by
+    chance. The bound holds for each threshold by itself; that the best is picked is left to its reserve, so check the
+    choice on other pictures.
+
+    Args:
+        logits: [N, K] out-of-fold, at the temperature of use.
+        targets: [N].
+        groups: [N]; None: every picture is its own.
+        target: Tolerated error, 0…1.
+        confidence: Of the bound.
+
+    Returns:
+        None where no threshold attains it.
+    """
+    codes, _ = codes_of(groups, len(targets))
+    order, top, wrong = _by_confidence(logits, targets)
+    counts = prefix_tallies(wrong, codes[order])
+    level = 2 * confidence - 1
+    errors = counts.hits / counts.n
+    low, high = wilson(errors, effective_n(counts, level), level)
+    # Pictures of equal probability are answered together.
+    ends = np.diff(top, append=-1.0) < 0
+    possible = np.flatnonzero(ends & (high <= target))
+    if not len(possible):
+        return None
+    last = int(possible[-1])
+    error = Interval(float(errors[last]), float(low[last]), float(high[last]))
+    return Abstention(float(top[last]), target, (last + 1) / len(top), error, last + 1)
+
+
+def prefix_tallies(hits: np.ndarray, codes: np.ndarray) -> Tally:
+    """The tally of the first 1, 2, …, N pictures, each field [N].
+
+    A picture that joins a group with m pictures and x hits adds 2m + 1 to Σm², and, where it is a hit, 2x + 1 to Σx².
+    """
+    hits = hits.astype(np.float64)
+    by_group = np.argsort(codes, kind="stable")
+    starts = np.searchsorted(codes[by_group], codes[by_group], side="left")
+    total = np.concatenate([[0.0], np.cumsum(hits[by_group])])
+    m, x = np.empty(len(codes)), np.empty(len(codes))
+    m[by_group] = np.arange(len(codes)) - starts
+    x[by_group] = total[:-1] - total[starts]
+    missed = 1 - hits
+    return Tally(
+        n=np.arange(1.0, len(codes) + 1),
+        hits=np.cumsum(hits),
+        groups=np.cumsum(m == 0),
+        with_hit=np.cumsum((x == 0) * hits),
+        with_miss=np.cumsum((m == x) * missed),
+        xx=np.cumsum((2 * x + 1) * hits),
+        xm=np.cumsum(x + hits * (m + 1)),
+        mm=np.cumsum(2 * m + 1),
+    )

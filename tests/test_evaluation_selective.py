@@ -1,0 +1,84 @@
+import numpy as np
+import pytest
+
+from fxcli.evaluation.intervals import proportion, tally
+from fxcli.evaluation.metrics import softmax
+from fxcli.evaluation.selective import abstention, prefix_tallies, risk_coverage
+
+
+@pytest.fixture
+def sample():
+    rng = np.random.default_rng(0)
+    targets = rng.integers(3, size=150)
+    logits = (rng.normal(size=(150, 3)) + 2 * np.eye(3)[targets]).round(1)  # round: ties
+    return logits, targets, rng.integers(80, size=150)
+
+
+def test_the_curve_is_the_definition(sample):
+    logits, targets, _ = sample
+    found = risk_coverage(logits, targets)
+    top, wrong = softmax(logits).max(1), softmax(logits).argmax(1) != targets
+    order = sorted(range(150), key=lambda i: (-top[i], i))
+    risks = [np.mean(wrong[order[:k]]) for k in range(1, 151)]
+    assert found.risk == pytest.approx(risks)
+    assert found.coverage.tolist() == [k / 150 for k in range(1, 151)]
+    assert found.threshold.tolist() == sorted(top, reverse=True)
+    assert found.aurc == pytest.approx(np.mean(risks))
+    assert found.risk[-1] == wrong.mean()
+
+
+def test_sure_errors_cost_more(sample):
+    logits, targets, _ = sample
+    assert risk_coverage(-logits, targets).aurc > 2 * risk_coverage(logits, targets).aurc
+    right = risk_coverage(np.eye(3) * 5, np.arange(3))
+    assert right.aurc == 0.0
+
+
+def test_tallies_of_prefixes_are_those_of_each(sample):
+    _, targets, groups = sample
+    hits = targets == 0
+    found = prefix_tallies(hits, groups)
+    for count in (1, 2, 7, 60, 150):
+        expected = tally(hits[:count], groups[:count])
+        for name, values in vars(found).items():
+            assert values[count - 1] == getattr(expected, name), (name, count)
+
+
+@pytest.mark.parametrize("target", [0.05, 0.1, 0.15, 0.2, 0.3])
+@pytest.mark.parametrize("grouped", [False, True])
+def test_the_threshold_is_found_by_trying_all(sample, target, grouped):
+    logits, targets, groups = sample
+    groups = groups if grouped else np.arange(150)
+    top, wrong = softmax(logits).max(1), softmax(logits).argmax(1) != targets
+    expected = None
+    for threshold in sorted(set(top)):
+        bound = proportion(wrong[top >= threshold], groups[top >= threshold], 0.9)
+        if bound.high <= target:
+            expected = threshold, (top >= threshold).mean(), bound
+            break
+    found = abstention(logits, targets, groups if grouped else None, target=target)
+    if expected is None:
+        assert found is None
+        assert target == 0.05
+    else:
+        assert (found.threshold, found.coverage) == expected[:2]
+        assert found.n == (top >= found.threshold).sum()
+        assert found.error.value == expected[2].value
+        assert [found.error.low, found.error.high] == pytest.approx([expected[2].low, expected[2].high])
+        assert found.to_mapping()["error"]["high"] <= target
+
+
+def test_groups_of_alike_pictures_allow_less(sample):
+    logits, targets, _ = sample
+    copies = [np.repeat(values, 4, axis=0) for values in (logits, targets)]
+    grouped = abstention(*copies, np.repeat(np.arange(150), 4), target=0.2)
+    assert abstention(*copies, target=0.2).coverage > grouped.coverage
+
+
+def test_all_answers_are_given_where_few_are_wrong():
+    logits = np.array([[3.0, 0.0]] * 200 + [[1.0, 0.0]] * 50)
+    found = abstention(logits, np.zeros(250, dtype=int), target=0.05)
+    assert found.coverage == 1.0
+    assert found.threshold == pytest.approx(softmax(np.array([1.0, 0.0]))[0])
+    assert abstention(logits, np.ones(250, dtype=int), target=0.05) is None
+    assert abstention(logits[:9], np.zeros(9, dtype=int), target=0.05) is None
