@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import csv
+import hashlib
 import io
 import json
+import shutil
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Any
 
@@ -68,6 +70,19 @@ class Manifest:
     def classes(self) -> tuple[str, ...]:
         """All classes, sorted: the order of a model's outputs."""
         return tuple(sorted({row.label for row in self.rows}))
+
+    def divided(self, splits: Sequence[str]) -> Manifest:
+        """The same pictures in other splits, one for each row."""
+        rows = tuple(replace(row, split=split) for row, split in zip(self.rows, splits, strict=True))
+        text = _text(rows).encode("utf-8", "backslashreplace")
+        return replace(self, rows=rows, digest=hashlib.sha256(text).hexdigest())
+
+    def save(self, target: Path) -> None:
+        """Writes the file as it was read; of a divided one, its rows."""
+        if sha256_of(self.file) == self.digest:
+            shutil.copyfile(self.file, target)
+        else:
+            write_manifest(target, self.rows)
 
     def part(self, split: str) -> list[Row]:
         """The rows of a split, in order."""
@@ -191,6 +206,15 @@ def _row(record: dict[str, str], place: str) -> Row:
 
 def write_manifest(file: Path, rows: Sequence[Row]) -> None:
     """Writes a manifest; columns that fx does not know stand at the end."""
+    write_text(file, _text(rows))
+
+
+def groups_of(rows: Sequence[Row]) -> list[str]:
+    """The group of each row; one without any is a group of its own."""
+    return [row.group or f"alone:{row.path}" for row in rows]
+
+
+def _text(rows: Sequence[Row]) -> str:
     extra = list(dict.fromkeys(name for row in rows for name in row.extra))
     table: list[list[str]] = [[*COLUMNS, *extra]]
     for row in rows:
@@ -201,7 +225,7 @@ def write_manifest(file: Path, rows: Sequence[Row]) -> None:
     out = io.StringIO()
     writer = csv.writer(out, lineterminator="\n", quoting=csv.QUOTE_ALL if has_return else csv.QUOTE_MINIMAL)
     writer.writerows(table)
-    write_text(file, out.getvalue())
+    return out.getvalue()
 
 
 def counts(rows: Sequence[Row]) -> dict[str, dict[str, int]]:

@@ -54,7 +54,7 @@ def assign(
     missing = sum(split is None for split in given)
     kind = policy.policy or ("grouped" if missing == len(given) else "given")
     if kind == "grouped":
-        test = _drawn(labels, group, policy.test_frac, derive(seed, "test"))
+        test = drawn(labels, group, policy.test_frac, derive(seed, "test"))
         result = ["test" if is_test else "train" for is_test in test]
     elif missing:
         raise DataError(
@@ -71,13 +71,33 @@ def assign(
             "no picture is for training, so no validation part can be drawn",
             hint="set split.policy=grouped to draw a split, or split.val_frac=0 to do without",
         )
-    val = _drawn([labels[i] for i in train], [group[i] for i in train], policy.val_frac, derive(seed, "val"))
+    val = drawn([labels[i] for i in train], [group[i] for i in train], policy.val_frac, derive(seed, "val"))
     for index, is_val in zip(train, val, strict=True):
         result[index] = "val" if is_val else "train"
     return result
 
 
-def _drawn(labels: Sequence[str], group: Sequence[str], frac: float, seed: int) -> np.ndarray:
+def folds(labels: Sequence[str], group: Sequence[str], count: int, seed: int) -> list[int]:
+    """The fold of each picture, 0 ≤ fold < count, stratified by label; no group straddles two.
+
+    Raises:
+        DataError: There are fewer groups than folds.
+    """
+    from sklearn.model_selection import StratifiedGroupKFold
+
+    if len(set(group)) < count:
+        raise DataError(f"{len(set(group))} groups are too few for {count} folds")
+    number = np.zeros(len(labels), dtype=int)
+    splitter = StratifiedGroupKFold(count, shuffle=True, random_state=seed % 2**32)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="The least populated class", category=UserWarning)
+        for fold, (_, held_out) in enumerate(splitter.split(np.zeros(len(labels)), labels, group)):
+            number[held_out] = fold
+    found: list[int] = number.tolist()
+    return found
+
+
+def drawn(labels: Sequence[str], group: Sequence[str], frac: float, seed: int) -> np.ndarray:
     """Marks about `frac` of the pictures, [N] bool, stratified by label, whole groups at a time."""
     from sklearn.model_selection import StratifiedGroupKFold
 

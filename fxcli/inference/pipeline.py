@@ -101,18 +101,24 @@ class Pipeline:
             for made in ordered_map(step, _chunks(paths, size), workers=streams, ahead=2 * streams, begin=begin):
                 yield from made
 
-    def logits(self, paths: Sequence[Path]) -> np.ndarray:
-        """[N, K] float32 of pictures that must all be readable.
+    def readable(self, paths: Sequence[Path]) -> Iterator[tuple[np.ndarray, float | None]]:
+        """Logits [M, K] and distance of pictures that must all be readable.
 
         Raises:
             UnreadableImage: One is not.
         """
-        found = []
         for answer in console.progress(self.run(paths), total=len(paths), what="evaluate"):
-            if answer.logits is None:
+            if answer.members is None:
                 raise UnreadableImage(answer.path, answer.reason)
-            found.append(answer.logits)
-        return np.stack(found)
+            yield answer.members, answer.distance
+
+    def logits(self, paths: Sequence[Path]) -> np.ndarray:
+        """[N, K] float32 of pictures that must all be readable, the mean over members.
+
+        Raises:
+            UnreadableImage: One is not.
+        """
+        return np.stack([members.mean(axis=0) for members, _ in self.readable(paths)])
 
     def _answered(self, function: Callable[[Answer], A], chunk: list[tuple[int, Path]]) -> list[A]:
         decoded = [(index, path, *self._decode(path)) for index, path in chunk]

@@ -21,7 +21,7 @@ from fxcli.run.checkpoint import load_model_file, save_model_file
 from fxcli.zoo.plugins import Zoo
 from fxcli.zoo.specs import BackboneArgs, BackboneSpec
 
-STATISTICS = ("mean", "projection", "residual_scale")
+STATISTICS = ("mean", "projection", "residual")
 
 
 class Outputs(NamedTuple):
@@ -33,32 +33,35 @@ class Outputs(NamedTuple):
 
 
 class FeatureStatistics(nn.Module):
-    """How the training pictures lie in feature space; evaluation/novelty fits it and has the formula.
+    """How the training pictures lie in feature space: evaluation/novelty in torch, which fits it and has the formula.
 
     Args:
         mean: [D].
-        projection: [D, R] to whitened coordinates.
-        residual_scale: [] typical squared length of what the projection leaves out.
+        projection: [D, R], each column a direction over its standard deviation.
+        residual: [], mean square of what lies outside these directions; 0 where nothing can.
     """
 
     mean: Tensor
     projection: Tensor
-    residual_scale: Tensor
+    residual: Tensor
 
-    def __init__(self, mean: Tensor, projection: Tensor, residual_scale: Tensor) -> None:
+    def __init__(self, mean: Tensor, projection: Tensor, residual: Tensor) -> None:
         super().__init__()
-        for name, value in zip(STATISTICS, (mean, projection, residual_scale), strict=True):
+        for name, value in zip(STATISTICS, (mean, projection, residual), strict=True):
             self.register_buffer(name, value)
 
     def forward(self, features: Tensor) -> Tensor:
         """Features [B, D] → distance from the training pictures [B], about 1 for one of them."""
         centred = features - self.mean
         whitened = centred @ self.projection
-        # By Pythagoras: the projection's columns are orthogonal, scaled to unit variance.
-        lengths = (self.projection**2).sum(dim=0)
-        residual = (centred**2).sum(dim=1) - (whitened**2 / lengths).sum(dim=1)
-        share = residual.clamp(min=0) / self.residual_scale
-        return (((whitened**2).sum(dim=1) + share) / (whitened.shape[1] + 1)).sqrt()
+        within = (whitened / self.projection.norm(dim=0)).square().sum(dim=1)
+        outside = (centred.square().sum(dim=1) - within).clamp(min=0)
+        main = whitened.square().mean(dim=1)
+        # Not an `if`: an exported graph has one way through.
+        has_rest = (self.residual > 0).to(main.dtype)
+        rest = has_rest * outside / (self.residual + (1 - has_rest))
+        distance: Tensor = ((main + rest) / (1 + has_rest)).sqrt()
+        return distance
 
 
 class Classifier(nn.Module):
@@ -235,7 +238,7 @@ def _statistics(state: dict[str, Tensor], num_features: int, file: Path) -> Feat
         return None
     shapes = {name: tuple(value.shape) for name, value in found.items()}
     rank = shapes.get("projection", (0, 0))[-1]
-    if shapes != {"mean": (num_features,), "projection": (num_features, rank), "residual_scale": ()}:
+    if shapes != {"mean": (num_features,), "projection": (num_features, rank), "residual": ()}:
         raise ModelFileError(f"its feature statistics do not fit {num_features} features: {shapes}", where=file)
     return FeatureStatistics(**found)
 

@@ -238,6 +238,16 @@ class Evaluate(Section):
     batch_size: int = Field(32, ge=1, description="pictures per forward pass")
 
 
+class Ensemble(Section):
+    """Several trainings of the same recipe, whose mean answer is the model."""
+
+    folds: int = Field(
+        1, ge=1, le=100, description="parts of the training pictures; each is held out by one training (--folds)"
+    )
+    fold_seed: int = Field(0, ge=0, lt=2**63, description="seed of the division into folds")
+    seeds: int = Field(1, ge=1, le=100, description="repetitions with seed, seed + 1, … (--seeds)")
+
+
 class ClassifyRecipe(Section):
     """A training of a classifier, as `fx train` runs it: after loading, phases hold every section that may vary."""
 
@@ -248,6 +258,7 @@ class ClassifyRecipe(Section):
     model: Model = Model()
     hardware: Hardware = Hardware()
     evaluate: Evaluate = Evaluate()
+    ensemble: Ensemble = Ensemble()
     phases: dict[PhaseName, Phase] = Field({}, min_length=1, description="in order, by name")
 
 

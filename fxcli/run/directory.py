@@ -51,6 +51,16 @@ class Run:
         return self.path / "checkpoints" / "best" / "model.safetensors"
 
     @property
+    def held_out_file(self) -> Path:
+        """What a part of a run says of the pictures that it held out."""
+        return self.path / "predictions" / "held_out.csv"
+
+    @property
+    def oof_file(self) -> Path:
+        """What the parts of a run together say of all training pictures, each by those that held it out."""
+        return self.path / "predictions" / "oof.csv"
+
+    @property
     def state_file(self) -> Path:
         """All that resuming needs."""
         return self.path / "checkpoints" / "last" / "state.safetensors"

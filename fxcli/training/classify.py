@@ -22,7 +22,7 @@ from fxcli.model import freeze, hardware
 from fxcli.recipe.schema import Phase
 from fxcli.run import checkpoint, randomness
 from fxcli.run.directory import Run
-from fxcli.training import features, losses, optim, state
+from fxcli.training import features, finish, losses, optim, state
 from fxcli.training import feed as feeds
 from fxcli.training.feed import Feed
 from fxcli.training.session import Average, Log, Stop, Timer, finite
@@ -57,7 +57,7 @@ def train(training: Training, run: Run, *, resume: bool) -> dict[str, Any]:
             place.__dict__.update(timer.totals)
             if _is_over(phase, timer):
                 break
-    return state.finish(training, run)
+    return finish.finish(training, run)
 
 
 def _start_phase(training: Training, run: Run) -> None:

@@ -1,7 +1,7 @@
 """Features of a frozen backbone: computed once, so that an epoch of the head alone costs a moment.
 
 Only where every epoch would compute the same: see `may_cache`. What the head learns from them is what it would learn
-from the pictures; dropout acts after them. Figures of a finished run do not come from here: see `state.finish`.
+from the pictures; dropout acts after them. Figures of a finished run do not come from here: see finish.
 """
 
 from __future__ import annotations
@@ -36,6 +36,8 @@ from fxcli.training.state import Training
 
 # Part of what the features are, to the bit.
 BATCH_SIZE = 32
+# What is known of feature space gets no better with more.
+STATISTICS_PICTURES = 2000
 
 # Sent through an augmentation of flips alone, it tells by its first pixel which flips were drawn.
 _MARKER = np.array([[0, 1], [2, 3]], dtype=np.uint8)
@@ -129,6 +131,19 @@ def build(training: Training, phase: Phase, check: Callable[[], None]) -> Featur
         + f" were {how} in {time.monotonic() - started:.1f} s; data.cache=none turns this off"
     )
     return Features(train, variants, val, story)
+
+
+def of_training_pictures(training: Training) -> Tensor:
+    """[N, D] float32 of training pictures as prediction sees them: of all, or of some thousands, evenly spread."""
+    compute = training.compute
+    paths = training.part("train")[0]
+    count = min(len(paths), STATISTICS_PICTURES)
+    source = _Source(training, Compute(compute.device, "fp32", compute.channels_last), (0,), BATCH_SIZE, _nothing)
+    return torch.cat([*source._computed([paths[place * len(paths) // count] for place in range(count)])])[:, 0]
+
+
+def _nothing() -> None:
+    pass
 
 
 def validate(training: Training, features: Features) -> dict[str, Any]:

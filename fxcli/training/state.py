@@ -1,4 +1,4 @@
-"""A training and where it stands: built from a recipe, validated, saved, restored, finished. classify has the loop."""
+"""A training and where it stands: built from a recipe, validated, saved, restored. classify has the loop."""
 
 from __future__ import annotations
 
@@ -13,16 +13,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from fxcli.console import console
 from fxcli.data.cache import Kept
 from fxcli.data.manifest import Manifest
 from fxcli.errors import DataError
-from fxcli.evaluation import agreement, metrics
-from fxcli.inference import engines
+from fxcli.evaluation import metrics
 from fxcli.inference.engines import TorchEngine
 from fxcli.inference.pipeline import Pipeline
 from fxcli.model.classifier import TrainedModel
-from fxcli.model.hardware import Compute, has_bf16
+from fxcli.model.hardware import Compute
 from fxcli.recipe.schema import ClassifyRecipe, Phase
 from fxcli.run import checkpoint
 from fxcli.run.directory import Run
@@ -161,37 +159,19 @@ def evaluated(training: Training) -> Iterator[None]:
 def validate(training: Training) -> dict[str, Any]:
     """Figures on the validation part, by the same code as `fx evaluate`; {} without one."""
     paths, targets = training.part("val")
-    return _figures(training, _logits(training, paths), targets) if paths else {}
+    return figures_of(training, pipeline_of(training).logits(paths), targets) if paths else {}
 
 
-def _logits(training: Training, paths: list[Path]) -> np.ndarray:
-    """As `fx evaluate` computes them: in fp32, whatever training computes in."""
+def pipeline_of(training: Training) -> Pipeline:
+    """How `fx evaluate` runs the model: in fp32, whatever training computes in."""
     model, compute = training.model, training.compute
     engine = TorchEngine(model.members, model.preprocessing, Compute(compute.device, "fp32", compute.channels_last))
-    return Pipeline(engine, model.preprocessing, batch_size=training.recipe.evaluate.batch_size).logits(paths)
+    return Pipeline(engine, model.preprocessing, batch_size=training.recipe.evaluate.batch_size)
 
 
-def _figures(training: Training, logits: np.ndarray, targets: list[int]) -> dict[str, Any]:
+def figures_of(training: Training, logits: np.ndarray, targets: list[int]) -> dict[str, Any]:
+    """Figures without intervals, for every epoch."""
     return metrics.classification(logits, np.asarray(targets), training.model.classes)
-
-
-def _compare_bf16(training: Training, paths: list[Path], exact: np.ndarray, targets: list[int]) -> dict[str, Any]:
-    """Whether `fx predict` may compute in bf16 on this kind of device: for the model file."""
-    model, device = training.model, training.compute.device
-    if not has_bf16(device):
-        return {}
-    try:
-        # Made fast, a network can be neither saved nor trained.
-        members = copy.deepcopy(model.members)
-        engine = engines.fast(members, model.preprocessing, Compute(device, "bf16"), model.spec.stages)
-        logits = Pipeline(engine, model.preprocessing, batch_size=engine.batch_size).logits(paths)
-    except Exception as error:
-        # Whatever a backbone makes of bf16, what was trained must not be lost to it.
-        console.warn(f"bf16 was not compared with fp32, so fx predict will not take it: {error}")
-        return {}
-    found = agreement.compare(exact, logits, np.asarray(targets))
-    console.note(f"bf16 against fp32 on the validation part: {found.told()}")
-    return {f"torch-{device.type}": {"bf16": found.to_mapping(agreement.BF16)}}
 
 
 def save(training: Training, run: Run) -> None:
@@ -226,26 +206,3 @@ def restore(training: Training, tensors: Mapping[str, Tensor]) -> None:
     optim.load_state(training.optimizer, named("optim."))
     if training.average:
         training.average.load(named("ema."))
-
-
-def finish(training: Training, run: Run) -> dict[str, Any]:
-    """Writes the model that is kept and returns its validation figures."""
-    _, last = training.phases[min(training.place.phase, len(training.phases)) - 1]
-    network = training.model.classifier
-    if last.train.monitor != "none" and run.best_file.exists():
-        state, header = checkpoint.load_model_file(run.best_file)
-        network.load_state_dict(state)
-        training.model.info["epoch"] = header["epoch"]
-    else:
-        if training.average:
-            network.load_state_dict(training.average.values)
-        training.model.info["epoch"] = training.place.epoch
-    network.eval()
-    figures: dict[str, Any] = {}
-    paths, targets = training.part("val")
-    if paths:
-        exact = _logits(training, paths)
-        figures = _figures(training, exact, targets)
-        training.model.info["agreement"] = _compare_bf16(training, paths, exact, targets)
-    training.model.save(run.model_file)
-    return figures

@@ -1,0 +1,101 @@
+"""What becomes of a training at its end: the model that is kept, what it must know of itself, and its figures.
+
+The model file gets the weights, how the training pictures lie in feature space, and whether bf16 gives the answers of
+fp32. What the model says of held-out pictures (split `calibration`) is written beside it; ensemble makes use of it.
+"""
+
+from __future__ import annotations
+
+import copy
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from fxcli.console import console
+from fxcli.data.manifest import groups_of
+from fxcli.evaluation import agreement, novelty
+from fxcli.evaluation.predictions import Labelled, labelled_csv
+from fxcli.inference import engines
+from fxcli.inference.pipeline import Pipeline
+from fxcli.model.classifier import STATISTICS, FeatureStatistics
+from fxcli.model.hardware import Compute, has_bf16
+from fxcli.run import checkpoint
+from fxcli.run.directory import Run
+from fxcli.run.files import write_text
+from fxcli.training import features, state
+from fxcli.training.ensemble import HELD_OUT
+from fxcli.training.state import Training
+
+
+def finish(training: Training, run: Run) -> dict[str, Any]:
+    """Writes the model that is kept and returns its validation figures."""
+    _, last = training.phases[min(training.place.phase, len(training.phases)) - 1]
+    network, model = training.model.classifier, training.model
+    if last.train.monitor != "none" and run.best_file.exists():
+        weights, header = checkpoint.load_model_file(run.best_file)
+        network.load_state_dict(weights)
+        model.info["epoch"] = header["epoch"]
+    else:
+        if training.average:
+            network.load_state_dict(training.average.values)
+        model.info["epoch"] = training.place.epoch
+    network.eval()
+    figures: dict[str, Any] = {}
+    paths, targets = training.part("val")
+    if paths:
+        exact = state.pipeline_of(training).logits(paths)
+        figures = state.figures_of(training, exact, targets)
+        model.info["agreement"] = _compare_bf16(training, paths, exact, targets)
+    network.statistics = _statistics(training)
+    _write_held_out(training, run)
+    model.save(run.model_file)
+    return figures
+
+
+def _statistics(training: Training) -> FeatureStatistics | None:
+    try:
+        found = novelty.fit(features.of_training_pictures(training).numpy())
+    except ValueError as error:
+        console.warn(f"it will not be told which pictures are unlike the training pictures: {error}")
+        return None
+    values = (torch.as_tensor(getattr(found, name), dtype=torch.float32) for name in STATISTICS)
+    return FeatureStatistics(*values).to(training.compute.device)
+
+
+def _write_held_out(training: Training, run: Run) -> None:
+    """Writes what the model says of the pictures that were held out, if there are any."""
+    rows = training.manifest.part(HELD_OUT)
+    if not rows:
+        return
+    paths, targets = training.part(HELD_OUT)
+    logits, distances = zip(*state.pipeline_of(training).readable(paths), strict=True)
+    said = Labelled(
+        paths=tuple(row.path for row in rows),
+        groups=tuple(groups_of(rows)),
+        targets=np.asarray(targets),
+        logits=np.stack(logits, axis=1),
+        distances=np.array(distances, dtype=float),
+    )
+    classes, demo = training.model.classes, training.model.is_demo
+    write_text(run.held_out_file, labelled_csv(said.rows(classes), classes, demo=demo))
+
+
+def _compare_bf16(training: Training, paths: list[Path], exact: np.ndarray, targets: list[int]) -> dict[str, Any]:
+    """Whether `fx predict` may compute in bf16 on this kind of device: for the model file."""
+    model, device = training.model, training.compute.device
+    if not has_bf16(device):
+        return {}
+    try:
+        # Made fast, a network can be neither saved nor trained.
+        members = copy.deepcopy(model.members)
+        engine = engines.fast(members, model.preprocessing, Compute(device, "bf16"), model.spec.stages)
+        logits = Pipeline(engine, model.preprocessing, batch_size=engine.batch_size).logits(paths)
+    except Exception as error:
+        # Whatever a backbone makes of bf16, what was trained must not be lost to it.
+        console.warn(f"bf16 was not compared with fp32, so fx predict will not take it: {error}")
+        return {}
+    found = agreement.compare(exact, logits, np.asarray(targets))
+    console.note(f"bf16 against fp32 on the validation part: {found.told()}")
+    return {f"torch-{device.type}": {"bf16": found.to_mapping(agreement.BF16)}}

@@ -1,0 +1,221 @@
+"""One training from a recipe to a finished run: made, run, resumed, told of in run.json. Called by `fx train`.
+
+A recipe that asks for folds or seeds is trained once for each, every time into a run of its own within the run; what
+becomes of those parts together is in ensemble. The loops are in classify and pretrain.
+"""
+
+from __future__ import annotations
+
+import os
+import shlex
+import shutil
+from pathlib import Path
+from typing import Any, cast
+
+from fxcli import __version__
+from fxcli.console import console
+from fxcli.data.manifest import Manifest, read_manifest
+from fxcli.data.prepare import PHANTOM, PREPARED, prepare
+from fxcli.errors import DataError, Interrupted, RunError
+from fxcli.model import hardware
+from fxcli.model.hardware import Compute
+from fxcli.recipe.load import load, resolved_yaml
+from fxcli.recipe.schema import ClassifyRecipe, PrepareRecipe, PretrainRecipe
+from fxcli.run import directory, provenance
+from fxcli.run.directory import Run
+from fxcli.run.files import sha256_of, write_text
+from fxcli.training import classify, ensemble, pretrain, state
+from fxcli.training.ensemble import Part
+from fxcli.zoo.plugins import load_zoo
+
+TrainRecipe = ClassifyRecipe | PretrainRecipe
+
+
+def manifest_of(recipe: TrainRecipe) -> Manifest:
+    """The pictures that a recipe names; phantoms are drawn where they are not there yet.
+
+    Raises:
+        DataError: The manifest is not one, or the folder of the phantoms holds other pictures.
+    """
+    if recipe.data.source != PHANTOM:
+        return read_manifest(Path(str(recipe.data.manifest)))
+    folder = PREPARED / PHANTOM
+    drawing = cast("PrepareRecipe", load(PHANTOM).recipe)
+    if not folder.exists():
+        console.note(f"drawing the phantom pictures into {folder}")
+        prepare(drawing, folder)
+    manifest = read_manifest(folder / "manifest.csv")
+    if not manifest.is_phantom or manifest.fingerprint().get("recipe") != drawing.model_dump(mode="json"):
+        raise DataError(
+            "this folder holds other pictures than the phantoms of this fx",
+            where=folder,
+            hint="fx prepare phantom --overwrite, or train in another folder",
+        )
+    return manifest
+
+
+def create(recipe: TrainRecipe, manifest: Manifest, out: Path | None, **more: Any) -> Run:
+    """A new run directory, with the recipe and the manifest in it.
+
+    Args:
+        recipe: Resolved.
+        manifest: Of its pictures.
+        out: The directory itself; default runs/<name>-<UTC>-<id>.
+        more: For run.json.
+
+    Raises:
+        RunError: `out` is in use, or `model.init` names no run or file.
+    """
+    text = resolved_yaml(recipe)
+    info = {
+        "created": provenance.now(),
+        "recipe": recipe.name,
+        "task": recipe.task,
+        "seed": recipe.seed,
+        "demo": manifest.is_phantom,
+        "manifest": os.path.abspath(manifest.file),
+        "manifest_sha256": manifest.digest,
+        "recipe_sha256": provenance.digest(text),
+        "init": _init(recipe),
+        **provenance.describe(load_zoo()),
+        **more,
+    }
+    run = directory.create(recipe.name, info, out=out)
+    write_text(run.path / "recipe.yaml", text)
+    manifest.save(run.path / "manifest.csv")
+    fingerprint = manifest.root / "fingerprint.json"
+    if fingerprint.is_file():
+        shutil.copyfile(fingerprint, run.path / "fingerprint.json")
+    return run
+
+
+def _init(recipe: TrainRecipe) -> dict[str, str]:
+    """What `model.init` was on the day: its name, and file and hash where it was a run or file."""
+    key = recipe.model.init
+    if key == "random" or key in load_zoo().backbone(recipe.model.backbone).weights:
+        return {"name": key}
+    file, _ = directory.find_model(key)
+    return {"name": key, "file": os.path.abspath(file), "sha256": sha256_of(file)}
+
+
+def reopen(path: Path) -> tuple[Run, TrainRecipe, Manifest]:
+    """A stopped run, with its own recipe and data.
+
+    Raises:
+        RunError: It is finished or a part of another, or its recipe or data changed since.
+    """
+    run = directory.open_run(path)
+    info = run.info()
+    if whole := info.get("part_of"):
+        command = f"fx train --resume {shlex.quote(os.path.normpath(run.path / whole))}"
+        raise RunError("this is one part of a run, and goes on with it", where=path, hint=command)
+    if info["status"] == "finished":
+        raise RunError("this run is finished", where=path, hint="fx train RECIPE starts another")
+    recipe = load(run.path / "recipe.yaml", check_init=False).recipe
+    if isinstance(recipe, PrepareRecipe):
+        raise RunError("this run trains nothing", where=path)
+    manifest = read_manifest(Path(info["manifest"]))
+    _check_unchanged(run, recipe, manifest)
+    return run, recipe, manifest
+
+
+def _check_unchanged(run: Run, recipe: TrainRecipe, manifest: Manifest) -> None:
+    info = run.info()
+    for what, now in (("recipe", provenance.digest(resolved_yaml(recipe))), ("manifest", manifest.digest)):
+        if info[f"{what}_sha256"] != now:
+            raise RunError(
+                f"the {what} changed since this run was started; resuming would mix two experiments",
+                where=run.path,
+                hint="start a new run",
+            )
+
+
+def execute(run: Run, recipe: TrainRecipe, manifest: Manifest, *, resume: bool) -> dict[str, Any]:
+    """Trains to the end, and keeps in run.json what became of it.
+
+    Args:
+        run: Made by `create`, and locked.
+        recipe: Of the run.
+        manifest: Likewise.
+        resume: Whether it goes on from where it was stopped.
+
+    Returns:
+        The validation figures of what was trained; of several parts, those on the pictures that each held out.
+
+    Raises:
+        Interrupted: After saving, when the user stopped it.
+    """
+    run.update(status="running", ended=None, error=None)
+    try:
+        parts = ensemble.parts(recipe, manifest, run) if isinstance(recipe, ClassifyRecipe) else []
+        figures = _parts(run, recipe, manifest, parts) if parts else _one(run, recipe, manifest, resume=resume)
+    except (Interrupted, KeyboardInterrupt):
+        run.update(status="interrupted", ended=provenance.now())
+        raise
+    except BaseException as error:
+        run.update(status="failed", ended=provenance.now(), error=str(error))
+        run.log(f"failed: {error}")
+        raise
+    run.update(status="finished", ended=provenance.now(), figures=figures)
+    return figures
+
+
+def _parts(run: Run, recipe: TrainRecipe, manifest: Manifest, parts: list[Part]) -> dict[str, Any]:
+    """Trains each part that is not finished yet, and puts them together."""
+    console.note(f"run {run.path}: {len(parts)} trainings")
+    for part in parts:
+        exists = (part.run.path / "run.json").is_file()
+        if exists:
+            _check_unchanged(part.run, part.recipe, part.manifest)
+            if part.run.info()["status"] == "finished":
+                continue
+        else:
+            whole = os.path.relpath(run.path, part.run.path)
+            create(part.recipe, part.manifest, part.run.path, part_of=whole, fold=part.fold)
+        console.note(part.title)
+        try:
+            execute(part.run, part.recipe, part.manifest, resume=exists)
+        except Interrupted as error:
+            # The part is resumed by resuming the whole.
+            raise Interrupted(error.what, hint=f"fx train --resume {shlex.quote(str(run.path))}") from error
+    zoo = load_zoo()
+    return ensemble.combine(run, manifest, parts, zoo, {"recipe_sha256": run.info()["recipe_sha256"]})
+
+
+def _one(run: Run, recipe: TrainRecipe, manifest: Manifest, *, resume: bool) -> dict[str, Any]:
+    before = run.info().get("compute") if resume else None
+    chosen = recipe.hardware
+    compute = hardware.recorded(chosen, before) if before else hardware.compute(chosen, training=True)
+    run.update(compute=hardware.describe(compute))
+    zoo = load_zoo()
+    info = _header(recipe, manifest, compute)
+    if isinstance(recipe, ClassifyRecipe):
+        training = state.build(recipe, manifest, compute, zoo, info)
+        console.note(f"run {run.path}")
+        return classify.train(training, run, resume=resume)
+    console.note(f"run {run.path}")
+    return pretrain.train(recipe, manifest, compute, zoo, info, run, resume=resume)
+
+
+def _header(recipe: TrainRecipe, manifest: Manifest, compute: Compute) -> dict[str, Any]:
+    """The header of the model file, but for what only the model knows."""
+    zoo = load_zoo()
+    plugin = zoo.provider("backbone", recipe.model.backbone)
+    info: dict[str, Any] = {
+        "task": recipe.task,
+        "name": recipe.name,
+        "backbone": zoo.backbone(recipe.model.backbone).name,
+        "model": recipe.model.model_dump(mode="json"),
+        "plugin": {"name": plugin.name, "distribution": plugin.distribution, "version": plugin.version},
+        "recipe_sha256": provenance.digest(resolved_yaml(recipe)),
+        "manifest_sha256": manifest.digest,
+        "data": manifest.fingerprint().get("name") or manifest.root.name,
+        "demo": manifest.is_phantom,
+        "seed": recipe.seed,
+        "channels_last": compute.channels_last,
+        "created": provenance.now(),
+        "fx_version": __version__,
+    }
+    if isinstance(recipe, ClassifyRecipe):
+        info["batch_size"] = recipe.evaluate.batch_size
+    return info

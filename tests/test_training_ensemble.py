@@ -1,0 +1,198 @@
+import shlex
+from pathlib import Path
+
+import numpy as np
+import pytest
+from typer.testing import CliRunner
+
+from fxcli.cli import app
+from fxcli.console import console
+from fxcli.data.manifest import read_manifest
+from fxcli.data.split import folds
+from fxcli.errors import DataError, RunError
+from fxcli.evaluation.metrics import classification
+from fxcli.evaluation.predictions import read_labelled
+from fxcli.inference.opened import open_model
+from fxcli.run.directory import Run
+from fxcli.training import classify, ensemble
+
+
+def fx(*arguments):
+    done = CliRunner().invoke(app, [str(argument) for argument in arguments])
+    console.configure()
+    return done
+
+
+@pytest.fixture
+def several(tiny_recipe):
+    """A run of two folds and two seeds, one epoch each."""
+    tiny_recipe()
+    done = fx(
+        "train", "tiny.yaml", "--set", "train.epochs=1", "--folds", 2, "--seeds", 2, "--out", "runs/all", "--quiet"
+    )
+    assert done.exit_code == 0, done.output
+    return Run(Path("runs/all"))
+
+
+def parts_of(run):
+    return [Run(run.path / "seeds" / str(seed) / "folds" / str(fold)) for seed in (0, 1) for fold in (0, 1)]
+
+
+def read(file):
+    return read_labelled(file.read_text(encoding="utf-8"))
+
+
+def test_parts_hold_other_pictures_out_and_never_see_the_test_part(several, prepared):
+    whole = read_manifest(prepared / "manifest.csv")
+    training = {row.path for row in whole.rows if row.split != "test"}
+    for seed in (0, 1):
+        held_out = []
+        for part in parts_of(several)[2 * seed : 2 * seed + 2]:
+            manifest = read_manifest(part.path / "manifest.csv", root=whole.root)
+            assert [row.path for row in manifest.part("test")] == [row.path for row in whole.part("test")]
+            own = {split: {row.path for row in manifest.part(split)} for split in ("train", "val", "calibration")}
+            assert sum(map(len, own.values())) == len(set().union(*own.values())) == len(training)
+            assert own["val"]
+            held_out += own["calibration"]
+        assert sorted(held_out) == sorted(training)
+
+
+def test_oof_is_what_each_part_says_of_what_it_held_out(several):
+    said, classes = read(several.oof_file)
+    by_seed = []
+    for seed in (0, 1):
+        logits = {}
+        for part in parts_of(several)[2 * seed : 2 * seed + 2]:
+            opened = open_model(str(part.path))
+            rows = opened.part(opened.manifest(None, "fx"), "calibration")
+            found = opened.pipeline.logits([opened.manifest(None, "fx").path_of(row) for row in rows])
+            logits |= {row.path: values for row, values in zip(rows, found, strict=True)}
+        by_seed.append(np.array([logits[path] for path in said.paths]))
+        own, _ = read(several.path / "seeds" / str(seed) / "predictions" / "oof.csv")
+        assert own.paths == said.paths
+        assert np.array_equal(own.logits[0], by_seed[-1])
+    assert said.logits[0] == pytest.approx(np.mean(by_seed, axis=0), abs=1e-6)
+    figures = classification(said.mean_logits, said.targets, classes)
+    assert several.info()["figures"]["confusion"] == figures["confusion"]
+    assert several.info()["figures"]["nll"] == pytest.approx(figures["nll"], abs=1e-6)
+
+
+def test_the_model_is_the_mean_of_all_parts(several, prepared):
+    manifest = read_manifest(prepared / "manifest.csv")
+    files = [manifest.path_of(row) for row in manifest.part("test")]
+    each = [open_model(str(part.path)).pipeline.logits(files) for part in parts_of(several)]
+    opened = open_model(str(several.path))
+    assert opened.pipeline.logits(files) == pytest.approx(np.mean(each, axis=0), abs=1e-5)
+    assert [(member["seed"], member["fold"]) for member in opened.model.info["members"]] == [
+        (0, 0),
+        (0, 1),
+        (1, 0),
+        (1, 1),
+    ]
+    answers = list(opened.pipeline.run(files))
+    assert all(answer.distance > 0 for answer in answers)
+
+
+def test_every_command_takes_the_ensemble(several, prepared):
+    test = prepared / "pictures" / "test"
+    for arguments in (
+        ["evaluate", several.path],
+        ["predict", test, "--model", several.path, "--cam", "out"],
+        ["cam", test, "--model", several.path, "--layer", "body", "--out", "why"],
+    ):
+        done = fx(*arguments, "--quiet")
+        assert done.exit_code == 0, done.output
+    assert len(list(Path("out").rglob("*.png"))) == 12
+    assert len(list(Path("why").rglob("*.npy"))) == 12
+
+
+def test_stopped_in_a_part_it_goes_on_to_the_same_model(several, tiny_recipe, monkeypatch):
+    expected = several.model_file.read_bytes()
+    tiny_recipe()
+    train, calls = classify.train, []
+
+    def stops(training, run, *, resume):
+        calls.append(run.path)
+        if len(calls) == 3:
+            raise KeyboardInterrupt
+        return train(training, run, resume=resume)
+
+    monkeypatch.setattr(classify, "train", stops)
+    again = Run(Path("runs/again"))
+    sets = ["--set", "train.epochs=1", "--folds", 2, "--seeds", 2, "--out", again.path, "--quiet"]
+    assert fx("train", "tiny.yaml", *sets).exit_code != 0
+    assert again.info()["status"] == "interrupted"
+    refused = fx("train", "--resume", again.path / "seeds" / "0" / "folds" / "1")
+    assert refused.exit_code == RunError.exit_code
+    assert f"fx train --resume {shlex.quote(str(again.path))}" in refused.stderr
+    done = fx("train", "--resume", again.path, "--quiet")
+    assert done.exit_code == 0, done.output
+    assert len(calls) == 5
+    assert oof_of(again) == oof_of(several)
+    # Headers differ in their dates; weights and what follows from them do not.
+    assert again.model_file.read_bytes()[-10_000:] == expected[-10_000:]
+
+
+def oof_of(run):
+    return run.oof_file.read_text(encoding="utf-8")
+
+
+def test_seeds_alone_train_on_the_manifest_as_it_is(tiny_recipe, prepared):
+    tiny_recipe()
+    done = fx("train", "tiny.yaml", "--set", "train.epochs=1", "--seeds", 2, "--out", "runs/seeds", "--quiet")
+    assert done.exit_code == 0, done.output
+    run = Run(Path("runs/seeds"))
+    copies = [(run.path / "seeds" / seed / "manifest.csv").read_bytes() for seed in ("0", "1")]
+    assert copies == [(prepared / "manifest.csv").read_bytes()] * 2
+    assert not run.oof_file.exists()
+    assert len(open_model(str(run.path)).model.members) == 2
+
+
+def test_without_a_monitor_nothing_is_set_aside_for_validation(tiny_recipe, prepared):
+    recipe = tiny_recipe("ensemble.folds=3", "train.monitor=none")
+    manifest = read_manifest(prepared / "manifest.csv")
+    for part in ensemble.parts(recipe, manifest, Run(Path("x"))):
+        assert not part.manifest.part("val")
+        assert len(part.manifest.part("train")) + len(part.manifest.part("calibration")) == 36
+
+
+def test_the_division_is_of_the_fold_seed_alone(tiny_recipe, prepared):
+    manifest = read_manifest(prepared / "manifest.csv")
+
+    def held_out(*sets):
+        parts = ensemble.parts(tiny_recipe("ensemble.folds=3", *sets), manifest, Run(Path("x")))
+        return [[row.path for row in part.manifest.part("calibration")] for part in parts]
+
+    assert held_out("seed=5") == held_out()
+    assert held_out("ensemble.fold_seed=1") != held_out()
+
+
+def test_groups_stay_together_and_classes_apart():
+    labels = ["a", "b"] * 30
+    groups = [f"g{index // 4}" for index in range(60)]
+    found = folds(labels, groups, 3, seed=1)
+    assert all(len({found[i] for i in range(60) if groups[i] == group}) == 1 for group in groups)
+    assert sorted(np.bincount(found)) == [20, 20, 20]
+    with pytest.raises(DataError, match="15 groups are too few for 16 folds"):
+        folds(labels, groups, 16, seed=1)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("path,status\n", "damaged: no predictions"),
+        ("status,logit_a\nok,1\n", "lack .distance"),
+        (None, "damaged"),
+    ],
+)
+def test_predictions_of_a_part_that_are_gone_are_told(several, prepared, tiny_recipe, text, message):
+    recipe = tiny_recipe("train.epochs=1", "ensemble.folds=2", "ensemble.seeds=2")
+    manifest = read_manifest(prepared / "manifest.csv")
+    parts = ensemble.parts(recipe, manifest, several)
+    file = parts[1].run.held_out_file
+    if text is None:
+        file.unlink()
+    else:
+        file.write_text(text, encoding="utf-8")
+    with pytest.raises(RunError, match=message):
+        ensemble.oof(several, manifest, parts)
