@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
+from fxcli.evaluation.bootstrap import tail_of
 from fxcli.evaluation.comparison import FLIPS, METRICS, Comparison, compare_models, permutation_p
 from fxcli.evaluation.intervals import Interval, wilson
 from fxcli.evaluation.metrics import classification, scores
@@ -39,7 +40,12 @@ def test_the_interval_is_the_paired_bootstraps():
     targets, a, b = models(1)
     differences = scores(b, targets)["nll"] - scores(a, targets)["nll"]
     expected = stats.bootstrap(
-        (differences,), np.mean, method="percentile", n_resamples=9999, rng=np.random.default_rng(0)
+        (differences,),
+        np.mean,
+        method="percentile",
+        n_resamples=9999,
+        confidence_level=1 - 2 * tail_of(200),
+        rng=np.random.default_rng(0),
     ).confidence_interval
     found = compare_models([a], [b], targets, metric="nll", resamples=10_000).difference
     width = expected.high - expected.low

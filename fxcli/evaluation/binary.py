@@ -62,7 +62,7 @@ def areas(
     plain = statistics(np.ones((n_groups, 1)))
     found = replicates(statistics, n_groups, resamples=resamples, seed=seed)
     n = balanced_n([alike_n(codes[positive]), alike_n(codes[~positive])])
-    return {name: percentile(float(plain[name][0]), found[name], n=n) for name in plain}
+    return {name: percentile(float(plain[name][0]), found[name], n_groups, n=n) for name in plain}
 
 
 def measured_binary(

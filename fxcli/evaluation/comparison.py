@@ -132,7 +132,7 @@ def compare_models(
     paired = make(a, b, targets, codes, n_groups)
     found = replicates(paired.resampled, n_groups, resamples=resamples, seed=seed)["difference"]
     value = float(np.mean(paired.b_seeds) - np.mean(paired.a_seeds))
-    interval = percentile(value, found)
+    interval = percentile(value, found, n_groups)
     if metric not in LOSSES and interval is not None and interval.low is None:
         # All resamples differ alike: there may be as much as a group not seen to differ allows.
         most = float(wilson(0.0, n_groups)[1])

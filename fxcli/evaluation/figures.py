@@ -49,26 +49,28 @@ def measured(
     balanced = balanced_n(sizes)
     values = {**plain, "brier": calibration.brier(logits, targets)}
     overall: dict[str, Interval | None] = {
-        "accuracy": percentile(values["accuracy"], found["accuracy"], n=alike_n(codes)),
+        "accuracy": percentile(values["accuracy"], found["accuracy"], n_groups, n=alike_n(codes)),
         **{
-            name: percentile(values[name], found[name], n=balanced)
+            name: percentile(values[name], found[name], n_groups, n=balanced)
             for name in ("balanced_accuracy", "macro_f1", "auroc")
         },
-        **{name: percentile(values[name], found[name]) for name in LOSSES},
-        "ece": _ece(logits, targets, found["ece"]),
+        **{name: percentile(values[name], found[name], n_groups) for name in LOSSES},
+        "ece": _ece(calibration.ece(logits, targets), found["ece"], found["ece_noise"]),
     }
     predicted = metrics.softmax(logits).argmax(axis=1)
     per_class = {}
     for index, name in enumerate(classes):
         own, named = targets == index, predicted == index
         of_class = plain["per_class"][name]
+        own_groups = len(np.unique(codes[own]))
+        areas = found["class_auroc"][:, index]
         per_class[name] = {
             "precision": mapping(proportion(own[named], codes[named])),
             "recall": mapping(proportion(named[own], codes[own])),
-            "f1": mapping(percentile(of_class["f1"], found["f1"][:, index], n=sizes[index])),
-            "auroc": mapping(percentile(of_class["auroc"], found["class_auroc"][:, index], n=sizes[index])),
+            "f1": mapping(percentile(of_class["f1"], found["f1"][:, index], own_groups, n=sizes[index])),
+            "auroc": mapping(percentile(of_class["auroc"], areas, own_groups, n=sizes[index])),
             "support": of_class["support"],
-            "n_groups": len(np.unique(codes[own])),
+            "n_groups": own_groups,
         }
     mean, high = calibration.ece_if_calibrated(logits, seed=seed)
     return {
@@ -88,11 +90,15 @@ def mapping(interval: Interval | None) -> dict[str, float | None] | None:
     return interval.to_mapping() if interval else None
 
 
-def _ece(logits: np.ndarray, targets: np.ndarray, found: np.ndarray) -> Interval:
-    """ECE with the basic bootstrap interval, 2 ECE − quantiles, in 0…1.
+def _ece(value: float, found: np.ndarray, noise: np.ndarray) -> Interval:
+    """ECE with an interval that makes up for its bias, in 0…1.
 
-    A resample adds to ECE the bias that the sample added to it; the percentile interval would double it.
+    A resample adds to ECE a part of the bias that the sample added to it, so the percentile interval lies too high, and
+    the basic one, 2 ECE − quantiles, may: where the model is calibrated all of ECE is bias. The low end is that of the
+    basic interval or, where lower, ECE less the 95th percentile of Σ_b |gap*_b − gap_b|: by the triangle inequality no
+    more than that is noise. The high end is the higher of the percentile and the basic interval's.
     """
-    value = calibration.ece(logits, targets)
-    low, high = np.clip(2 * value - np.quantile(found, [(1 + CONFIDENCE) / 2, (1 - CONFIDENCE) / 2]), 0, 1)
-    return Interval(value, float(min(low, value)), float(max(high, value)))
+    tail = (1 - CONFIDENCE) / 2
+    low, high = np.quantile(found, [tail, 1 - tail])
+    least = min(2 * value - high, value - np.quantile(noise, CONFIDENCE))
+    return Interval(value, float(max(least, 0.0)), float(min(max(high, 2 * value - low, value), 1.0)))

@@ -115,9 +115,10 @@ class Weighted:
         gaps = calibration.gaps(logits, targets)
         sums = np.column_stack([np.ones(len(targets)), losses["nll"], losses["brier"], gaps])
         self.sums = by_group(sums, codes, n_groups)
+        self.gaps = gaps.mean(axis=0)
 
     def __call__(self, weights: np.ndarray) -> dict[str, np.ndarray]:
-        """Weights [G, B] → the figures of `of_confusion`, auroc, nll, brier and ece [B], class_auroc [B, K]."""
+        """Weights [G, B] → those of `of_confusion`; auroc, nll, brier, ece, ece_noise [B]; class_auroc [B, K]."""
         areas = [
             auroc(weights, self.codes, self.probabilities[:, index], self.targets == index)
             for index in range(self.probabilities.shape[1])
@@ -129,5 +130,7 @@ class Weighted:
             "auroc": mean_of_defined(np.column_stack(areas)),
             "nll": nll / n,
             "brier": brier / n,
-            "ece": np.abs(gaps).sum(axis=0) / n,
+            "ece": np.abs(gaps / n).sum(axis=0),
+            # How far the gaps of all bins are from those of the sample.
+            "ece_noise": np.abs(gaps / n - self.gaps[:, None]).sum(axis=0),
         }
