@@ -8,7 +8,7 @@ from __future__ import annotations
 import csv
 import io
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -70,6 +70,17 @@ class Labelled:
             np.concatenate([part.logits for part in parts], axis=1),
             np.concatenate(distances) if len(distances) == len(parts) else None,
         )
+
+    @classmethod
+    def of_seeds(cls, seeds: Sequence[Labelled]) -> Labelled:
+        """Of the same pictures by several trainings; distances are the first one's.
+
+        Raises:
+            ValueError: They are not the same pictures.
+        """
+        if any(each.paths != seeds[0].paths for each in seeds):
+            raise ValueError("the seeds did not say something of the same pictures")
+        return replace(seeds[0], logits=np.concatenate([each.logits for each in seeds]))
 
     def rows(self, classes: Sequence[str]) -> Iterator[LabelledRow]:
         """One for each picture, with the mean logits."""

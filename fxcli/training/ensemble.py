@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from itertools import product
 from typing import Any
 
@@ -152,7 +152,7 @@ def oof(run: Run, manifest: Manifest, made: Sequence[Part]) -> Labelled:
         if sorted(joined.paths) != sorted(order):
             raise RunError("the held-out pictures are not the training pictures", where=run.path)
         seeds.append(joined.chosen(np.argsort([order[path] for path in joined.paths])))
-    said = replace(seeds[0], logits=np.concatenate([each.logits for each in seeds]))
+    said = Labelled.of_seeds(seeds)
     classes = manifest.classes
     for part, each in zip(made[:: len(made) // len(seeds)], seeds, strict=True):
         # Of one seed, beside its folds; of all, in the run itself.

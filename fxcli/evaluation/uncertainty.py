@@ -1,0 +1,166 @@
+"""What a model file knows of its own errors: temperature, prediction sets, when to abstain, what is unlike training.
+
+All of it is fitted to pictures that the network at hand has never seen: out-of-fold, or a calibration part. Training
+fits it, the header of the model file holds it, evaluation and prediction apply it.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from fxcli.evaluation import binary, calibration, conformal, conformal_header, novelty, selective
+from fxcli.evaluation.conformal import Conformal
+from fxcli.evaluation.metrics import softmax
+from fxcli.evaluation.predictions import Labelled
+
+# Errors that `--abstain` can ask for.
+TARGETS = tuple(round(0.05 * step, 2) for step in range(1, 13))
+# A finding that is missed weighs more than one too many.
+SENSITIVITY = 0.95
+
+
+class Said(NamedTuple):
+    """What is said of one picture.
+
+    Attributes:
+        probabilities: [K], at the model's temperature.
+        classes: [K] bool, the prediction set; None where the model has none.
+        unlike: Whether it is unlike the training pictures; None where that is not known.
+    """
+
+    probabilities: np.ndarray
+    classes: np.ndarray | None = None
+    unlike: bool | None = None
+
+
+@dataclass(frozen=True)
+class Uncertainty:
+    """See the module.
+
+    Attributes:
+        source: "oof", "calibration", or "" where nothing was fitted.
+        n: Pictures that it was fitted to.
+        n_groups: Groups of them.
+        temperature: Logits are divided by it.
+        sets: Makes prediction sets; None without.
+        abstentions: Tolerated error → least top probability that is answered, where one attains it.
+        unlike: Distance above which a picture is unlike the training pictures; None without.
+        threshold: Least probability of the finding that counts as one, where there is a negative class; else None.
+    """
+
+    source: str = ""
+    n: int = 0
+    n_groups: int = 0
+    temperature: float = 1.0
+    sets: Conformal | None = None
+    abstentions: tuple[tuple[float, float], ...] = ()
+    unlike: float | None = None
+    threshold: float | None = None
+
+    def say(self, members: np.ndarray, folds: list[list[int]], distance: float | None) -> Said:
+        """Applies all of it to one picture.
+
+        Args:
+            members: [M, K] logits of the networks.
+            folds: Numbers of those of each fold.
+            distance: From the training pictures, or None.
+        """
+        scaled = members / self.temperature
+        classes = None
+        if self.sets:
+            each = np.stack([scaled[numbers].mean(axis=0) for numbers in folds])
+            classes = self.sets.sets(each[None], scaled.mean(axis=0).argmax(keepdims=True))[0]
+        unlike = None if self.unlike is None or distance is None else bool(distance > self.unlike)
+        return Said(softmax(scaled.mean(axis=0)), classes, unlike)
+
+    def abstains_below(self, error: float) -> float | None:
+        """The least top probability that is answered if at most this error is tolerated; None if that is never so."""
+        found = [threshold for target, threshold in self.abstentions if target <= error + 1e-9]
+        return found[-1] if found else None
+
+    def to_mapping(self) -> dict[str, Any]:
+        """Plain values for a header."""
+        return {
+            "source": self.source,
+            "n": self.n,
+            "n_groups": self.n_groups,
+            "temperature": self.temperature,
+            "sets": None if self.sets is None else conformal_header.to_mapping(self.sets),
+            "abstentions": [list(pair) for pair in self.abstentions],
+            "unlike": self.unlike,
+            "threshold": self.threshold,
+        }
+
+
+def fit(
+    said: Labelled,
+    *,
+    source: str,
+    coverage: float = 0.9,
+    per_class: bool = False,
+    folds: np.ndarray | None = None,
+    negative: int | None = None,
+) -> Uncertainty:
+    """Fits it.
+
+    Args:
+        said: What was said of pictures never seen before.
+        source: "oof" or "calibration".
+        coverage: That prediction sets are to keep, 1 − α.
+        per_class: Whether they are to keep it within each class with at least 50 groups.
+        folds: [N] fold that held each picture out; None for a single network.
+        negative: Index of the class that means no finding, if there is one.
+    """
+    targets, groups = said.targets, said.groups
+    temperature = calibration.fit_temperature(said.mean_logits, targets)
+    logits = said.mean_logits / temperature
+    found = [(target, selective.abstention(logits, targets, groups, target=target)) for target in TARGETS]
+    return Uncertainty(
+        source=source,
+        n=len(targets),
+        n_groups=len(set(groups)),
+        temperature=temperature,
+        sets=conformal.fit(logits, targets, groups, alpha=1 - coverage, folds=folds, per_class=per_class),
+        abstentions=tuple((target, each.threshold) for target, each in found if each is not None),
+        unlike=None if said.distances is None else novelty.threshold(said.distances, groups),
+        threshold=None
+        if negative is None
+        else binary.at_sensitivity(1 - softmax(logits)[:, negative], targets != negative, SENSITIVITY),
+    )
+
+
+def from_mapping(values: Any, n_classes: int) -> Uncertainty:
+    """The object again, from a header that anybody may have written; of None, one that changes nothing.
+
+    Raises:
+        ValueError: It is not what `to_mapping` writes.
+    """
+    if values is None:
+        return Uncertainty()
+    if not isinstance(values, dict) or set(values) != set(Uncertainty().to_mapping()):
+        raise ValueError("uncertainty is not a mapping of what it should be")
+    numbers = {name: values[name] for name in ("temperature", "unlike", "threshold")}
+    for name, value in numbers.items():
+        missing = value is None and name != "temperature"
+        if not missing and not (type(value) in (int, float) and math.isfinite(value) and value >= 0):
+            raise ValueError(f"{name} is {str(value)[:40]}")
+    counts = {name: values[name] for name in ("n", "n_groups")}
+    pairs = values["abstentions"]
+    if any(type(count) is not int for count in counts.values()) or not numbers["temperature"]:
+        raise ValueError("uncertainty has no counts or no temperature")
+    if not isinstance(pairs, list) or not all(
+        isinstance(pair, list) and len(pair) == 2 and all(type(value) is float for value in pair) for pair in pairs
+    ):
+        raise ValueError("abstentions are not pairs of numbers")
+    sets = values["sets"]
+    return Uncertainty(
+        source=str(values["source"])[:20],
+        sets=None if sets is None else conformal_header.from_mapping(sets, n_classes),
+        abstentions=tuple((error, threshold) for error, threshold in pairs),
+        **numbers,
+        **counts,
+    )

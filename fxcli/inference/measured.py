@@ -1,0 +1,81 @@
+"""What a model says of the labelled pictures of a manifest: arrays to measure, and rows for the table of predictions.
+
+Called by `fx evaluate` and by studies; training's own validation needs logits alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from fxcli.console import console
+from fxcli.data.manifest import Manifest, Row, groups_of
+from fxcli.errors import DataError, RunError
+from fxcli.evaluation.predictions import Labelled, LabelledRow, read_labelled
+from fxcli.inference.opened import Opened
+from fxcli.run.directory import Run
+
+
+def measure(opened: Opened, manifest: Manifest, rows: Sequence[Row]) -> tuple[Labelled, list[LabelledRow]]:
+    """Runs a model over rows.
+
+    Returns:
+        The pictures that could be read, logits by seed; and all of them as rows of predictions, in order.
+
+    Raises:
+        DataError: None can be read.
+    """
+    classes = opened.model.classes
+    files = [manifest.path_of(row) for row in rows]
+    answers = list(console.progress(opened.pipeline.run(files), total=len(files), what="evaluate"))
+    told = [
+        LabelledRow(row.path, row.label, group, answer.logits, answer.distance, answer.reason)
+        for row, group, answer in zip(rows, groups_of(rows), answers, strict=True)
+    ]
+    read = [(row, answer) for row, answer in zip(told, answers, strict=True) if answer.members is not None]
+    if not read:
+        raise DataError(
+            f"none of {len(answers)} pictures can be read, the first: {answers[0].reason}", where=answers[0].path
+        )
+    members = np.stack([answer.members for _, answer in read if answer.members is not None])
+    distances = [answer.distance for _, answer in read]
+    said = Labelled(
+        paths=tuple(row.path for row, _ in read),
+        groups=tuple(row.group for row, _ in read),
+        targets=np.array([classes.index(row.label) for row, _ in read]),
+        logits=np.stack([members[:, places].mean(axis=1) for places in by("seed", opened.model.info)]),
+        distances=None if None in distances else np.array(distances, dtype=float),
+    )
+    return said, told
+
+
+def by(kind: str, info: dict[str, Any]) -> list[list[int]]:
+    """The members of a model file with the same seed (or fold), by their number; one list where there is one network.
+
+    Args:
+        kind: "seed" or "fold".
+        info: Its header.
+    """
+    found: dict[Any, list[int]] = {}
+    for number, member in enumerate(info.get("members") or [{}]):
+        found.setdefault(member.get(kind), []).append(number)
+    return list(found.values())
+
+
+def out_of_fold(run: Run) -> Labelled:
+    """What the parts of a run say of the pictures that they held out, by seed.
+
+    Raises:
+        RunError: It was not trained in folds, or its predictions are damaged.
+    """
+    seeds = sorted((run.path / "seeds").glob("*/predictions/oof.csv"), key=lambda file: int(file.parts[-3]))
+    files = seeds or [run.oof_file]
+    if not files[0].is_file():
+        raise RunError("this run has no out-of-fold predictions", where=run.path, hint="fx train RECIPE --folds 5")
+    try:
+        found = [read_labelled(file.read_text(encoding="utf-8"))[0] for file in files]
+    except (OSError, ValueError) as error:
+        raise RunError(f"damaged: {error}", where=files[0].parent) from error
+    return Labelled.of_seeds(found)

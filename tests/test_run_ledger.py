@@ -1,0 +1,28 @@
+import json
+
+from fxcli.run.ledger import NAME, look, part_of
+
+
+def test_looks_at_one_part_are_counted_with_their_models(tmp_path):
+    part, other = part_of([("a", "x"), ("b", "y")]), part_of([("a", "x")])
+    assert look(tmp_path, part=part, model="m1", manifest="1").told() == "look 1 at this test part, by 1 model so far"
+    look(tmp_path, part=other, model="m2", manifest="2")
+    look(tmp_path, part=part, model="m1", manifest="1")
+    found = look(tmp_path, part=part, model="m2", manifest="1")
+    assert found.told() == "look 3 at this test part, by 2 different models so far"
+    lines = [json.loads(line) for line in (tmp_path / NAME).read_text().splitlines()]
+    assert [(line["model"], line["manifest"]) for line in lines] == [("m1", "1"), ("m2", "2"), ("m1", "1"), ("m2", "1")]
+    assert all(line["time"].endswith("Z") for line in lines)
+
+
+def test_the_part_is_its_pictures_in_any_order():
+    assert part_of([("a", "x"), ("b", "y")]) == part_of([("b", "y"), ("a", "x")])
+    assert part_of([("a", "x"), ("b", "y")]) != part_of([("a", "y"), ("b", "x")])
+
+
+def test_a_line_cut_short_hides_no_other(tmp_path):
+    part = part_of([("a", "x")])
+    look(tmp_path, part=part, model="m1")
+    with (tmp_path / NAME).open("a") as handle:
+        handle.write('{"time": "2026\n[1]\n')
+    assert look(tmp_path, part=part, model="m2").number == 2
