@@ -49,6 +49,19 @@ class Row:
     sha256: str = ""
     extra: dict[str, str] = field(default_factory=dict)
 
+    def column(self, name: str) -> str:
+        """The value of any column.
+
+        Raises:
+            DataError: There is none of this name.
+        """
+        if name in COLUMNS:
+            return str(getattr(self, name))
+        if name not in self.extra:
+            known = [*COLUMNS, *self.extra]
+            raise DataError(f"the manifest has no column '{name}'", hint=f"its columns: {', '.join(known)}")
+        return self.extra[name]
+
 
 @dataclass(frozen=True)
 class Manifest:

@@ -236,6 +236,17 @@ class Evaluate(Section):
     """How validation, `fx evaluate` and `fx predict` run the model."""
 
     batch_size: int = Field(32, ge=1, description="pictures per forward pass")
+    coverage: float = Field(
+        0.9, gt=0, lt=1, description="share of prediction sets that are to hold the true class (fx predict --sets)"
+    )
+    per_class_sets: bool = Field(
+        False, description="keep it within each class that has at least 50 groups, too; the others share one threshold"
+    )
+    negative_class: Name | None = Field(
+        None,
+        description="class that means that nothing was found; answers then assume no fracture, and the model can be "
+        "the gate of another (fx predict --gate)",
+    )
 
 
 class Ensemble(Section):

@@ -217,5 +217,5 @@ def _header(recipe: TrainRecipe, manifest: Manifest, compute: Compute) -> dict[s
         "fx_version": __version__,
     }
     if isinstance(recipe, ClassifyRecipe):
-        info["batch_size"] = recipe.evaluate.batch_size
+        info |= {"batch_size": recipe.evaluate.batch_size, "negative_class": recipe.evaluate.negative_class}
     return info
