@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 
@@ -13,12 +13,13 @@ from fxcli.recipe.schema import Split
 from fxcli.run.randomness import derive
 
 
-def groups(patients: Sequence[str | None], digests: Sequence[str]) -> list[str]:
-    """A group for each picture: pictures of one patient, and byte-equal files, belong together.
+def groups(patients: Sequence[str | None], digests: Sequence[str], pairs: Iterable[tuple[int, int]] = ()) -> list[str]:
+    """A group for each picture: pictures of one patient, byte-equal files and pairs belong together.
 
     Args:
         patients: Patient of each picture, or None.
         digests: sha256 of each picture's file.
+        pairs: Of pictures, by index.
     """
     parent: dict[str, str] = {}
 
@@ -31,6 +32,8 @@ def groups(patients: Sequence[str | None], digests: Sequence[str]) -> list[str]:
     for patient, digest in zip(patients, digests, strict=True):
         if patient is not None:
             parent[root(f"file:{digest}")] = root(f"patient:{patient}")
+    for a, b in pairs:
+        parent[root(f"file:{digests[a]}")] = root(f"file:{digests[b]}")
     # Running numbers, so that no patient id reaches the manifest's group column.
     numbers: dict[str, str] = {}
     return [numbers.setdefault(root(f"file:{digest}"), f"g{len(numbers):05d}") for digest in digests]

@@ -89,6 +89,29 @@ class Split(Section):
     test_frac: float = Field(0.15, gt=0, lt=1, description="fraction of all groups drawn for test (grouped only)")
 
 
+class Audit(Section):
+    """What `fx prepare` looks for beside the labels, and what becomes of pictures that occur more than once."""
+
+    search: bool = Field(
+        True,
+        description="whether pictures are compared with each other; false: patients, byte-equal files and file names "
+        "alone make groups (the phantom is never searched: its groups are known)",
+    )
+    leaks: Literal["report", "drop_train", "refuse"] = Field(
+        "report",
+        description="training pictures that share a group with a test picture: kept and reported, left out, or no "
+        "preparation",
+    )
+    duplicates: Literal["keep", "one_per_group"] = Field(
+        "keep", description="copies of one picture in the training part: all, or the largest one"
+    )
+    label_conflicts: Literal["report", "drop"] = Field(
+        "report",
+        description="copies of one picture that bear different labels: kept, or left out of the training part; test "
+        "labels always stay",
+    )
+
+
 class Data(Section):
     """The pictures of a training."""
 
@@ -281,6 +304,7 @@ class PrepareRecipe(Section):
     seed: int = Field(0, ge=0, lt=2**63, description="seed of the drawn split")
     data: PrepareData = PrepareData()
     split: Split = Split()
+    audit: Audit = Audit()
 
 
 class PretrainMethod(Section):
