@@ -189,7 +189,7 @@ def _report(
         if by:
             raise UsageError("--by and --study do not go together: a study has no value of its own")
     else:
-        leaked = [row.extra.get("leaked", "") for row in rows]
+        leaked = [row.leaked for row in rows]
         wanted = dict.fromkeys([*(["leaked"] if len(set(leaked)) > 1 else []), *by])
         columns = {name: [row_of[path].column(name) for path in said.paths] for name in wanted}
     unseen = split == "test" or (split != OOF and not own_data)
