@@ -65,6 +65,11 @@ def train(
             raise UsageError("--dry-run makes no run, so --out means nothing with it")
         chosen = _recipe(recipe, set_ or [])
         manifest = _manifest(chosen)
+        if straddling := len(manifest.straddling):
+            console.warn(
+                f"{straddling} of {len(manifest.part('test'))} test pictures share a group with a picture that is "
+                "learnt from; figures on them will flatter (fx prepare with audit.leaks=drop_train)"
+            )
         if dry_run:
             _dry_run(chosen, manifest)
             return
@@ -117,6 +122,7 @@ def _create(recipe: TrainRecipe, manifest: Manifest, out: Path | None) -> Run:
         "demo": manifest.is_phantom,
         "manifest": os.path.abspath(manifest.file),
         "manifest_sha256": manifest.digest,
+        "straddling_test": len(manifest.straddling),
         "recipe_sha256": provenance.digest(text),
         "init": _init(recipe),
         **provenance.describe(load_zoo()),
