@@ -27,6 +27,8 @@ from fxcli.data.read import read
 from fxcli.errors import DataError, RunError
 from fxcli.recipe.load import load_default
 
+LISTS = ("audit.html", "audit.json", "fingerprint.json", "manifest.csv")
+
 
 def fx(*arguments, code=0):
     done = CliRunner().invoke(app, ["prepare", *map(str, arguments)])
@@ -77,7 +79,9 @@ def test_class_folders():
     assert {(row.source, row.label) for row in found.rows} == {
         (f"{name}/{i}.png", name) for name in ("one", "two") for i in range(8)
     }
-    assert files("out") == sorted(["audit.json", "manifest.csv", "fingerprint.json", *(row.path for row in found.rows)])
+    assert files("out") == sorted(
+        ["audit.html", "audit.json", "manifest.csv", "fingerprint.json", *(row.path for row in found.rows)]
+    )
     for row in found.rows:
         raw = Path("source") / row.source
         assert row.sha256 == hashlib.sha256(raw.read_bytes()).hexdigest()
@@ -377,7 +381,9 @@ def test_leftovers_of_a_killed_process_are_cleared():
     Path("out.part/pictures/train/old/stale.png").touch()
     Path("out.part/lock.json").write_text("")
     found = made("source")
-    assert files("out") == sorted(["audit.json", "manifest.csv", "fingerprint.json", *(row.path for row in found.rows)])
+    assert files("out") == sorted(
+        ["audit.html", "audit.json", "manifest.csv", "fingerprint.json", *(row.path for row in found.rows)]
+    )
     assert sorted(os.listdir()) == ["out", "source"]
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -19,6 +20,7 @@ from fxcli.data.views import SIDE_PX, View
 
 Floats = npt.NDArray[np.float32]
 Doubles = npt.NDArray[np.float64]
+Box = tuple[float, float, float, float]
 
 # At least so many keypoints, in places of their own, follow one map.
 LEAST_MATCHES = 5
@@ -43,6 +45,18 @@ class Affine:
         """Whether a copy of a picture could be scaled and stretched so."""
         large, small = np.linalg.svd(self.matrix, compute_uv=False)
         return bool(small * _MOST_SCALE > 1 and large < _MOST_SCALE and large < _MOST_STRETCH * small)
+
+    def inverse(self) -> Affine:
+        """The way back."""
+        matrix = np.asarray(np.linalg.inv(self.matrix), dtype=np.float64)
+        return Affine(matrix, -matrix @ self.shift)
+
+    def box(self, shape: tuple[int, ...], *, within: tuple[int, ...]) -> Box:
+        """(left, top, right, bottom) of where a picture [h, w] comes to lie in another."""
+        height, width = shape
+        corners = np.array([[0, 0], [width, 0], [0, height], [width, height]]) @ self.matrix.T + self.shift
+        low, high = (np.clip(edge, 0, within[::-1]) for edge in (corners.min(axis=0), corners.max(axis=0)))
+        return float(low[0]), float(low[1]), float(high[0]), float(high[1])
 
     def scaled(self, factor: float) -> Affine:
         """The same between both pictures enlarged by a factor."""
@@ -215,7 +229,7 @@ def _agreement(a: Floats, b: Floats, affine: Affine, *, sigma_px: float) -> Agre
     seen, inside = _warped(b, affine, a.shape)
     area = int(inside.sum())
     scale = abs(float(np.linalg.det(affine.matrix)))
-    overlap_frac = area / min(a.size, b.size / max(scale, 1e-6))
+    overlap_frac = area / min(float(a.size), b.size / max(scale, 1e-6))
     if area < _LEAST_OVERLAP_PX:
         return Agreement(0.0, overlap_frac, affine)
     share = inside.astype(np.float32)
@@ -241,7 +255,7 @@ def _finer(values: Floats, sigma_px: float) -> Floats:
     return np.asarray(values - ndimage.gaussian_filter(values, sigma_px, mode="nearest"))
 
 
-def _cornerness(values: Floats, local: Callable[[Floats], Floats]) -> Floats:
+def _cornerness(values: Floats, local: Callable[[Any], Floats]) -> Floats:
     by_y, by_x = np.gradient(values)
     xx, yy, xy = local(by_x * by_x), local(by_y * by_y), local(by_x * by_y)
     return np.asarray(np.maximum((xx + yy) / 2 - np.sqrt(((xx - yy) / 2) ** 2 + xy * xy), 0))

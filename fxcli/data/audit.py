@@ -7,10 +7,11 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from fxcli.data import duplicates, figures, split
+from fxcli.data.oddities import ODD, Oddity
 from fxcli.data.views import View
 from fxcli.errors import DataError
 from fxcli.recipe.schema import Audit as Policy
@@ -50,6 +51,7 @@ class Audit:
         groups: A group for each picture: pairs of both kinds, patients and byte-equal files.
         copies: A set for each picture: those that are one picture share it.
         leaked: Test pictures that are the same as a picture that is learnt from.
+        oddities: Pictures that may be no radiographs.
         dropped: Picture → why it is left out.
     """
 
@@ -60,6 +62,7 @@ class Audit:
     groups: Sequence[str]
     copies: Sequence[str]
     leaked: frozenset[int]
+    oddities: Sequence[Oddity] = ()
     dropped: Mapping[int, str] = field(default_factory=dict)
 
     @property
@@ -94,8 +97,32 @@ class Audit:
             "disagreeing_pairs": disagreeing,
             "disagreement_rate": disagreeing / len(same) if same else None,
             "label_ceiling": sum(often) / pictures if pictures else None,
-            "dropped": dict(sorted(Counter(self.dropped.values()).items())),
+            "dropped": len(self.dropped),
+            "oddities": dict(sorted(Counter(oddity.kind for oddity in self.oddities).items())),
         }
+
+    def table(self) -> list[tuple[str, str]]:
+        """The same for people: what, and how much."""
+        numbers = self.figures()
+        rate, ceiling = numbers["disagreement_rate"], numbers["label_ceiling"]
+        pairs, odd = numbers["same_picture_pairs"], numbers["oddities"]
+        rows = [
+            ("pictures", str(numbers["pictures"])),
+            ("groups (what must not straddle a split)", str(numbers["groups"])),
+            ("pictures that occur more than once", str(numbers["pictures_with_copies"])),
+            ("pairs of the same picture", str(pairs)),
+            ("pairs of panels of one figure", str(numbers["same_figure_pairs"])),
+            ("test pictures", str(numbers["test"])),
+            ("… with the same picture in train or val", str(numbers["leaked_test"])),
+            ("… with their group in train or val", str(numbers["straddling_test"])),
+            ("pictures with copies that bear other labels (sets)", str(numbers["label_conflicts"])),
+        ]
+        if rate is not None and ceiling is not None:
+            rows.append(("pairs of the same picture whose labels disagree", f"{rate:.1%}"))
+            rows.append(("… so that on such pictures at most this many answers can be right", f"{ceiling:.1%}"))
+        rows += [(f"{ODD[kind]}", str(count)) for kind, count in odd.items()]
+        rows.append(("left out", str(numbers["dropped"])))
+        return rows
 
     def record(self) -> dict[str, Any]:
         """What audit.json holds."""
@@ -113,6 +140,10 @@ class Audit:
                 for members in self.conflicts
             ],
             "dropped": [{"path": names[index], "why": why} for index, why in sorted(self.dropped.items())],
+            "suspects": [
+                {"path": names[oddity.index], "kind": oddity.kind, "value": round(oddity.value, 4)}
+                for oddity in self.oddities
+            ],
         }
 
 
@@ -133,12 +164,16 @@ def find_pairs(names: Sequence[str], digests: Sequence[str], views: Sequence[Vie
     for members in equal.values():
         same |= dict.fromkeys(_all_pairs(members), 1.0)
     firsts = list(of_first)
-    for found in duplicates.search([views[index] for index in firsts], workers=workers) if views else ():
-        mine, theirs = of_first[firsts[found.a]], of_first[firsts[found.b]]
+    views_of_firsts = [views[index] for index in firsts] if views else []
+    found = duplicates.search(views_of_firsts, workers=workers)
+    for duplicate in found:
+        mine, theirs = of_first[firsts[duplicate.a]], of_first[firsts[duplicate.b]]
         for a in mine[:_MOST_COPIES]:
-            same |= {(min(a, b), max(a, b)): found.score for b in theirs[:_MOST_COPIES]}
+            same |= {(min(a, b), max(a, b)): duplicate.score for b in theirs[:_MOST_COPIES]}
     pairs = [Pair(a, b, SAME_PICTURE, score) for (a, b), score in same.items()]
-    pairs += [Pair(a, b, SAME_FIGURE, 0.0) for a, b in figures.same_figure(names) if (a, b) not in same]
+    panels = {(firsts[a], firsts[b]) for a, b in duplicates.panels(views_of_firsts, found)}
+    together = sorted({*figures.same_figure(names), *panels} - set(same))
+    pairs += [Pair(a, b, SAME_FIGURE, 0.0) for a, b in together]
     return sorted(pairs, key=lambda pair: (pair.a, pair.b))
 
 
@@ -156,6 +191,7 @@ def conclude(
     pairs: Sequence[Pair],
     groups: Sequence[str],
     sizes: Sequence[int],
+    oddities: Sequence[Oddity] = (),
 ) -> Audit:
     """What follows from the pairs under a policy.
 
@@ -167,6 +203,7 @@ def conclude(
         pairs: From `find_pairs`.
         groups: From `split.groups`.
         sizes: Pixels of each raw picture; of copies, the largest is kept.
+        oddities: Found among the pictures.
 
     Raises:
         DataError: A test picture shares its group with one that is learnt from, and the policy refuses that.
@@ -175,10 +212,10 @@ def conclude(
     copies = split.groups([None] * len(names), [str(index) for index in range(len(names))], same)
     ends = [(a, b) for pair in same for a, b in (pair, pair[::-1])]
     leaked = frozenset(a for a, b in ends if splits[a] == "test" and splits[b] in LEARNT)
-    found = Audit(names, labels, splits, pairs, groups, copies, leaked)
+    found = Audit(names, labels, splits, pairs, groups, copies, leaked, oddities)
     if policy.leaks == "refuse" and found.straddling:
         raise _refusal(found)
-    return Audit(names, labels, splits, pairs, groups, copies, leaked, _dropped(policy, found, sizes))
+    return replace(found, dropped=_dropped(policy, found, sizes))
 
 
 def _dropped(policy: Policy, found: Audit, sizes: Sequence[int]) -> dict[int, str]:

@@ -17,7 +17,7 @@ from threadpoolctl import threadpool_limits
 
 from fxcli.console import console
 from fxcli.data import alignment
-from fxcli.data.alignment import Affine
+from fxcli.data.alignment import Affine, Box
 from fxcli.data.keypoints import Floats, Keypoints
 from fxcli.data.views import ORIENTATIONS, View
 from fxcli.run import randomness
@@ -32,6 +32,7 @@ _ASKED = tuple(orientation for orientation in range(ORIENTATIONS) if orientation
 _SELF_INVERSE = (0, 2, 4, 5, 6, 7)
 
 WORDS = 2048
+_NEAREST_WORDS = 2
 NEIGHBOURS = 8
 # Of the table of similarities that is held at a time, and pictures whose descriptors are.
 _BLOCK_CELLS, _BLOCK_PICTURES = 1 << 24, 64
@@ -39,6 +40,8 @@ _BLOCK_CELLS, _BLOCK_PICTURES = 1 << 24, 64
 # Both from looking at the pairs of Bone Break near them; see the README.
 LEAST_SCORE = 0.75
 LEAST_OVERLAP_FRAC = 0.35
+# A panel is at most this much of its figure, and has at most this much of itself in common with another panel.
+_MOST_OF_FIGURE, _MOST_COMMON = 0.7, 0.1
 
 
 @dataclass(frozen=True)
@@ -101,6 +104,39 @@ def verify(views: Sequence[View], a: int, b: int, orientation: int | None = None
     return Duplicate(a, b, best.score, best.affine) if best and best.score >= LEAST_SCORE else None
 
 
+def panels(views: Sequence[View], found: Sequence[Duplicate]) -> list[tuple[int, int]]:
+    """Pairs of pictures that are different parts of one larger picture: panels of one figure.
+
+    Args:
+        views: Of the pictures.
+        found: By `search`.
+    """
+    parts: dict[int, list[tuple[int, Box]]] = {}
+    for duplicate in found:
+        a, b = duplicate.a, duplicate.b
+        for part, whole, affine in ((a, b, duplicate.affine), (b, a, duplicate.affine.inverse())):
+            box = affine.box(views[part].pixels.shape, within=views[whole].pixels.shape)
+            if _area(box) <= _MOST_OF_FIGURE * views[whole].pixels.size:
+                parts.setdefault(whole, []).append((part, box))
+    same = {(duplicate.a, duplicate.b) for duplicate in found}
+    pairs = {
+        (min(a, b), max(a, b))
+        for inside in parts.values()
+        for place, (a, box) in enumerate(inside)
+        for b, other in inside[place + 1 :]
+        if _area(_common(box, other)) < _MOST_COMMON * min(_area(box), _area(other))
+    }
+    return sorted(pairs - same)
+
+
+def _common(box: Box, other: Box) -> Box:
+    return max(box[0], other[0]), max(box[1], other[1]), min(box[2], other[2]), min(box[3], other[3])
+
+
+def _area(box: Box) -> float:
+    return max(0.0, box[2] - box[0]) * max(0.0, box[3] - box[1])
+
+
 def _closing(found: Sequence[Duplicate]) -> set[tuple[int, int]]:
     """The pairs of pictures that both have a third one in common; of pictures with very many copies, not all."""
     near: dict[int, list[int]] = {}
@@ -152,8 +188,8 @@ def _expanded(
 def word_pairs(found: Sequence[Keypoints]) -> set[tuple[int, int]]:
     """Each picture with the NEIGHBOURS that have most rare visual words in common with it, mirrored or not.
 
-    A word is a descriptor drawn from all, and each keypoint counts as the nearest word (Sivic & Zisserman, "Video
-    Google: a text retrieval approach to object matching in videos", ICCV 2003).
+    A word is a descriptor drawn from all, and each keypoint counts as the two nearest words (after Sivic & Zisserman,
+    "Video Google: a text retrieval approach to object matching in videos", ICCV 2003).
     """
     counts = np.array([len(keypoints) for keypoints in found])
     if counts.sum() == 0 or len(found) < 2:
@@ -196,8 +232,9 @@ def _counted(words: Floats, found: Sequence[Keypoints], is_mirrored: bool) -> sp
         descriptors = np.concatenate([x.mirrored() if is_mirrored else x.descriptors for x in part])
         # Half the squared distance, up to what is the same for all words.
         distance = length / 2 - descriptors.astype(np.float32) @ words.T
-        columns.append(distance.argmin(axis=1))
-        rows.append(start + np.repeat(np.arange(len(part)), [len(x) for x in part]))
+        nearest = min(_NEAREST_WORDS, len(words))
+        columns.append(np.argpartition(distance, nearest - 1, axis=1)[:, :nearest].ravel())
+        rows.append(start + np.repeat(np.arange(len(part)), [len(x) * nearest for x in part]))
     row, column = np.concatenate(rows), np.concatenate(columns)
     table = sparse.coo_array((np.ones(len(row), np.float32), (row, column)), (len(found), len(words)))
     return table.tocsr()

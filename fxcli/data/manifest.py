@@ -103,6 +103,12 @@ class Manifest:
         """The rows of a split, in order."""
         return [row for row in self.rows if row.split == split]
 
+    @property
+    def straddling(self) -> list[Row]:
+        """The test pictures whose group has pictures in train or val too."""
+        learnt = {row.group for row in self.rows if row.split in ("train", "val")} - {""}
+        return [row for row in self.rows if row.split == "test" and row.group in learnt]
+
     def path_of(self, row: Row) -> Path:
         """The file of a row."""
         return self.root / row.path

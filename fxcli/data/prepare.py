@@ -1,4 +1,4 @@
-"""Makes a prepared folder: cleaned pictures, manifest.csv, audit.json, fingerprint.json. Called by `fx prepare`.
+"""Makes a prepared folder: cleaned pictures, manifest, audit and fingerprint. Called by `fx prepare`.
 
 Written beside its final name and renamed at the end: a prepared folder is complete or not there.
 """
@@ -21,12 +21,12 @@ from PIL import Image, PngImagePlugin
 
 from fxcli import __version__
 from fxcli.console import console
-from fxcli.data import audit, phantom, scan, split
+from fxcli.data import audit, audit_page, oddities, phantom, scan, split
 from fxcli.data.audit import Audit
 from fxcli.data.manifest import Row, counts, write_manifest
 from fxcli.data.preprocess import Clean, Cleaned
-from fxcli.data.read import MARK, Radiograph, read
-from fxcli.data.views import View, view
+from fxcli.data.read import MARK, Radiograph, colour_frac, read
+from fxcli.data.views import LOOKED_AT_PX, View, view
 from fxcli.errors import DataError, UnreadableImage
 from fxcli.recipe.schema import Columns, PrepareRecipe
 from fxcli.run.directory import Lock, Run
@@ -48,6 +48,7 @@ class Item:
         patient: As given, or None.
         digest: sha256 of the source.
         load: Decodes it.
+        path: The file; None if fx draws it.
     """
 
     name: str
@@ -56,6 +57,7 @@ class Item:
     patient: str | None
     digest: str
     load: Callable[[], Radiograph]
+    path: Path | None = None
 
 
 @dataclass(frozen=True)
@@ -69,6 +71,7 @@ class Made:
         height_px: Likewise.
         is_phantom: Whether fx drew it.
         view: For the audit; None if pictures are not compared.
+        colour_frac: Coloured fraction of the raw picture; 0 if pictures are not compared.
     """
 
     item: Item
@@ -77,6 +80,7 @@ class Made:
     height_px: int
     is_phantom: bool
     view: View | None
+    colour_frac: float
 
 
 @dataclass(frozen=True)
@@ -127,6 +131,7 @@ def prepare(recipe: PrepareRecipe, folder: Path, *, overwrite: bool = False) -> 
             rows = _rows(made, found, part)
             write_manifest(part / "manifest.csv", rows)
             write_json(part / "audit.json", found.record())
+            audit_page.write(part / "audit.html", recipe.name, found, _views(made))
             fingerprint = _fingerprint(recipe, rows, unreadable, found, any(picture.is_phantom for picture in made))
             fingerprint["manifest_sha256"] = sha256_of(part / "manifest.csv")
             write_json(part / "fingerprint.json", fingerprint)
@@ -180,7 +185,7 @@ def _files(recipe: PrepareRecipe, unreadable: list[dict[str, str]]) -> list[Item
             continue
         load = functools.partial(read, picture.path)
         label = label_of[picture.folder]
-        items.append(Item(picture.name, label, picture.split, picture.patient, digest, load))
+        items.append(Item(picture.name, label, picture.split, picture.patient, digest, load, picture.path))
     return items
 
 
@@ -229,26 +234,40 @@ def _workers(recipe: PrepareRecipe) -> int:
 
 def _convert(clean: Clean, part: Path, is_searched: bool, item: Item) -> Made | UnreadableImage:
     try:
-        cleaned = clean(item.load(), Path(item.name))
+        radiograph = item.load()
+        cleaned = clean(radiograph, Path(item.name))
     except UnreadableImage as error:
         return UnreadableImage(item.name, error.reason)
     file = part / "pictures" / _file_name(item.name)
     _save(cleaned, clean.mark(cleaned), file)
+    seen = _view(clean, cleaned, radiograph) if is_searched else None
+    colour = colour_frac(item.path) if is_searched and item.path else 0.0
+    return Made(item, file, cleaned.width_px, cleaned.height_px, cleaned.is_phantom, seen, colour)
+
+
+def _view(clean: Clean, cleaned: Cleaned, radiograph: Radiograph) -> View:
+    if clean.prepared_px < LOOKED_AT_PX and cleaned.pixels is not radiograph.pixels:
+        # What is found must not depend on how small the pictures are wanted.
+        cleaned = Clean(LOOKED_AT_PX, clean.window)(radiograph, Path())
     left, top, right, bottom = cleaned.box
-    seen = view(cleaned.pixels[top:bottom, left:right]) if is_searched else None
-    return Made(item, file, cleaned.width_px, cleaned.height_px, cleaned.is_phantom, seen)
+    return view(cleaned.pixels[top:bottom, left:right])
 
 
 def _audit(made: Sequence[Made], recipe: PrepareRecipe) -> Audit:
     """Looks for pictures that belong together, divides into splits by them, and says which ones are left out."""
     items = [picture.item for picture in made]
     names, labels, digests = ([getattr(item, key) for item in items] for key in ("name", "label", "digest"))
-    views = [picture.view for picture in made if picture.view is not None]
+    views = _views(made)
     pairs = audit.find_pairs(names, digests, views, workers=_workers(recipe))
     groups = split.groups([item.patient for item in items], digests, [(pair.a, pair.b) for pair in pairs])
     splits = split.assign(recipe.split, recipe.seed, labels, groups, [item.split for item in items])
     sizes = [picture.width_px * picture.height_px for picture in made]
-    return audit.conclude(recipe.audit, names, labels, splits, pairs, groups, sizes)
+    odd = oddities.find(views, [picture.colour_frac for picture in made], sizes)
+    return audit.conclude(recipe.audit, names, labels, splits, pairs, groups, sizes, odd)
+
+
+def _views(made: Sequence[Made]) -> list[View]:
+    return [picture.view for picture in made if picture.view is not None]
 
 
 def _rows(made: Sequence[Made], found: Audit, part: Path) -> list[Row]:

@@ -13,8 +13,9 @@ from fxcli.data import keypoints
 from fxcli.data.keypoints import Keypoints
 
 SIDE_PX = 128
+# Keypoints are looked for at twice that.
 ORIENTATIONS = 8
-_KEYPOINTS_PX = 256
+LOOKED_AT_PX = 256
 _HASHED_PX = 32
 # Rows and columns whose grey values lie within this are a bar, not a picture; JPEG noise is less.
 _FLAT = 24
@@ -43,7 +44,7 @@ class View:
 def view(pixels: Pixels) -> View:
     """Looks at a picture [H, W]."""
     inside = trimmed(pixels)
-    large = _shrunk(inside, _KEYPOINTS_PX)
+    large = _shrunk(inside, LOOKED_AT_PX)
     found = keypoints.find(large)
     small = _shrunk(large, SIDE_PX)
     factor = small.shape[1] / large.shape[1], small.shape[0] / large.shape[0]
