@@ -120,6 +120,19 @@ def test_csv():
     assert {(row.source, row.label) for row in found.rows} == {(f"pictures/{i}.png", f"c{i % 2}") for i in range(12)}
 
 
+def test_other_columns_of_a_csv_stand_in_the_manifest():
+    draw(*(f"pictures/{i}.png" for i in range(12)))
+    lines = [f"{i}.png,{i % 2},{'wrist' if i < 6 else 'hip'}\n" for i in range(12)]
+    Path("list.csv").write_text("file,fractured,body_part\n" + "".join(lines))
+    columns = {"path": "file", "label": "fractured", "folder": "pictures"}
+    found = made("list.csv", **{f"data__columns__{key}": value for key, value in columns.items()})
+    again = read_manifest(found.manifest)
+    assert {(row.source, row.column("body_part")) for row in again.rows} == {
+        (f"{i}.png", "wrist" if i < 6 else "hip") for i in range(12)
+    }
+    assert {row.label for row in again.rows} == {"0", "1"}
+
+
 def test_csv_with_patients_and_splits():
     draw(*(f"{i}.png" for i in range(24)))
     lines = [f"{i}.png,c{i // 2 % 2},p{i // 2},{'test' if i >= 20 else 'train'}\n" for i in range(24)]

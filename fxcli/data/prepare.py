@@ -12,7 +12,7 @@ import os
 import shutil
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -49,6 +49,7 @@ class Item:
         digest: sha256 of the source.
         load: Decodes it.
         path: The file; None if fx draws it.
+        extra: Further columns of the manifest.
     """
 
     name: str
@@ -58,6 +59,7 @@ class Item:
     digest: str
     load: Callable[[], Radiograph]
     path: Path | None = None
+    extra: dict[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -185,7 +187,9 @@ def _files(recipe: PrepareRecipe, unreadable: list[dict[str, str]]) -> list[Item
             continue
         load = functools.partial(read, picture.path)
         label = label_of[picture.folder]
-        items.append(Item(picture.name, label, picture.split, picture.patient, digest, load, picture.path))
+        items.append(
+            Item(picture.name, label, picture.split, picture.patient, digest, load, picture.path, picture.extra)
+        )
     return items
 
 
@@ -292,6 +296,7 @@ def _rows(made: Sequence[Made], found: Audit, part: Path) -> list[Row]:
             height_px=picture.height_px,
             sha256=item.digest,
             leaked=("yes" if index in found.leaked else "no") if part_name == "test" else "",
+            extra=item.extra,
         )
         rows.append(row)
     return rows

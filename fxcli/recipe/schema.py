@@ -46,9 +46,10 @@ Freeze = Annotated[str, Field(pattern=FREEZE)]
 
 
 class Columns(Section):
-    """Names of the columns of a source CSV."""
+    """Names of the columns of a source CSV; its other columns are kept in the manifest."""
 
-    path: str = Field("path", description="column with the picture's path, relative to the CSV")
+    path: str = Field("path", description="column with the picture's path, relative to the CSV or to `folder`")
+    folder: str | None = Field(None, description="folder beside the CSV that the paths are relative to; no column")
     label: str = Field("label", description="column with the class")
     patient: str | None = Field(
         None, description="column with the patient; pictures of one patient never straddle a split"
