@@ -15,7 +15,9 @@ from fxcli.data.manifest import Manifest, Row, groups_of
 from fxcli.errors import DataError, RunError
 from fxcli.evaluation.predictions import Labelled, LabelledRow, read_labelled
 from fxcli.inference.opened import Opened
+from fxcli.run import ledger
 from fxcli.run.directory import Run
+from fxcli.run.ledger import Look
 
 
 def measure(opened: Opened, manifest: Manifest, rows: Sequence[Row]) -> tuple[Labelled, list[LabelledRow]]:
@@ -49,6 +51,16 @@ def measure(opened: Opened, manifest: Manifest, rows: Sequence[Row]) -> tuple[La
         distances=None if None in distances else np.array(distances, dtype=float),
     )
     return said, told
+
+
+def look_at(opened: Opened, manifest: Manifest, rows: Sequence[Row]) -> Look | None:
+    """Enters into the ledger beside the manifest that a model looked at test pictures; None where it cannot be kept."""
+    part = ledger.part_of((row.sha256 or row.path, row.label) for row in rows)
+    try:
+        return ledger.look(manifest.root, part=part, model=opened.digest, manifest=manifest.digest)
+    except OSError as error:
+        console.warn(f"this look at the test part was not entered into {manifest.root / ledger.NAME}: {error}")
+        return None
 
 
 def by(kind: str, info: dict[str, Any]) -> list[list[int]]:
