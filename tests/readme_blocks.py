@@ -125,6 +125,24 @@ def bench_line(row):
     return f"| {row['what']} | {row['side']} | {row['peer']} | {shown} | {wanted} | {reached} |"
 
 
+def experiments(folder=None):
+    from fxcli.commands.study import COLUMNS, NOTHING, cells, verdicts
+    from fxcli.recipe.load import load
+    from fxcli.recipe.study import entries
+    from fxcli.training.results import Results, report
+
+    loaded = load(README.parent / "recipes" / "experiments.yaml")
+    results = Results(folder or README.parent / loaded.recipe.results)
+    found = report(loaded.recipe, entries(loaded.recipe, loaded.runs), results)
+    lines = []
+    for part, title in (("test", "Test part"), ("oof", "Out of fold")):
+        if table := cells(found["rows"], part):
+            lines += [f"{title}:", "", f"| {' | '.join(COLUMNS)} |", "|---" * len(COLUMNS) + "|"]
+            lines += [f"| {' | '.join(row)} |" for row in table] + [""]
+    lines += [f"- {line}" for line in verdicts(found["comparisons"])]
+    return "\n".join(lines).strip() or NOTHING
+
+
 MAKERS = {
     "commands": commands,
     "recipes": recipes,
@@ -132,6 +150,7 @@ MAKERS = {
     "hooks": hooks,
     "exit-codes": exit_codes,
     "bench": bench,
+    "experiments": experiments,
 }
 
 
