@@ -46,16 +46,21 @@ def recipes():
 
 
 def keys():
-    from fxcli.recipe.schema import ClassifyRecipe, Phase, PrepareRecipe, PretrainRecipe
+    from fxcli.recipe import schema
 
     tasks: dict[str, list[str]] = {}
     for task, models in {
-        "prepare": [PrepareRecipe],
-        "classify": [ClassifyRecipe, Phase],
-        "pretrain": [PretrainRecipe],
+        "prepare": {"": schema.PrepareRecipe},
+        "classify": {"": schema.ClassifyRecipe, " ": schema.Phase},
+        "pretrain": {"": schema.PretrainRecipe},
+        "study": {
+            "": schema.StudyRecipe,
+            "runs.NAME.": schema.StudyRun,
+            "comparisons.NUMBER.": schema.StudyComparison,
+        },
     }.items():
-        for model in models:
-            for row in rows(model, ""):
+        for prefix, model in models.items():
+            for row in rows(model, prefix.strip()):
                 tasks.setdefault(row, []).append(task)
     lines = ["| key | default | meaning | task |", "|---|---|---|---|"]
     return "\n".join([*lines, *(f"{row} {', '.join(names)} |" for row, names in tasks.items())])
@@ -67,7 +72,7 @@ def rows(model, prefix):
         if isinstance(kind, type) and issubclass(kind, BaseModel):
             yield from rows(kind, f"{prefix}{name}.")
         elif field.description:
-            default = "null" if field.default is None else f"{field.default}"
+            default = "null" if field.default is None else "–" if field.is_required() else f"{field.default}"
             about = field.description.replace("|", "\\|")
             yield f"| `{prefix}{name}` | {default} | {about} |"
 
@@ -120,6 +125,24 @@ def bench_line(row):
     return f"| {row['what']} | {row['side']} | {row['peer']} | {shown} | {wanted} | {reached} |"
 
 
+def experiments(folder=None):
+    from fxcli.commands.study import COLUMNS, NOTHING, cells, verdicts
+    from fxcli.recipe.load import load
+    from fxcli.recipe.study import entries
+    from fxcli.training.results import Results, report
+
+    loaded = load(README.parent / "recipes" / "experiments.yaml")
+    results = Results(folder or README.parent / loaded.recipe.results)
+    found = report(loaded.recipe, entries(loaded.recipe, loaded.runs), results)
+    lines = []
+    for part, title in (("test", "Test part"), ("oof", "Out of fold")):
+        if table := cells(found["rows"], part):
+            lines += [f"{title}:", "", f"| {' | '.join(COLUMNS)} |", "|---" * len(COLUMNS) + "|"]
+            lines += [f"| {' | '.join(row)} |" for row in table] + [""]
+    lines += [f"- {line}" for line in verdicts(found["comparisons"])]
+    return "\n".join(lines).strip() or NOTHING
+
+
 MAKERS = {
     "commands": commands,
     "recipes": recipes,
@@ -127,6 +150,7 @@ MAKERS = {
     "hooks": hooks,
     "exit-codes": exit_codes,
     "bench": bench,
+    "experiments": experiments,
 }
 
 

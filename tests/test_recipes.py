@@ -9,8 +9,9 @@ import torch
 
 from fxcli.data.manifest import read_manifest
 from fxcli.model.hardware import Compute
-from fxcli.recipe.load import load, shipped
+from fxcli.recipe.load import difference, load, resolved_yaml, shipped
 from fxcli.recipe.schema import Augment, ClassifyRecipe, PretrainRecipe
+from fxcli.recipe.study import entries
 from fxcli.run import directory
 from fxcli.training import classify, pretrain, state
 from fxcli.training import feed as feeds
@@ -73,6 +74,35 @@ def test_pretraining_runs_an_epoch(name, demo_zoo, prepared):
     found = pretrain.train(recipe, manifest, Compute(torch.device("cpu")), demo_zoo, info, run, resume=False)
     assert math.isfinite(found["loss"])
     assert run.model_file.exists()
+
+
+@pytest.mark.parametrize("name", [name for name, task in TASKS.items() if task == "study"])
+def test_each_training_of_a_study_is_of_a_shipped_recipe_that_stands_alone(name):
+    loaded = load(name)
+    found = entries(loaded.recipe, loaded.runs)
+    assert len(found) == len(loaded.recipe.seeds) * len(loaded.recipe.data) * len(loaded.recipe.runs)
+    assert loaded.recipe.results == f"recipes/results/{name}"
+    for run, about in loaded.recipe.runs.items():
+        assert TASKS[about.recipe] == "classify"
+        Path("alone.yaml").write_text(resolved_yaml(loaded.runs[run]), encoding="utf-8")
+        assert load("alone.yaml").recipe == loaded.runs[run]
+
+
+def test_the_experiments_are_all_stages_with_their_figures_and_one_backbone():
+    loaded = load("experiments")
+    assert {run: about.published for run, about in loaded.recipe.runs.items()} == FIGURES
+    for run, about in loaded.recipe.runs.items():
+        assert about.recipe == run
+        recipe, published = loaded.runs[run], load(run).recipe
+        assert recipe.model.backbone == "efficientnet_lite0"
+        changed = {".".join(key) for key, _ in difference(recipe, published)} - {"model.backbone"}
+        assert {key.rpartition(".")[2] for key in changed} <= {"lr"}
+        # Ten times the rate of ResNet-50 where all layers learn.
+        for phase, own in recipe.phases.items():
+            factor = 1 if own.model.freeze == "all" else 10
+            assert own.optim.lr == pytest.approx(factor * published.phases[phase].optim.lr)
+    first = loaded.recipe.comparisons[0]
+    assert (first.data, first.part, first.metric) == ("clean", "test", "accuracy")
 
 
 @pytest.mark.parametrize("name", list(TASKS))

@@ -9,12 +9,14 @@ from typing import TYPE_CHECKING, Annotated, Any, cast
 import typer
 
 from fxcli.commands.options import Debug, Json, Out, Quiet, Sets
+from fxcli.commands.study import study
 from fxcli.console import console
 from fxcli.errors import UsageError
 from fxcli.run.directory import Lock, Run
 
 if TYPE_CHECKING:
     from fxcli.data.manifest import Manifest
+    from fxcli.recipe.load import Loaded
     from fxcli.recipe.schema import ClassifyRecipe
     from fxcli.training.job import TrainRecipe
 
@@ -36,7 +38,7 @@ def train(
         Path | None, typer.Option("--resume", metavar="RUN", help="Go on with a run that was stopped.")
     ] = None,
     dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Two steps of each phase; estimates time and memory.")
+        bool, typer.Option("--dry-run", help="Two steps of each phase: time and memory. Of a study: what is done.")
     ] = False,
     json: Json = False,
     quiet: Quiet = False,
@@ -49,11 +51,16 @@ def train(
     With --folds, what each training says of the pictures that it held out (out-of-fold, OOF) is kept in
     predictions/oof.csv, and the models of all are one file, whose answer is their mean.
 
+    A study (recipes × data × seeds) is worked off seed by seed: each training is measured on the test part and its
+    answers are kept in the study's results. The same command goes on where it was stopped, and shows the table.
+
     Example: fx train recipes/quickstart.yaml
 
     Example: fx train recipes/final.yaml --set model.backbone=efficientnet_lite0 --dry-run
 
     Example: fx train recipes/final.yaml --folds 5
+
+    Example: fx train recipes/experiments.yaml --set seeds=[0]
 
     Example: fx train --resume runs/final-20260101T120000Z-1a2b
     """
@@ -67,10 +74,14 @@ def train(
     elif recipe is None:
         raise UsageError("no recipe", hint="fx train RECIPE, or fx train --resume RUN; fx recipe list shows recipes")
     else:
+        # A recipe with a mistake is told of before torch is imported, which takes seconds.
+        loaded = _load(recipe, [*(set_ or []), *_ensemble(folds, seeds)])
+        if loaded.recipe.task == "study":
+            study(loaded, out, dry_run=dry_run)
+            return
         if dry_run and out is not None:
             raise UsageError("--dry-run makes no run, so --out means nothing with it")
-        # A recipe with a mistake is told of before torch is imported, which takes seconds.
-        chosen = _recipe(recipe, [*(set_ or []), *_ensemble(folds, seeds)])
+        chosen = cast("TrainRecipe", loaded.recipe)
         from fxcli.training import job
 
         manifest = job.manifest_of(chosen)
@@ -88,13 +99,13 @@ def _ensemble(folds: int | None, seeds: int | None) -> list[str]:
     return [f"ensemble.{name}={count}" for name, count in (("folds", folds), ("seeds", seeds)) if count is not None]
 
 
-def _recipe(name: str, sets: list[str]) -> TrainRecipe:
+def _load(name: str, sets: list[str]) -> Loaded:
     from fxcli.recipe.load import load
 
     loaded = load(name, sets)
     if loaded.recipe.task == "prepare":
         raise UsageError(f"{name} prepares pictures", hint=f"fx prepare {name}")
-    return loaded.recipe
+    return loaded
 
 
 def _report(run: Run, recipe: TrainRecipe, figures: dict[str, Any]) -> None:

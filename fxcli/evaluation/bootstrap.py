@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator, Mapping
 
 import numpy as np
 
-from fxcli.evaluation.intervals import CONFIDENCE, Groups, Interval, codes_of, wilson
+from fxcli.evaluation.intervals import CONFIDENCE, Groups, Interval, alike_n, codes_of, wilson
 
 RESAMPLES = 2000
 # Weights held at once: what stays in a processor's cache is several times as fast.
@@ -98,14 +98,25 @@ def mean(
     values: np.ndarray,
     groups: Groups = None,
     *,
+    is_share: bool = False,
     resamples: int = RESAMPLES,
     seed: int = 0,
     confidence: float = CONFIDENCE,
 ) -> Interval | None:
-    """The mean of any value per picture, [N], with its interval; None without pictures. O(resamples · G)."""
+    """The mean of any value per picture, [N], with its interval; None without pictures. O(resamples · G).
+
+    Args:
+        values: [N].
+        groups: [N]; None: every picture is its own.
+        is_share: Whether values are in 0…1, so that Wilson's interval can stand in where all resamples are equal.
+        resamples: How many.
+        seed: Of the draws.
+        confidence: Of the interval.
+    """
     if not len(values):
         return None
     codes, count = codes_of(groups, len(values))
     size, total = np.bincount(codes), np.bincount(codes, weights=values)
     found = replicates(lambda w: {"mean": (total @ w) / (size @ w)}, count, resamples=resamples, seed=seed)
-    return percentile(float(np.mean(values)), found["mean"], count, confidence=confidence)
+    n = alike_n(codes) if is_share else None
+    return percentile(float(np.mean(values)), found["mean"], count, n=n, confidence=confidence)

@@ -9,15 +9,15 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from pydantic import BaseModel, ValidationError
 
 from fxcli.errors import RecipeError, UnknownName
-from fxcli.recipe import messages
+from fxcli.recipe import messages, study
 from fxcli.recipe.messages import likely, written
 from fxcli.recipe.schema import (
     PHASE_MODEL_KEYS,
@@ -28,6 +28,7 @@ from fxcli.recipe.schema import (
     PretrainRecipe,
     Recipe,
     Schedule,
+    StudyRecipe,
 )
 from fxcli.recipe.source import (
     Key,
@@ -54,10 +55,12 @@ class Loaded:
     Attributes:
         recipe: Validated and complete.
         origins: By key of the resolved recipe; a key that is absent has its default.
+        runs: Of a study: the recipe of each run, with its overrides.
     """
 
     recipe: Recipe
     origins: dict[Key, Leaf]
+    runs: dict[str, ClassifyRecipe] = field(default_factory=dict)
 
 
 def shipped_folder() -> Path:
@@ -149,15 +152,20 @@ def _extended(path: Path, chain: tuple[Path, ...] = ()) -> Tree:
     place = written(("extends",), {("extends",): parent} if isinstance(parent, Leaf) else {}, shown)
     if not isinstance(parent, Leaf) or not isinstance(parent.value, str):
         raise RecipeError([f"{place} takes the name or file of one recipe"], recipe=shown)
-    beside = path.parent / parent.value
-    base = beside if beside.is_file() else shipped().get(parent.value)
-    if base is None:
-        meant = likely(Path(parent.value).stem, [*shipped(), *(file.name for file in path.parent.glob("*.yaml"))])
-        raise RecipeError([f"{place}: no recipe {parent.value}, here or with fx{meant}"], recipe=shown)
+    base = _named(parent.value, path.parent, place, shown)
     if base.resolve() in chain:
         circle = " → ".join(step.name for step in (*chain, base))
         raise RecipeError([f"{place} runs in a circle: {circle}"], recipe=shown)
     return merge(_extended(base, chain), tree)
+
+
+def _named(name: str, folder: Path, place: str, shown: str) -> Path:
+    """The file that a recipe means by the name of another: in its own folder, else one that comes with fx."""
+    base = folder / name if (folder / name).is_file() else shipped().get(name)
+    if base is None:
+        meant = likely(Path(name).stem, [*shipped(), *(file.name for file in folder.glob("*.yaml"))])
+        raise RecipeError([f"{place}: no recipe {name}, here or with fx{meant}"], recipe=shown)
+    return base
 
 
 def _task(tree: Tree, shown: str) -> str:
@@ -170,16 +178,27 @@ def _task(tree: Tree, shown: str) -> str:
     raise RecipeError([problem], recipe=shown)
 
 
-def _resolve(tree: Tree, shown: str, sets: Sequence[str], expect: str | None, *, check_init: bool = True) -> Loaded:
+def _resolve(
+    tree: Tree,
+    shown: str,
+    sets: Sequence[str],
+    expect: str | None,
+    *,
+    overrides: Sequence[Tree] = (),
+    check_init: bool = True,
+) -> Loaded:
     task = _task(tree, shown)
     if expect is not None and task != expect:
         command = "fx prepare" if TASKS[task] is PrepareRecipe else "fx train"
         raise RecipeError([f"task is {task}, not {expect}"], recipe=shown, hint=f"run it with: {command} {shown}")
     model = TASKS[task]
     problems: list[str] = []
+    runs: dict[str, ClassifyRecipe] = {}
     has_phases = "phases" in model.model_fields
     for text in sets:
-        tree = _with_set(tree, text, problems, has_phases=has_phases)
+        tree = _with_set(tree, text, problems, model)
+    for over in overrides:
+        tree = _with_override(tree, over, problems, model)
     if has_phases:
         tree = _with_phases(tree)
     origins = dict(leaves(tree))
@@ -189,15 +208,26 @@ def _resolve(tree: Tree, shown: str, sets: Sequence[str], expect: str | None, *,
         problems += messages.from_pydantic(error, origins, shown, task=model)
     else:
         problems += _rules(recipe, origins, shown, check_init=check_init)
+        if isinstance(recipe, StudyRecipe):
+            runs, found = study.resolved(recipe, origins, shown, _run)
+            problems += found
     if problems:
         # What every phase takes from the top level is wrong in every phase, and told once.
         raise RecipeError(list(dict.fromkeys(problems)), recipe=shown)
-    return Loaded(recipe, origins)
+    return Loaded(recipe, origins, runs)
 
 
-def _with_set(tree: Tree, text: str, problems: list[str], *, has_phases: bool) -> Tree:
+def _run(name: str, folder: Path, place: str, overrides: Sequence[Tree]) -> ClassifyRecipe:
+    """The recipe of a run of a study, which names it at `place`."""
+    file = _named(name, folder, place, name)
+    return cast("ClassifyRecipe", _resolve(_extended(file), name, (), "classify", overrides=overrides).recipe)
+
+
+def _with_set(tree: Tree, text: str, problems: list[str], model: type[BaseModel]) -> Tree:
     dotted, equals, value = text.partition("=")
     key = tuple(dotted.strip().split("."))
+    if model is StudyRecipe:
+        key = study.joined(key)
     if not equals or not all(key):
         problems.append(f"--set {text}: write it as section.key=value")
         return tree
@@ -212,24 +242,30 @@ def _with_set(tree: Tree, text: str, problems: list[str], *, has_phases: bool) -
     except RecipeError as error:
         problems += error.problems
         return tree
-    refused = [line for leaf, _ in leaves(over) for line in _refused(tree, leaf)] if has_phases else []
+    return _with_override(tree, over, problems, model)
+
+
+def _with_override(tree: Tree, over: Tree, problems: list[str], model: type[BaseModel]) -> Tree:
+    has_phases = "phases" in model.model_fields
+    refused = [line for key, leaf in leaves(over) for line in _refused(tree, key, leaf)] if has_phases else []
     problems += refused
     return tree if refused else merge(tree, over)
 
 
-def _refused(tree: Tree, key: Key) -> Iterator[str]:
+def _refused(tree: Tree, key: Key, leaf: Leaf) -> Iterator[str]:
     """Why a key cannot be set: a phase overrides it, so that nothing would change, or there is no such phase."""
     found = tree.get("phases")
     phases = found if isinstance(found, dict) else {"main": {}}
     dotted = ".".join(key)
+    place = f"--set {dotted}" if leaf.source == "--set" else f"{leaf.source}: {dotted}"
     if key[0] == "phases":
         if len(key) > 1 and key[1] not in phases:
-            yield f"--set {dotted}: there is no phase '{key[1]}'; phases: {', '.join(phases)}"
+            yield f"{place}: there is no phase '{key[1]}'; phases: {', '.join(phases)}"
         return
     owners = [name for name, phase in phases.items() if isinstance(phase, dict) and holds(phase, key)]
     if owners:
         instead = " or ".join(f"phases.{name}.{dotted}" for name in owners)
-        yield f"--set {dotted}: phase {' and '.join(owners)} overrides this key; set {instead}"
+        yield f"{place}: phase {' and '.join(owners)} overrides this key; set {instead}"
 
 
 def _with_phases(tree: Tree) -> Tree:
@@ -268,7 +304,7 @@ def _complete(phase: Leaf | Tree, shared: Tree) -> Leaf | Tree:
 
 def _rules(recipe: Recipe, origins: dict[Key, Leaf], shown: str, *, check_init: bool) -> Iterator[str]:
     """What no single field can say: keys that depend on each other, and names that must exist."""
-    if isinstance(recipe, PrepareRecipe):
+    if isinstance(recipe, PrepareRecipe | StudyRecipe):
         return
     if (recipe.data.manifest is None) == (recipe.data.source is None):
         wanted = "either manifest, which fx prepare writes, or source: phantom"

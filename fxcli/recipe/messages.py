@@ -11,7 +11,7 @@ from typing import Any
 
 from pydantic import BaseModel, ValidationError
 
-from fxcli.recipe.schema import PATTERNS, TASKS, Phase
+from fxcli.recipe.schema import PATTERNS, TASKS, Phase, StudyComparison, StudyRun
 from fxcli.recipe.source import Key, Leaf
 
 Origins = Mapping[Key, Leaf]
@@ -67,11 +67,12 @@ def written(key: Key, origins: Origins, shown: str) -> str:
 
     What a phase took from the top level is told as it stands there; a key that nobody wrote, at its section.
     """
-    place, name = _written(key, origins, shown)
+    place, name = place_of(key, origins, shown)
     return f"{place}: {'.'.join(name)}" if name else place
 
 
-def _written(key: Key, origins: Origins, shown: str) -> tuple[str, Key]:
+def place_of(key: Key, origins: Origins, shown: str) -> tuple[str, Key]:
+    """`file:line` of a key of the resolved recipe, and the key as the user wrote it there."""
     for path, leaf in origins.items():
         levels = len(path) - len(key)
         if path[: len(key)] == key and levels < len(leaf.key):
@@ -79,7 +80,7 @@ def _written(key: Key, origins: Origins, shown: str) -> tuple[str, Key]:
             return found.place, found.key
     if len(key) < 2:
         return shown, key
-    place, above = _written(key[:-1], origins, shown)
+    place, above = place_of(key[:-1], origins, shown)
     return place, (*above, key[-1])
 
 
@@ -145,7 +146,8 @@ def _hint(value: object, wanted: str, field: str) -> str:
 
 def _known(loc: Key, model: type[BaseModel], task: type[BaseModel]) -> list[str]:
     """The keys that may stand in the mapping at `loc`."""
-    if model is task and loc[:1] != ("phases",):
+    first = task.model_fields[loc[0]].annotation if loc and loc[0] in task.model_fields else None
+    if model is task and (first is None or isinstance(first, type)):
         place = ".".join(loc) or _TOP
         return list(dict.fromkeys(key for found, key in _keys(task) if found == place))
     current: Any = model
@@ -155,6 +157,8 @@ def _known(loc: Key, model: type[BaseModel], task: type[BaseModel]) -> list[str]
             current = field.annotation if field else None
         elif typing.get_origin(current) is dict:
             current = typing.get_args(current)[1]
+        elif typing.get_origin(current) is tuple:
+            current = typing.get_args(current)[0]
     return list(current.model_fields) if isinstance(current, type) and issubclass(current, BaseModel) else []
 
 
@@ -180,3 +184,6 @@ def _keys(model: type[BaseModel], place: str = _TOP) -> Iterator[tuple[str, str]
     if "phases" in model.model_fields:
         yield from ((found, key) for found, key in _keys(Phase) if key != "start")
         yield "a phase", "start"
+    if "runs" in model.model_fields:
+        yield from (("a run", key) for key in StudyRun.model_fields)
+        yield from (("a comparison", key) for key in StudyComparison.model_fields)

@@ -30,18 +30,19 @@ FracRange = Annotated[
 
 # Patterns, with the words that messages use for them.
 NAME = r"^[A-Za-z0-9_-][A-Za-z0-9_.-]*$"
-PHASE_NAME = r"^[A-Za-z0-9_-]+$"
+PART_NAME = r"^[A-Za-z0-9_-]+$"
 FREEZE = r"^(none|all|until:[A-Za-z0-9_.-]+)$"
 DEVICE = r"^(auto|cpu|mps|cuda(:\d+)?)$"
 PATTERNS = {
     NAME: "letters, digits, _, - and ., which is not the first",
-    PHASE_NAME: "letters, digits, _ and -",
+    PART_NAME: "letters, digits, _ and -",
     FREEZE: "none, all or until:<stage>",
     DEVICE: "auto, cpu, mps, cuda or cuda:<number>",
 }
 
 Name = Annotated[str, Field(pattern=NAME, max_length=64)]
-PhaseName = Annotated[str, Field(pattern=PHASE_NAME, max_length=64)]
+# Of phases, and of the runs and data of a study: without dots, so that --set can tell where a name ends.
+PartName = Annotated[str, Field(pattern=PART_NAME, max_length=64)]
 Freeze = Annotated[str, Field(pattern=FREEZE)]
 
 
@@ -294,7 +295,7 @@ class ClassifyRecipe(Section):
     hardware: Hardware = Hardware()
     evaluate: Evaluate = Evaluate()
     ensemble: Ensemble = Ensemble()
-    phases: dict[PhaseName, Phase] = Field({}, min_length=1, description="in order, by name")
+    phases: dict[PartName, Phase] = Field({}, min_length=1, description="in order, by name")
 
 
 class PrepareRecipe(Section):
@@ -339,12 +340,58 @@ class PretrainRecipe(Section):
     hardware: Hardware = Hardware()
 
 
-Recipe = ClassifyRecipe | PrepareRecipe | PretrainRecipe
+class StudyRun(Section):
+    """One recipe of a study."""
 
-TASKS: dict[str, type[ClassifyRecipe] | type[PrepareRecipe] | type[PretrainRecipe]] = {
+    recipe: str = Field(description="a recipe with task: classify, relative to this file or by its name")
+    set: dict[str, Any] = Field({}, description="overrides, key → value as --set has them; after those of the study")
+    published: float | None = Field(
+        None, ge=0, le=100, description="accuracy on the test part that was published, in percent; shown in the table"
+    )
+
+
+class StudyComparison(Section):
+    """A question to a study: whether one of its runs is better than another."""
+
+    a: str = Field(description="a run")
+    b: str = Field(description="the run that it is compared with")
+    data: str = Field(description="a key of the study's data")
+    part: Literal["test", "oof"] = Field(
+        "test", description="the test part, or out-of-fold predictions of the training pictures (ensemble.folds)"
+    )
+    metric: Literal["accuracy", "macro_f1", "nll", "brier"] = Field("accuracy", description="what is compared")
+
+
+class StudyRecipe(Section):
+    """Recipes × data × seeds, all trained and measured on the test part by one `fx train`: seed by seed."""
+
+    task: Literal["study"] = "study"
+    name: Name = Field("unnamed", description="names the folder under runs/; the file's name where absent")
+    seeds: tuple[Annotated[int, Field(ge=0, lt=2**63)], ...] = Field(
+        (0,), min_length=1, description="each recipe is trained once with each"
+    )
+    data: dict[PartName, str] = Field(
+        min_length=1, description="name → manifest.csv that `fx prepare` wrote, relative to the current folder"
+    )
+    set: dict[str, Any] = Field({}, description="overrides of every run, key → value as --set has them")
+    runs: dict[PartName, StudyRun] = Field(min_length=1, description="in order, by name")
+    comparisons: tuple[StudyComparison, ...] = Field(
+        (), description="the first was named beforehand and decides; the others are exploratory"
+    )
+    results: str | None = Field(
+        None,
+        description="folder of what each training said of the test part, relative to the current folder; what lies "
+        "there counts as done. null = results in the study's folder",
+    )
+
+
+Recipe = ClassifyRecipe | PrepareRecipe | PretrainRecipe | StudyRecipe
+
+TASKS: dict[str, type[ClassifyRecipe] | type[PrepareRecipe] | type[PretrainRecipe] | type[StudyRecipe]] = {
     "classify": ClassifyRecipe,
     "prepare": PrepareRecipe,
     "pretrain": PretrainRecipe,
+    "study": StudyRecipe,
 }
 
 # What a phase may change: whole sections, and these keys of `model`.

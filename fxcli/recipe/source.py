@@ -27,7 +27,7 @@ class Leaf:
 
     Attributes:
         value: Scalar, list, or empty mapping.
-        source: File, "--set" or "default".
+        source: File, "--set", "default", or file:line of the study that overrides it.
         key: As it was written there; a leaf that a phase took from the top level keeps its key of the top level.
         lines: Of each name in `key`, from 1; empty where there are none.
     """
@@ -122,7 +122,12 @@ def read_value(text: str, key: Key) -> Tree:
     Raises:
         RecipeError: `text` is no YAML.
     """
-    part = _placed(_parse(text, f"--set {'.'.join(key)}"), key)
+    return override(plain(_parse(text, f"--set {'.'.join(key)}")), key, "--set")
+
+
+def override(value: Any, key: Key, source: str) -> Tree:
+    """The tree of one plain value at `key`, written at `source`."""
+    part = _placed(value, key, source)
     for name in reversed(key[1:]):
         part = {name: part}
     return {key[0]: part}
@@ -137,10 +142,10 @@ def has_comment(text: str) -> bool:
     return any("#" in text[end:start] for (_, end), (start, _) in pairwise(marks))
 
 
-def _placed(part: Leaf | Tree, key: Key) -> Leaf | Tree:
-    if isinstance(part, Leaf):
-        return Leaf(part.value, "--set", key)
-    return {name: _placed(below, (*key, name)) for name, below in part.items()}
+def _placed(value: Any, key: Key, source: str) -> Leaf | Tree:
+    if isinstance(value, Mapping) and value:
+        return {name: _placed(below, (*key, name), source) for name, below in value.items()}
+    return Leaf(value, source, key)
 
 
 def _parse(text: str, shown: str) -> Leaf | Tree:

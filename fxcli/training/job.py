@@ -20,7 +20,7 @@ from fxcli.errors import DataError, Interrupted, RunError
 from fxcli.model import hardware
 from fxcli.model.hardware import Compute
 from fxcli.recipe.load import load, resolved_yaml
-from fxcli.recipe.schema import ClassifyRecipe, PrepareRecipe, PretrainRecipe
+from fxcli.recipe.schema import ClassifyRecipe, PrepareRecipe, PretrainRecipe, StudyRecipe
 from fxcli.run import directory, provenance
 from fxcli.run.directory import Run
 from fxcli.run.files import sha256_of, write_text
@@ -119,7 +119,7 @@ def reopen(path: Path) -> tuple[Run, TrainRecipe, Manifest]:
     if info["status"] == "finished":
         raise RunError("this run is finished", where=path, hint="fx train RECIPE starts another")
     recipe = load(run.path / "recipe.yaml", check_init=False).recipe
-    if isinstance(recipe, PrepareRecipe):
+    if isinstance(recipe, PrepareRecipe | StudyRecipe):
         raise RunError("this run trains nothing", where=path)
     manifest = read_manifest(Path(info["manifest"]))
     _check_unchanged(run, recipe, manifest)

@@ -1,0 +1,102 @@
+"""What `fx train` does with a study: works it off, or with --dry-run only looks, and shows the table."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, cast
+
+from fxcli.console import console
+from fxcli.run.directory import RUNS
+
+if TYPE_CHECKING:
+    from fxcli.recipe.load import Loaded
+    from fxcli.recipe.schema import StudyRecipe
+
+NOTHING = "no results yet"
+COLUMNS = ("data", "run", "published", "accuracy [95 %]", "not leaked", "leaked", "macro-F1", "NLL", "seeds")
+
+
+def study(loaded: Loaded, out: Path | None, *, dry_run: bool) -> None:
+    """Works off what is not done yet, and shows what is."""
+    from fxcli.recipe.study import entries
+    from fxcli.training.results import Results, report, states_of
+
+    recipe = cast("StudyRecipe", loaded.recipe)
+    folder = out or RUNS / recipe.name
+    results = Results(Path(recipe.results) if recipe.results else folder / "results")
+    listed = entries(recipe, loaded.runs)
+    if not dry_run:
+        from fxcli.training import study as training
+
+        training.work(listed, folder, results)
+    states = states_of(listed, folder, results)
+    found = report(recipe, listed, results)
+    if console.json:
+        console.record({"study": recipe.name, "entries": states, **found})
+        return
+    if dry_run:
+        _show_states(states)
+    for part, title in (("test", "test part"), ("oof", "out-of-fold predictions of the training pictures")):
+        rows = cells(found["rows"], part)
+        if rows:
+            console.table(COLUMNS, rows, title=f"{recipe.name}: {title}; figures in percent but for NLL")
+    if not found["rows"]:
+        console.note(NOTHING)
+    for line in verdicts(found["comparisons"]):
+        console.data(line)
+
+
+def cells(rows: Sequence[Mapping[str, Any]], part: str) -> list[list[str]]:
+    """The rows of a table, with COLUMNS; of a report, see `training.results.report`."""
+    found = []
+    for row in rows:
+        if row["part"] != part:
+            continue
+        apart = [row[name] and row[name]["accuracy"] for name in ("not_leaked", "leaked")]
+        found.append(
+            [
+                row["data"],
+                row["run"],
+                "" if row["published"] is None else f"{row['published']:.1f}",
+                *(_percent(interval) for interval in (row["accuracy"], *apart)),
+                f"{100 * row['macro_f1']:.1f}",
+                f"{row['nll']:.3f}",
+                str(row["seeds"]),
+            ]
+        )
+    return found
+
+
+def _percent(interval: Mapping[str, float | None] | None) -> str:
+    if not interval or interval["value"] is None:
+        return ""
+    if interval["low"] is None or interval["high"] is None:
+        return f"{100 * interval['value']:.1f}"
+    return f"{100 * interval['value']:.1f} [{100 * interval['low']:.1f}, {100 * interval['high']:.1f}]"
+
+
+def verdicts(comparisons: Sequence[Mapping[str, Any]]) -> list[str]:
+    """One line for each comparison that both sides have results for."""
+    return [
+        f"{line['data']}{', out of fold' if line['part'] == 'oof' else ''}: "
+        f"{line['names'][1]} against {line['names'][0]}: {line['verdict']}"
+        for line in comparisons
+        if "verdict" in line
+    ]
+
+
+def _show_states(states: Sequence[Mapping[str, Any]]) -> None:
+    console.table(
+        ["data", "run", "seed", "state", "minutes"],
+        [[line["data"], line["run"], line["seed"], line["state"], _minutes(line["minutes"])] for line in states],
+        title="trainings, in the order of work; minutes of what is not done are the mean of the same run so far",
+    )
+    left = [line["minutes"] for line in states if line["state"] != "done"]
+    known = [minutes for minutes in left if minutes is not None]
+    time = f"; about {sum(known):.0f} minutes for {len(known)} of the others" if known else ""
+    console.note(f"{len(states) - len(left)} of {len(states)} trainings done{time}")
+
+
+def _minutes(minutes: float | None) -> str:
+    return "" if minutes is None else f"{minutes:.1f}"

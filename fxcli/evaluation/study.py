@@ -1,0 +1,90 @@
+"""The table of a study: what a recipe reaches over its seeds, on pictures that leaked and on the others.
+
+Called by training.results; files are not its matter.
+The intervals are those of other pictures: the trainings of a recipe, one a seed, are averaged for each picture before
+groups of pictures are drawn. How far trainings differ shows in `accuracy_seeds`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from fxcli.evaluation import bootstrap, metrics
+from fxcli.evaluation.comparison import Comparison, compare_models
+from fxcli.evaluation.figures import mapping
+from fxcli.evaluation.predictions import Labelled
+
+
+@dataclass(frozen=True)
+class Answers:
+    """What the trainings of one recipe said of the same pictures.
+
+    Attributes:
+        said: With logits [S, N, K] of S seeds.
+        leaked: [N] "yes" (the picture has a twin in training), "no" or "" (unknown).
+        classes: K names.
+    """
+
+    said: Labelled
+    leaked: np.ndarray
+    classes: tuple[str, ...]
+
+
+def figures(answers: Answers) -> dict[str, Any]:
+    """Means over seeds.
+
+    Returns:
+        n, n_groups, seeds (how many); accuracy {value, low, high}, with the bootstrap's 95 % interval over groups;
+        accuracy_seeds [S]; nll and macro_f1; leaked and not_leaked {n, accuracy {value, low, high}}, None where the
+        pictures do not say.
+    """
+    said = answers.said
+    groups = np.asarray(said.groups)
+    right = np.stack([metrics.scores(logits, said.targets)["accuracy"] for logits in said.logits])
+    each = [metrics.classification(logits, said.targets, answers.classes) for logits in said.logits]
+    mean = right.mean(axis=0)
+    apart = {}
+    for name, value in (("leaked", "yes"), ("not_leaked", "no")):
+        inside = answers.leaked == value
+        accuracy = bootstrap.mean(mean[inside], groups[inside], is_share=True)
+        apart[name] = {"n": int(inside.sum()), "accuracy": mapping(accuracy)} if accuracy else None
+    return {
+        "n": len(said.targets),
+        "n_groups": len(np.unique(groups)),
+        "seeds": len(said.logits),
+        "accuracy": mapping(bootstrap.mean(mean, groups, is_share=True)),
+        "accuracy_seeds": [float(value) for value in right.mean(axis=1)],
+        "nll": float(np.mean([values["nll"] for values in each])),
+        "macro_f1": float(np.mean([values["macro_f1"] for values in each])),
+        **apart,
+    }
+
+
+def compare(a: Answers, b: Answers, names: Sequence[str], metric: str, *, primary: bool) -> Comparison:
+    """Whether b is better than a.
+
+    Args:
+        a: Of one recipe.
+        b: Of another, of the same pictures; not necessarily with as many seeds.
+        names: Of both.
+        metric: See `compare_models`.
+        primary: Whether this was named beforehand.
+
+    Raises:
+        ValueError: They are of different pictures.
+    """
+    if a.said.paths != b.said.paths:
+        raise ValueError(f"{names[0]} and {names[1]} did not answer to the same pictures")
+    return compare_models(
+        list(a.said.logits),
+        list(b.said.logits),
+        a.said.targets,
+        a.said.groups,
+        metric=metric,
+        names=(names[0], names[1]),
+        primary=primary,
+    )

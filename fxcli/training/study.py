@@ -1,0 +1,150 @@
+"""Works a study off: each training without a result is made, measured on the test part once, and put into the results.
+
+Called by `fx train`; what a training is, is in job. A training's run lies at <study>/<data>/<run>-s<seed>, so that the
+same command finds what was begun. The results decide what is done: a machine that has them needs no runs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from fxcli import __version__
+from fxcli.console import console
+from fxcli.data.manifest import Manifest, Row, read_manifest
+from fxcli.errors import DataError, Interrupted, RunError
+from fxcli.evaluation.predictions import Labelled
+from fxcli.evaluation.study import Answers
+from fxcli.inference import measured
+from fxcli.inference.opened import Opened, open_model
+from fxcli.recipe.load import difference, load
+from fxcli.recipe.schema import ClassifyRecipe
+from fxcli.recipe.study import Entry
+from fxcli.run import provenance
+from fxcli.run.directory import Lock, Run
+from fxcli.training import job
+from fxcli.training.results import Results, digest_of
+
+
+def work(entries: Sequence[Entry], folder: Path, results: Results) -> None:
+    """Trains and measures what is not done yet, in order.
+
+    Args:
+        entries: All of the study.
+        folder: Of its runs.
+        results: Looked into and added to.
+
+    Raises:
+        Interrupted: After saving, when the user stopped it.
+        RunError: A result or a run that was begun is of another recipe or other pictures, or the folder is in use.
+        FxError: As a training raises it; what was done before it is kept.
+    """
+    index = results.index()
+    left = [entry for entry in entries if not results.find(entry, index)]
+    manifests = {entry.data: read_manifest(Path(str(entry.recipe.data.manifest))) for entry in left}
+    for entry in left:
+        results.check(entry.data, manifests[entry.data].digest, index)
+        _check(entry, Run(folder / entry.name), manifests[entry.data])
+    folder.mkdir(parents=True, exist_ok=True)
+    with Lock(Run(folder)):
+        for number, entry in enumerate(left, 1 + len(entries) - len(left)):
+            console.note(f"{entry.name}, {number} of {len(entries)}")
+            manifest = manifests[entry.data]
+            try:
+                run = _trained(entry, Run(folder / entry.name), manifest)
+                _measure(entry, run, manifest, results)
+            except (Interrupted, KeyboardInterrupt) as error:
+                what = error.what if isinstance(error, Interrupted) else f"interrupted at {entry.name}"
+                raise Interrupted(what, hint="the same command goes on from there") from error
+
+
+def _check(entry: Entry, run: Run, manifest: Manifest) -> None:
+    """Whether the test part can be measured, and a run that was begun belongs to this entry: before hours are spent."""
+    if not manifest.part("test"):
+        raise DataError("no picture in split 'test', which a study measures", where=manifest.file)
+    if not (run.path / "run.json").is_file():
+        return
+    recipe = load(run.path / "recipe.yaml", check_init=False).recipe
+    changed = []
+    if not isinstance(recipe, ClassifyRecipe) or digest_of(recipe) != digest_of(entry.recipe):
+        keys = [".".join(key) for key, _ in difference(recipe, entry.recipe) if key != ("data", "manifest")]
+        changed.append(f"the recipe ({', '.join(keys)})")
+    if run.info()["manifest_sha256"] != manifest.digest:
+        changed.append("the manifest")
+    if changed:
+        raise RunError(
+            f"{' and '.join(changed)} changed since this training was started",
+            where=run.path,
+            hint="undo the change; or delete this folder, to train it anew; or take another for all: --out",
+        )
+
+
+def _trained(entry: Entry, run: Run, manifest: Manifest) -> Run:
+    """The finished run of an entry: made, gone on with, or found."""
+    if not (run.path / "run.json").is_file():
+        run = job.create(entry.recipe, manifest, run.path)
+        with Lock(run):
+            job.execute(run, entry.recipe, manifest, resume=False)
+    elif run.info()["status"] != "finished":
+        # As it was begun: with its own number of workers, say.
+        run, recipe, manifest = job.reopen(run.path)
+        with Lock(run):
+            job.execute(run, recipe, manifest, resume=True)
+    return run
+
+
+def _measure(entry: Entry, run: Run, manifest: Manifest, results: Results) -> None:
+    """One look at the test part, into the ledger and the results; what was held out, too."""
+    opened = open_model(str(run.path), device=entry.recipe.hardware.device)
+    rows = opened.part(manifest, "test")
+    said, told = measured.measure(opened, manifest, rows)
+    if bad := [row for row in told if row.logits is None]:
+        raise DataError(
+            f"{len(bad)} of {len(rows)} test pictures cannot be read, the first: {bad[0].reason}",
+            where=manifest.root / bad[0].path,
+            hint="prepare them again; the training is kept",
+        )
+    if look := measured.look_at(opened, manifest, rows):
+        console.note(look.told())
+    answers = {"test": _answers(opened, said, rows)}
+    if "oof" in entry.parts:
+        held_out = measured.out_of_fold(run)
+        answers["oof"] = _answers(opened, held_out, ())
+    results.keep(entry, answers, _known(entry, run, opened))
+
+
+def _answers(opened: Opened, said: Labelled, rows: Sequence[Row]) -> Answers:
+    leaked = {row.path: row.leaked for row in rows}
+    return Answers(said, np.array([leaked.get(path, "") for path in said.paths]), tuple(opened.model.classes))
+
+
+def _known(entry: Entry, run: Run, opened: Opened) -> dict[str, Any]:
+    """A training's line in the index: nothing of the machine, and no path."""
+    info = run.info()
+    # A run in folds holds the runs of its parts.
+    parts = [Run(file.parent).info() for file in sorted(run.path.rglob("run.json"))]
+    seconds = sum(part.get("seconds", {}).get("spent_s", 0.0) for part in parts)
+    scalars = {key: value for key, value in info["figures"].items() if isinstance(value, int | float)}
+    return {
+        "data": entry.data,
+        "run": entry.run,
+        "seed": entry.seed,
+        "recipe_sha256": digest_of(entry.recipe),
+        "manifest_sha256": info["manifest_sha256"],
+        "model_sha256": opened.digest,
+        "backbone": opened.model.info["backbone"],
+        "epochs": sum(part.get("epoch", 0) for part in parts),
+        "minutes": round(seconds / 60, 2),
+        "precision": next((part["compute"]["precision"] for part in parts if "compute" in part), None),
+        "oof" if "oof" in entry.parts else "validation": _rounded(scalars),
+        "fx_version": __version__,
+        "torch": info["versions"]["torch"],
+        "when": provenance.now(),
+    }
+
+
+def _rounded(figures: Mapping[str, float]) -> dict[str, float]:
+    return {name: round(value, 5) for name, value in figures.items()}

@@ -1,0 +1,98 @@
+import numpy as np
+import pytest
+from sklearn.metrics import f1_score, log_loss
+
+from fxcli.evaluation.bootstrap import mean
+from fxcli.evaluation.comparison import compare_models
+from fxcli.evaluation.metrics import softmax
+from fxcli.evaluation.predictions import Labelled
+from fxcli.evaluation.study import Answers, compare, figures
+
+CLASSES = ("a", "b", "c")
+
+
+def answers(seeds=2, n=40, seed=0, leaked=True, gain=1.0):
+    rng = np.random.default_rng(seed)
+    targets = rng.integers(3, size=n)
+    logits = rng.normal(size=(seeds, n, 3)) + gain * np.eye(3)[targets]
+    groups = tuple(f"g{index // 2}" for index in range(n))
+    said = Labelled(tuple(f"{i}.png" for i in range(n)), groups, targets, logits.astype(np.float32))
+    values = np.where(np.arange(n) % 4 == 0, "yes", "no") if leaked else np.full(n, "")
+    return Answers(said, values, CLASSES)
+
+
+def test_by_hand():
+    """Four pictures, two seeds: right are (1, 1, 0, 0) and (1, 0, 0, 0); the first and the third leaked."""
+    right = np.array([[1, 1, 0, 0], [1, 0, 0, 0]])
+    targets = np.array([0, 1, 0, 1])
+    logits = np.zeros((2, 4, 2))
+    for seed, picture in np.ndindex(2, 4):
+        logits[seed, picture, targets[picture] if right[seed, picture] else 1 - targets[picture]] = np.log(3)
+    said = Labelled(tuple("wxyz"), tuple("1234"), targets, logits)
+    found = figures(Answers(said, np.array(["yes", "no", "yes", "no"]), ("a", "b")))
+    assert (found["n"], found["n_groups"], found["seeds"]) == (4, 4, 2)
+    assert found["accuracy_seeds"] == [0.5, 0.25]
+    assert found["accuracy"]["value"] == 0.375
+    assert (found["leaked"]["n"], found["leaked"]["accuracy"]["value"]) == (2, 0.5)
+    assert (found["not_leaked"]["n"], found["not_leaked"]["accuracy"]["value"]) == (2, 0.25)
+    # Right answers have a probability of 3/4, wrong ones leave 1/4 to the truth.
+    assert found["nll"] == pytest.approx(-(3 * np.log(3 / 4) + 5 * np.log(1 / 4)) / 8)
+    # Seed 0 says a b b a: both classes have F1 1/2. Seed 1 says a a b a: a has 2·1/(2+3), b has 0.
+    assert found["macro_f1"] == pytest.approx((0.5 + (0.4 + 0) / 2) / 2)
+
+
+def test_figures_are_those_of_scikit_learn_averaged_over_seeds():
+    given = answers(seeds=3)
+    said, found = given.said, figures(given)
+    predicted = said.logits.argmax(axis=2)
+    assert found["accuracy_seeds"] == pytest.approx([(each == said.targets).mean() for each in predicted])
+    f1 = [f1_score(said.targets, each, average="macro") for each in predicted]
+    assert found["macro_f1"] == pytest.approx(np.mean(f1))
+    losses = [log_loss(said.targets, softmax(logits)) for logits in said.logits]
+    assert found["nll"] == pytest.approx(np.mean(losses))
+
+
+def test_seeds_are_averaged_before_the_bootstrap():
+    given = answers()
+    twice = Answers(
+        Labelled(*[*vars(given.said).values()][:3], np.repeat(given.said.logits, 2, axis=0)), given.leaked, CLASSES
+    )
+    assert figures(twice)["accuracy"] == figures(given)["accuracy"]
+    right = (given.said.logits.argmax(axis=2) == given.said.targets).mean(axis=0)
+    assert figures(given)["accuracy"] == mean(right, given.said.groups).to_mapping()
+    one = Answers(Labelled(*[*vars(given.said).values()][:3], given.said.logits[:1]), given.leaked, CLASSES)
+    widths = [figures(each)["accuracy"]["high"] - figures(each)["accuracy"]["low"] for each in (given, one)]
+    assert widths[0] < widths[1]
+
+
+def test_all_right_is_not_certain():
+    found = figures(answers(gain=1000.0))
+    assert found["accuracy"]["value"] == 1.0
+    assert 0.7 < found["accuracy"]["low"] < 1.0
+    assert found["leaked"]["accuracy"]["low"] < found["accuracy"]["low"]
+
+
+def test_pictures_that_do_not_say_whether_they_leaked_are_in_neither_part():
+    found = figures(answers(leaked=False))
+    assert found["leaked"] is found["not_leaked"] is None
+    assert found["accuracy"]["value"] > 0
+
+
+def test_a_comparison_is_that_of_the_trainings():
+    a, b = answers(seeds=2), answers(seeds=3, gain=2.0)
+    assert a.said.paths == b.said.paths
+    b = Answers(Labelled(b.said.paths, b.said.groups, a.said.targets, b.said.logits), b.leaked, CLASSES)
+    found = compare(a, b, ["x", "y"], "nll", primary=True)
+    expected = compare_models(
+        list(a.said.logits),
+        list(b.said.logits),
+        a.said.targets,
+        a.said.groups,
+        metric="nll",
+        names=("x", "y"),
+        primary=True,
+    )
+    assert found == expected
+    assert (len(found.a_seeds), len(found.b_seeds)) == (2, 3)
+    with pytest.raises(ValueError, match="x and y did not answer to the same pictures"):
+        compare(a, answers(n=20), ["x", "y"], "nll", primary=True)

@@ -1,0 +1,244 @@
+"""Results of a study on disk: what is kept, what counts as the same recipe, and the table that follows."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from readme_blocks import experiments
+from typer.testing import CliRunner
+
+from fxcli.cli import app
+from fxcli.commands.study import COLUMNS, cells, verdicts
+from fxcli.errors import RunError
+from fxcli.evaluation.predictions import Labelled
+from fxcli.evaluation.study import Answers
+from fxcli.recipe.load import load, shipped
+from fxcli.recipe.study import entries
+from fxcli.training.results import Results, digest_of, report, states_of
+
+CLASSES = ("bent", "cut")
+TARGETS = np.array([0, 0, 1, 1])
+
+
+def answers(*right, leaked=("yes", "no", "no", "no")):
+    """Of four pictures a, b, c, d; `right` has a word such as "1101" for each seed."""
+    logits = np.zeros((len(right), 4, 2), dtype=np.float32)
+    for seed, picture in np.ndindex(len(right), 4):
+        logits[seed, picture, TARGETS[picture] if right[seed][picture] == "1" else 1 - TARGETS[picture]] = 2.0
+    return Answers(Labelled(tuple("abcd"), tuple("1234"), TARGETS, logits), np.array(leaked), CLASSES)
+
+
+@pytest.fixture
+def listed():
+    """A study of two runs and two seeds, whose manifest is not there, and its trainings."""
+    Path("study.yaml").write_text(
+        "task: study\n"
+        "seeds: [0, 1]\n"
+        "data: {one: one.csv}\n"
+        "runs: {low: {recipe: baseline, published: 42.7}, high: {recipe: finetune}}\n"
+        "comparisons: [{a: low, b: high, data: one}, {a: high, b: low, data: one, metric: nll}]\n",
+        encoding="utf-8",
+    )
+    loaded = load("study.yaml")
+    return loaded.recipe, entries(loaded.recipe, loaded.runs)
+
+
+def kept(results, listed, words):
+    """Keeps the answers of each training that `words` names."""
+    for entry in listed:
+        if word := words.get(f"{entry.run}{entry.seed}"):
+            line = {"data": entry.data, "run": entry.run, "minutes": 3.0 + entry.seed, "manifest_sha256": "m"}
+            results.keep(entry, {"test": answers(word)}, line | {"recipe_sha256": digest_of(entry.recipe)})
+
+
+@pytest.fixture
+def results(listed):
+    found = Results(Path("results"))
+    kept(found, listed[1], {"low0": "1000", "low1": "1100", "high0": "1110"})
+    return found
+
+
+def test_files_are_those_that_are_told(results):
+    assert sorted(path.name for path in Path("results/one").iterdir()) == [
+        "high-s0-test.csv",
+        "low-s0-test.csv",
+        "low-s1-test.csv",
+        "test.csv",
+    ]
+    assert Path("results/one/test.csv").read_text().splitlines() == [
+        "path,label,group,leaked",
+        "a,bent,1,yes",
+        "b,bent,2,no",
+        "c,cut,3,no",
+        "d,cut,4,no",
+    ]
+    assert Path("results/one/low-s0-test.csv").read_text() == "logit_bent,logit_cut\n2,0\n0,2\n2,0\n2,0\n"
+    lines = Path("results/index.json").read_text().splitlines()
+    assert [line[:16] for line in lines[1:-1]] == ['"one/high-s0": {', '"one/low-s0": {"', '"one/low-s1": {"']
+
+
+def test_the_table_by_hand(results, listed):
+    study, trainings = listed
+    found = report(study, trainings, results)
+    low, high = found["rows"]
+    assert (low["run"], low["published"], low["seeds"], low["accuracy_seeds"]) == ("low", 42.7, 2, [0.25, 0.5])
+    assert low["accuracy"]["value"] == 0.375
+    assert (low["leaked"]["accuracy"]["value"], low["not_leaked"]["accuracy"]["value"]) == (1.0, pytest.approx(1 / 6))
+    assert (high["published"], high["seeds"], high["accuracy"]["value"]) == (None, 1, 0.75)
+    first, second = found["comparisons"]
+    assert (first["names"], first["primary"], second["primary"]) == (["low", "high"], True, False)
+    assert first["difference"]["value"] == pytest.approx(0.75 - 0.375)
+    # A right answer costs ln(1 + e⁻²), a wrong one 2 more.
+    assert second["difference"]["value"] == pytest.approx(2 * (0.625 - 0.25), abs=1e-6)
+    shown = cells(found["rows"], "test")
+    assert [len(row) for row in shown] == [len(COLUMNS)] * 2
+    assert shown[0][:3] == ["one", "low", "42.7"]
+    assert shown[0][3].startswith("37.5 [")
+    assert shown[1][2] == ""
+    assert [row[-1] for row in shown] == ["2", "1"]
+    assert cells(found["rows"], "oof") == []
+    one, two = verdicts(found["comparisons"])
+    assert one.startswith("one: high against low: high is better in accuracy by 37.5 points")
+    assert one.endswith("named beforehand; one training is no measure of others")
+    assert two.startswith("one: low against high: high is better in nll by 0.75")
+    assert "exploratory" in two
+
+
+def test_a_comparison_waits_for_both_sides(listed):
+    study, trainings = listed
+    results = Results(Path("results"))
+    kept(results, trainings, {"low0": "1000"})
+    found = report(study, trainings, results)
+    assert [row["run"] for row in found["rows"]] == ["low"]
+    assert verdicts(found["comparisons"]) == []
+    assert found["comparisons"][0] == {
+        "data": "one",
+        "part": "test",
+        "metric": "accuracy",
+        "names": ["low", "high"],
+        "primary": True,
+    }
+
+
+def test_minutes_that_are_not_known_are_those_of_the_same_run(results, listed):
+    _, trainings = listed
+    states = states_of(trainings, Path("runs"), results)
+    assert [(line["run"], line["seed"], line["state"], line["minutes"]) for line in states] == [
+        ("low", 0, "done", 3.0),
+        ("high", 0, "done", 3.0),
+        ("low", 1, "done", 4.0),
+        ("high", 1, "missing", 3.0),
+    ]
+    Path("runs/one/high-s1").mkdir(parents=True)
+    Path("runs/one/high-s1/run.json").touch()
+    assert states_of(trainings, Path("runs"), results)[-1]["state"] == "begun"
+    assert states_of(trainings, Path("runs"), Results(Path("none")))[0] == {
+        "data": "one",
+        "run": "low",
+        "seed": 0,
+        "state": "missing",
+        "minutes": None,
+    }
+
+
+def test_a_class_that_looks_like_a_number_and_a_comma_in_a_path_come_back(listed):
+    _, trainings = listed
+    said = Labelled(("a, b.png", 'c"d.png'), ("1", "1"), np.array([1, 0]), np.array([[[1.5, 2], [-1e-9, 1e6]]]))
+    results = Results(Path("results"))
+    results.keep(trainings[0], {"test": Answers(said, np.array(["", ""]), ("1e3", "no"))}, {})
+    back = results.read(trainings[:1], "test")
+    assert (back.said.paths, back.said.groups, back.classes) == (said.paths, said.groups, ("1e3", "no"))
+    assert list(back.said.targets) == [1, 0]
+    assert back.said.logits == pytest.approx(said.logits)
+
+
+@pytest.mark.parametrize(
+    ("sets", "same"),
+    [
+        (["data.workers=3", "data.cache=disk", "data.manifest=there.csv"], True),
+        (["hardware.device=cpu", "hardware.threads=1", "hardware.precision=fp32"], True),
+        (["optim.lr=1e-3"], True),
+        (["optim.lr=2e-3"], False),
+        (["seed=1"], False),
+        (["data.image_size_px=96"], False),
+        (["model.backbone=resnet18"], False),
+        (["ensemble.folds=2"], False),
+    ],
+)
+def test_a_recipe_is_the_same_where_its_results_are(sets, same):
+    assert load("baseline").recipe.phases["main"].optim.lr == 1e-3
+    assert (digest_of(load("baseline", sets).recipe) == digest_of(load("baseline").recipe)) == same
+
+
+def test_the_order_of_phases_counts():
+    write = "data: {{source: phantom}}\nphases: {{{}}}\n"
+    a, b = "a: {train: {epochs: 1}}", "b: {train: {epochs: 2}}"
+    digests = set()
+    for text in (f"{a}, {b}", f"{b}, {a}"):
+        Path("r.yaml").write_text(write.format(text), encoding="utf-8")
+        digests.add(digest_of(load("r.yaml").recipe))
+    assert len(digests) == 2
+
+
+@pytest.mark.parametrize(
+    ("file", "text", "message"),
+    [
+        ("index.json", "{", "index.json: damaged"),
+        ("index.json", '<<<<<<< ours\n{"a": {}}', "it may hold what a merge left"),
+        ("index.json", "[1]", "not one mapping for each training"),
+        ("index.json", '{"a": 1}', "not one mapping for each training"),
+        ("one/test.csv", "path,label\na,bent\n", "its columns are not path, label, group, leaked"),
+        ("one/test.csv", "", "test.csv: damaged"),
+        ("one/test.csv", "path,label,group,leaked\n", "no rows"),
+        ("one/test.csv", "path,label,group,leaked\na,bent,1\n", "rows of another length"),
+        ("one/low-s0-test.csv", "logit_bent,logit_cut\n2,0\n", "not one line for each picture"),
+        ("one/low-s0-test.csv", "logit_bent,logit_x\n1,2\n1,2\n1,2\n1,2\n", "with its class"),
+        ("one/low-s0-test.csv", "logit_bent,logit_cut\n1,2\n1,x\n1,2\n1,2\n", "could not convert"),
+        ("one/low-s0-test.csv", "logit_cut,logit_bent\n1,2\n1,2\n1,2\n1,2\n", "differ in their classes"),
+        ("one/low-s0-test.csv", b"logit_\xff", "low-s0-test.csv: damaged"),
+    ],
+)
+def test_damaged_results_are_told(results, listed, file, text, message):
+    study, trainings = listed
+    Path("results", file).write_bytes(text if isinstance(text, bytes) else text.encode())
+    with pytest.raises(RunError, match="damaged") as error:
+        report(study, trainings, results)
+    assert message in str(error.value)
+
+
+def test_the_table_of_the_readme_works_with_none_and_with_partial_results(tmp_path):
+    assert experiments(tmp_path / "none") == "no results yet"
+    loaded = load("experiments")
+    results = Results(tmp_path / "some")
+    kept(results, entries(loaded.recipe, loaded.runs)[:4], {"baseline0": "1000", "finetune0": "1100"})
+    lines = experiments(tmp_path / "some").splitlines()
+    assert lines[:4] == ["Test part:", "", f"| {' | '.join(COLUMNS)} |", "|---" * len(COLUMNS) + "|"]
+    assert [line.split(" | ")[:3] for line in lines[4:6]] == [
+        ["| published", "baseline", "42.7"],
+        ["| published", "finetune", "48.6"],
+    ]
+    assert all(line.endswith("| 1 |") for line in lines[4:6])
+    assert len(lines) == 6
+
+
+def test_committed_results_are_small_and_of_the_recipes_as_they_are():
+    """`find` refuses a result of another recipe; the manifests are not committed."""
+    for name, path in shipped().items():
+        loaded = load(path)
+        if loaded.recipe.task != "study":
+            continue
+        folder = path.parent.parent / loaded.recipe.results
+        results = Results(folder)
+        index, trainings = results.index(), entries(loaded.recipe, loaded.runs)
+        assert set(index) <= {entry.name for entry in trainings}, name
+        for entry in trainings:
+            assert (results.find(entry, index) is not None) == (entry.name in index), entry.name
+        assert sum(file.stat().st_size for file in folder.rglob("*") if file.is_file()) < 1_000_000
+        assert "/" not in json.dumps([list(line.values()) for line in index.values()])
+
+
+def test_an_empty_study_shows_nothing_but_a_line(listed):
+    done = CliRunner().invoke(app, ["train", "study.yaml", "--dry-run"])
+    assert done.exit_code == 0
+    assert "no results yet" in done.stderr

@@ -1,0 +1,357 @@
+"""A study is worked off: order, resuming, results that count as done, mistakes."""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from typer.testing import CliRunner
+
+from fxcli.cli import app
+from fxcli.console import console
+from fxcli.data.manifest import read_manifest
+from fxcli.errors import RunError
+from fxcli.evaluation.predictions import read_labelled
+from fxcli.inference.opened import open_model
+from fxcli.run import ledger
+from fxcli.run.directory import Run
+from fxcli.training import classify
+from fxcli.training import study as training
+
+ORDER = ["one/plain-s0", "one/slow-s0", "one/plain-s1", "one/slow-s1"]
+
+
+def fx(*arguments):
+    done = CliRunner().invoke(app, [str(argument) for argument in arguments])
+    console.configure()
+    return done
+
+
+@pytest.fixture
+def study(tiny_recipe, prepared):
+    """study.yaml in the current folder: two recipes of one epoch, two seeds, pictures that leaked and others."""
+    tiny_recipe()
+    text = Path("tiny.yaml").read_text(encoding="utf-8").replace("epochs: 2", "epochs: 1")
+    Path("tiny.yaml").write_text(text, encoding="utf-8")
+    Path("data").mkdir()
+    Path("data/pictures").symlink_to(prepared / "pictures")
+    shutil.copy(prepared / "fingerprint.json", "data")
+    header, *rows = (prepared / "manifest.csv").read_text(encoding="utf-8").splitlines()
+    told = [f"{row},{'' if ',test,' not in row else 'yes' if number % 2 else 'no'}" for number, row in enumerate(rows)]
+    Path("data/manifest.csv").write_text("\n".join([f"{header},leaked", *told]) + "\n", encoding="utf-8")
+    Path("study.yaml").write_text(
+        "task: study\n"
+        "seeds: [0, 1]\n"
+        "data: {one: data/manifest.csv}\n"
+        "set: {data.workers: 0}\n"
+        "runs:\n"
+        "  plain: {recipe: tiny.yaml, published: 50}\n"
+        "  slow: {recipe: tiny.yaml, set: {optim.lr: 1e-4}}\n"
+        "comparisons: [{a: plain, b: slow, data: one}]\n"
+        "results: results\n",
+        encoding="utf-8",
+    )
+    return Path("study.yaml")
+
+
+@pytest.fixture
+def trainings(monkeypatch):
+    """The trainings that begin, by name; and errors by number: that of `stops[2]` ends the second of them."""
+    begun, stops = [], {}
+    real = classify.train
+
+    def train(which, run, *, resume):
+        begun.append("/".join(run.path.parts[-2:]))
+        if error := stops.pop(len(begun), None):
+            raise error
+        return real(which, run, resume=resume)
+
+    monkeypatch.setattr(classify, "train", train)
+    return begun, stops
+
+
+def index():
+    return json.loads(Path("results/index.json").read_text(encoding="utf-8"))
+
+
+def looks():
+    return [json.loads(line) for line in Path("data", ledger.NAME).read_text(encoding="utf-8").splitlines()]
+
+
+def files(folder):
+    return {file.relative_to(folder).as_posix(): file.read_bytes() for file in Path(folder).rglob("*.*")}
+
+
+def test_each_is_trained_measured_once_and_kept(study, trainings):
+    done = fx("train", study, "--quiet")
+    assert done.exit_code == 0, done.output
+    assert trainings[0] == ORDER
+    assert sorted(files("results")) == sorted(["index.json", "one/test.csv", *(f"{name}-test.csv" for name in ORDER)])
+    assert sorted(index()) == sorted(ORDER)
+    manifest = read_manifest(Path("data/manifest.csv"))
+    test = manifest.part("test")
+    pictures = Path("results/one/test.csv").read_text(encoding="utf-8").splitlines()
+    assert pictures[0] == "path,label,group,leaked"
+    assert pictures[1:] == [f"{row.path},{row.label},{row.group},{row.extra['leaked']}" for row in test]
+    assert {line.rpartition(",")[2] for line in pictures[1:]} == {"yes", "no"}
+    for name in ORDER:
+        run = Path("runs/study", name)
+        header, *lines = Path(f"results/{name}-test.csv").read_text(encoding="utf-8").splitlines()
+        opened = open_model(str(run))
+        assert header == ",".join(f"logit_{label}" for label in opened.model.classes)
+        logits = opened.pipeline.logits([manifest.path_of(row) for row in test])
+        assert np.array([line.split(",") for line in lines], dtype=float) == pytest.approx(logits, rel=1e-5, abs=1e-6)
+    assert {look["part"] for look in looks()} == {ledger.part_of((row.sha256, row.label) for row in test)}
+    assert [look["model"] for look in looks()] == [index()[name]["model_sha256"] for name in ORDER]
+    assert fx("train", study, "--quiet").exit_code == 0
+    assert len(trainings[0]) == len(looks()) == 4
+
+
+def test_the_index_tells_what_was_done_and_nothing_of_the_machine(study):
+    fx("train", study, "--set", "seeds=[0]", "--quiet")
+    run = Run(Path("runs/study/one/slow-s0"))
+    line = index()["one/slow-s0"]
+    assert (line["data"], line["run"], line["seed"], line["backbone"]) == ("one", "slow", 0, "demo_tiny")
+    assert line["manifest_sha256"] == run.info()["manifest_sha256"]
+    assert line["validation"]["accuracy"] == pytest.approx(run.info()["figures"]["accuracy"], abs=1e-5)
+    assert (line["epochs"], line["torch"]) == (1, run.info()["versions"]["torch"])
+    assert line["minutes"] >= 0
+    text = Path("results/index.json").read_text(encoding="utf-8")
+    assert str(Path.cwd()) not in text
+    assert "/" not in text.replace('"one/', "")
+
+
+def test_it_says_what_is_done_and_shows_the_table(study):
+    looked = fx("train", study, "--dry-run")
+    assert looked.exit_code == 0, looked.output
+    assert looked.stdout.count("missing") == 4
+    assert "no results yet" in looked.stderr
+    assert not Path("runs").exists()
+    assert not Path("results").exists()
+    fx("train", study, "--set", "seeds=[0]", "--quiet")
+    looked = fx("train", study, "--dry-run")
+    states = [line.split()[3] for line in looked.stdout.splitlines() if line.startswith(" one ")][:4]
+    assert states == ["done", "done", "missing", "missing"]
+    assert "2 of 4 trainings done; about 0 minutes for 2 of the others" in looked.stderr
+    record = json.loads(fx("train", study, "--dry-run", "--json").stdout)
+    assert [line["state"] for line in record["entries"]] == ["done", "done", "missing", "missing"]
+    assert record["entries"][2]["minutes"] == record["entries"][0]["minutes"]
+    assert [(row["run"], row["published"], row["seeds"]) for row in record["rows"]] == [
+        ("plain", 50, 1),
+        ("slow", None, 1),
+    ]
+    (comparison,) = record["comparisons"]
+    assert comparison["names"] == ["plain", "slow"]
+    assert comparison["verdict"].endswith("named beforehand; one training is no measure of others")
+    shown = fx("train", study, "--quiet").stdout
+    assert "published" in shown
+    assert "one: slow against plain: " in shown
+
+
+def test_stopped_within_a_training_the_same_command_goes_on(study, monkeypatch):
+    assert fx("train", study, "--out", "runs/straight", "--set", "results=straight", "--quiet").exit_code == 0
+    real, steps = classify._step, []
+
+    def step(*arguments):
+        real(*arguments)
+        steps.append(1)
+        # The second of the three steps of the second training.
+        if len(steps) == 5:
+            signal.raise_signal(signal.SIGINT)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(classify, "_step", step)
+        done = fx("train", study, "--quiet")
+    assert done.exit_code == 130
+    assert "stopped at step 2; everything is saved" in done.stderr
+    assert "the same command goes on" in done.stderr
+    assert list(index()) == ["one/plain-s0"]
+    assert Run(Path("runs/study/one/slow-s0")).info()["status"] == "interrupted"
+    record = json.loads(fx("train", study, "--dry-run", "--json").stdout)
+    assert [line["state"] for line in record["entries"]] == ["done", "begun", "missing", "missing"]
+    done = fx("train", study, "--quiet")
+    assert done.exit_code == 0, done.output
+    resumed, straight = files("results"), files("straight")
+    resumed.pop("index.json"), straight.pop("index.json")
+    assert resumed == straight
+
+
+def test_stopped_between_trainings_or_before_measuring_it_goes_on(study, trainings, monkeypatch):
+    begun, stops = trainings
+    stops[3] = KeyboardInterrupt()
+    done = fx("train", study, "--quiet")
+    assert done.exit_code == 130
+    assert "interrupted at one/plain-s1" in done.stderr
+    assert len(index()) == 2
+    with monkeypatch.context() as patch:
+        patch.setattr(training, "open_model", lambda *_, **__: os.kill(os.getpid(), signal.SIGINT))
+        assert fx("train", study, "--quiet").exit_code == 130
+    assert (len(begun), len(index()), len(looks())) == (4, 2, 2)
+    # What was trained is measured, and not trained again.
+    assert fx("train", study, "--quiet").exit_code == 0
+    assert begun == [*ORDER[:3], *ORDER[2:]]
+    assert len(looks()) == 4
+
+
+def test_a_failed_training_stops_and_leaves_the_rest(study, trainings):
+    begun, stops = trainings
+    stops[2] = RunError("the loss is nan at step 3")
+    done = fx("train", study, "--quiet")
+    assert done.exit_code == 6
+    assert "the loss is nan" in done.stderr
+    assert list(index()) == ["one/plain-s0"]
+    assert fx("train", study, "--quiet").exit_code == 0
+    assert begun == [ORDER[0], ORDER[1], *ORDER[1:]]
+
+
+def test_results_alone_count_as_done_on_a_fresh_machine(study, trainings):
+    fx("train", study, "--set", "seeds=[0]", "--quiet")
+    shutil.rmtree("runs")
+    Path("elsewhere").mkdir()
+    shutil.copytree("data", "elsewhere/data", symlinks=True)
+    moved = ["--set", "data.one=elsewhere/data/manifest.csv", "--set", "set.hardware.threads=1"]
+    done = fx("train", study, *moved, "--set", "set.data.workers=1", "--quiet")
+    assert done.exit_code == 0, done.output
+    assert trainings[0] == ORDER
+    assert sorted(index()) == sorted(ORDER)
+    # The table needs no pictures.
+    shutil.rmtree("data"), shutil.rmtree("elsewhere")
+    expected = fx("train", study, "--json", "--quiet").stdout
+    assert json.loads(expected)["rows"][0]["seeds"] == 2
+    assert len(trainings[0]) == 4
+
+
+def test_a_missing_file_of_results_is_made_again_without_training(study, trainings):
+    fx("train", study, "--set", "seeds=[0]", "--quiet")
+    before = files("results")
+    Path("results/one/slow-s0-test.csv").unlink()
+    assert fx("train", study, "--set", "seeds=[0]", "--quiet").exit_code == 0
+    assert len(trainings[0]) == 2
+    after = files("results")
+    # Its time differs.
+    after.pop("index.json"), before.pop("index.json")
+    assert after == before
+
+
+def test_a_changed_recipe_is_refused_before_anything_is_trained(study, trainings):
+    fx("train", study, "--set", "seeds=[0]", "--quiet")
+    changed = ["--set", "runs.slow.set.optim.lr=1e-5"]
+    for more in ([], ["--dry-run"]):
+        done = fx("train", study, *changed, *more, "--quiet")
+        assert done.exit_code == 6
+        assert "the recipe of one/slow-s0 changed since this result was made" in done.stderr
+        assert "--set results=ANOTHER_FOLDER" in done.stderr
+    # The result is given up, but not yet its run.
+    lines = index()
+    del lines["one/slow-s0"]
+    Path("results/index.json").write_text(json.dumps(lines), encoding="utf-8")
+    done = fx("train", study, *changed, "--quiet")
+    assert done.exit_code == 6
+    assert "the recipe (phases.main.optim.lr) changed since this training was started" in done.stderr
+    assert "delete this folder" in done.stderr
+    shutil.rmtree("runs/study/one/slow-s0")
+    assert len(trainings[0]) == 2
+    assert fx("train", study, *changed, "--quiet").exit_code == 0
+
+
+def test_a_changed_manifest_is_refused(study):
+    fx("train", study, "--set", "seeds=[0]", "--quiet")
+    file = Path("data/manifest.csv")
+    lines = file.read_text(encoding="utf-8").splitlines()
+    file.write_text("\n".join(lines[:-1]) + "\n", encoding="utf-8")
+    done = fx("train", study, "--quiet")
+    assert done.exit_code == 6
+    assert "the manifest of one/plain-s0 changed" in done.stderr
+    # Also where the study no longer lists those results.
+    done = fx("train", study, "--set", "seeds=[1]", "--quiet")
+    assert done.exit_code == 6
+    assert "the manifest of one/plain-s0 changed" in done.stderr
+    done = fx("train", study, "--set", "results=others", "--quiet")
+    assert done.exit_code == 6
+    assert "the manifest changed since this training was started" in done.stderr
+    done = fx("train", study, "--set", "results=others", "--out", "runs/others", "--quiet")
+    assert done.exit_code == 0, done.output
+
+
+def test_a_study_in_use_is_refused(study):
+    Path("runs/study").mkdir(parents=True)
+    holder = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"])
+    try:
+        lock = {"pid": holder.pid, "host": os.uname().nodename}
+        Path("runs/study/lock.json").write_text(json.dumps(lock), encoding="utf-8")
+        done = fx("train", study, "--quiet")
+        assert done.exit_code == 6
+        assert f"process {holder.pid}" in done.stderr
+    finally:
+        holder.kill()
+        holder.wait()
+
+
+def test_a_manifest_without_a_test_part_is_refused_at_once(study, trainings):
+    file = Path("data/manifest.csv")
+    text = file.read_text(encoding="utf-8")
+    file.write_text("\n".join(line for line in text.splitlines() if ",test," not in line) + "\n", encoding="utf-8")
+    done = fx("train", study, "--quiet")
+    assert done.exit_code == 4
+    assert "no picture in split 'test'" in done.stderr
+    assert trainings[0] == []
+
+
+def test_a_damaged_test_picture_stops_and_the_training_is_kept(study, prepared, trainings):
+    Path("data/pictures").unlink()
+    shutil.copytree(prepared / "pictures", "data/pictures")
+    row = read_manifest(Path("data/manifest.csv")).part("test")[1]
+    good = Path("data", row.path).read_bytes()
+    Path("data", row.path).write_bytes(b"no picture")
+    done = fx("train", study, "--set", "seeds=[0]", "--quiet")
+    assert done.exit_code == 4
+    assert "1 of 12 test pictures cannot be read" in done.stderr
+    assert row.path in done.stderr
+    assert not Path("results").exists()
+    Path("data", row.path).write_bytes(good)
+    assert fx("train", study, "--set", "seeds=[0]", "--quiet").exit_code == 0
+    assert trainings[0] == ORDER[:2]
+
+
+def test_folds_bring_out_of_fold_answers(study):
+    sets = ["--set", "seeds=[0]", "--set", "runs.plain.set.ensemble.folds=2"]
+    done = fx("train", study, *sets, "--json", "--quiet")
+    assert done.exit_code == 0, done.output
+    said, _ = read_labelled(Run(Path("runs/study/one/plain-s0")).oof_file.read_text(encoding="utf-8"))
+    pictures = Path("results/one/oof.csv").read_text(encoding="utf-8").splitlines()[1:]
+    assert [line.split(",")[0] for line in pictures] == list(said.paths)
+    rows = {(row["run"], row["part"]): row for row in json.loads(done.stdout)["rows"]}
+    assert set(rows) == {("plain", "test"), ("plain", "oof"), ("slow", "test")}
+    oof = rows["plain", "oof"]
+    assert oof["accuracy"]["value"] == (said.mean_logits.argmax(axis=1) == said.targets).mean()
+    assert (oof["n"], oof["published"], oof["leaked"]) == (36, None, None)
+    assert index()["one/plain-s0"]["epochs"] == 2
+    assert "oof" in index()["one/plain-s0"]
+    assert "out-of-fold predictions" in fx("train", study, *sets, "--quiet").stdout
+
+
+def test_a_ledger_that_cannot_be_written_is_a_warning(study):
+    Path("data", ledger.NAME).mkdir()
+    done = fx("train", study, "--set", "seeds=[0]", "--quiet")
+    assert done.exit_code == 0, done.output
+    assert done.stderr.count("warning: this look at the test part was not entered") == 2
+
+
+def test_resume_and_its_run_belong_together(study, trainings):
+    """A training of a study that was resumed by hand is measured by the study."""
+    trainings[1][1] = KeyboardInterrupt()
+    assert fx("train", study, "--quiet").exit_code == 130
+    assert fx("train", "--resume", "runs/study/one/plain-s0", "--quiet").exit_code == 0
+    assert fx("train", study, "--set", "seeds=[0]", "--quiet").exit_code == 0
+    assert trainings[0] == [ORDER[0], ORDER[0], ORDER[1]]
+
+
+def test_folds_and_seeds_are_of_a_recipe_and_not_of_a_study(study):
+    done = fx("train", study, "--folds", 3)
+    assert done.exit_code == 3
+    assert "ensemble: unknown key here" in done.stderr
