@@ -343,7 +343,7 @@ def test_a_ledger_that_cannot_be_written_is_a_warning(study):
     Path("data", ledger.NAME).mkdir()
     done = fx("train", study, "--set", "seeds=[0]", "--quiet")
     assert done.exit_code == 0, done.output
-    assert done.stderr.count("warning: this look at the test part was not entered") == 2
+    assert done.stderr.count("this look at the test part cannot be noted") == 2
 
 
 def test_resume_and_its_run_belong_together(study, trainings):
