@@ -17,7 +17,7 @@ from fxcli.errors import DataError
 from fxcli.recipe.schema import Audit as Policy
 
 SAME_PICTURE, SAME_FIGURE = "same_picture", "same_figure"
-LEARNT = ("train", "val")
+LEARNT = ("train", "val", "calibration")
 # Of byte-equal files up to this number every two are a pair; of more, each with the first.
 _MOST_COPIES = 32
 

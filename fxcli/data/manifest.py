@@ -105,8 +105,8 @@ class Manifest:
 
     @property
     def straddling(self) -> list[Row]:
-        """The test pictures whose group has pictures in train or val too."""
-        learnt = {row.group for row in self.rows if row.split in ("train", "val")} - {""}
+        """The test pictures whose group has pictures in a part that is learnt from too."""
+        learnt = {row.group for row in self.rows if row.split != "test"} - {""}
         return [row for row in self.rows if row.split == "test" and row.group in learnt]
 
     def path_of(self, row: Row) -> Path:

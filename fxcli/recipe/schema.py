@@ -88,6 +88,13 @@ class Split(Section):
     val_frac: float = Field(
         0.15, ge=0, lt=1, description="fraction of the training part drawn for validation where none is given"
     )
+    calibration_frac: float | None = Field(
+        None,
+        ge=0,
+        lt=1,
+        description="fraction of the training part drawn for temperature, prediction sets and thresholds; null = 0.15 "
+        "where it has at least 2,000 groups, else 0: below, train in folds",
+    )
     test_frac: float = Field(0.15, gt=0, lt=1, description="fraction of all groups drawn for test (grouped only)")
 
 
