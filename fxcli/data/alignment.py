@@ -224,7 +224,7 @@ def _agreement(a: Floats, b: Floats, affine: Affine, *, sigma_px: float) -> Agre
 
     Along an edge, such as the side of a bone, all pictures agree once they are laid over each other; at corners, and in
     the structure of the bone, only copies do. The weight is the smaller eigenvalue of the structure tensor (Shi &
-    Tomasi 1994), of both pictures.
+    Tomasi 1994), in that picture where it is less: an arrow on one of them counts little.
     """
     seen, inside = _warped(b, affine, a.shape)
     area = int(inside.sum())
@@ -246,7 +246,7 @@ def _agreement(a: Floats, b: Floats, affine: Affine, *, sigma_px: float) -> Agre
     power, other_power, common = (local(values) for values in (mine * mine, theirs * theirs, mine * theirs))
     # One grey level squared: what is flatter is noise.
     correlation = common / np.sqrt((power + 1) * (other_power + 1))
-    weight = (_cornerness(mine, local) * _cornerness(theirs, local)) ** 0.25 * share
+    weight = np.sqrt(np.minimum(_cornerness(mine, local), _cornerness(theirs, local))) * share
     score = float((correlation * weight).sum() / (weight.sum() + 1e-6))
     return Agreement(score, overlap_frac, affine)
 

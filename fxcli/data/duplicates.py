@@ -38,7 +38,7 @@ NEIGHBOURS = 8
 _BLOCK_CELLS, _BLOCK_PICTURES = 1 << 24, 64
 
 # Both from looking at the pairs of Bone Break near them; see the README.
-LEAST_SCORE = 0.75
+LEAST_SCORE = 0.77
 LEAST_OVERLAP_FRAC = 0.35
 # A panel is at most this much of its figure, and has at most this much of itself in common with another panel.
 _MOST_OF_FIGURE, _MOST_COMMON = 0.7, 0.1
