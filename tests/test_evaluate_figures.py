@@ -135,6 +135,9 @@ def test_out_of_fold_answers_are_measured_and_contradicted_labels_listed(folds):
     assert found["figures"]["accuracy"]["value"] == folds.info()["figures"]["accuracy"]
     wrong = round(36 * (1 - found["figures"]["accuracy"]["value"]))
     assert len(found["contradicted"]) == wrong
+    page = (folds.path / "evaluation" / "oof-labels.html").read_text(encoding="utf-8")
+    assert page.count("data:image/jpeg;base64,") == wrong
+    assert f"{found['contradicted'][0]['predicted']} (" in page
     assert "contradict most surely" in fx("evaluate", folds.path, "--split", "oof").stdout
     for option in (["--tta", "flips"], ["--data", folds.path / "manifest.csv"], ["--study", "group"]):
         assert fx("evaluate", folds.path, "--split", "oof", *option).exit_code == 2

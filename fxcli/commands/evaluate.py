@@ -130,7 +130,7 @@ def evaluate(
         measured.append(said)
         plain = opened.is_final and names[opened.name] == 1
         folder = (out / (opened.name if plain else opened.unique_name) if len(found) > 1 else out) if out else None
-        predictions = _write(opened, folder, result, told, own_data=data is None)
+        predictions = _write(opened, manifest, folder, result, told, own_data=data is None)
         total += len(rows)
         if result["n_failed"]:
             failed, failed_in = failed + result["n_failed"], predictions
@@ -201,9 +201,15 @@ def _report(
 
 
 def _write(
-    opened: Opened, out: Path | None, result: dict[str, Any], told: list[LabelledRow], *, own_data: bool
+    opened: Opened,
+    manifest: Manifest,
+    out: Path | None,
+    result: dict[str, Any],
+    told: list[LabelledRow],
+    *,
+    own_data: bool,
 ) -> Path:
-    """Writes both files; returns the predictions."""
+    """Writes figures, predictions, and where there are any the labels to look at again; returns the predictions."""
     from fxcli.evaluation.predictions import labelled_csv
 
     name = result["split"] + ("-flips" if result["tta"] == "flips" else "")
@@ -225,6 +231,12 @@ def _write(
         text = labelled_csv(told, opened.model.classes, opened.model.info, temperature=result["temperature"])
         write_text(predictions, text)
     console.note(f"wrote {base / 'evaluation' / name}.json and {predictions}")
+    if contradicted := result.get("contradicted"):
+        from fxcli.data import label_page
+
+        page = base / "evaluation" / f"{name}-labels.html"
+        label_page.write(page, opened.name, manifest, contradicted)
+        console.note(f"labels to look at again, with their pictures: {page}")
     return predictions
 
 
