@@ -86,7 +86,7 @@ def test_an_error_record_has_no_numbers(trained):
     Path("bad.png").write_bytes(b"")
     done = fx("cam", "bad.png", "--json", "--quiet")
     assert done.exit_code == 9
-    assert list(json.loads(done.stdout)) == ["path", "status", "reason", "notice"]
+    assert list(json.loads(done.stdout)) == ["path", "status", "reason", "assumes_fracture", "notice"]
 
 
 def test_no_cell_is_a_formula(trained, picture):

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from fxcli.evaluation.agreement import BF16, EXPORTED, INT8, Agreement, compare
+from fxcli.evaluation.agreement import BF16, EXPORTED, INT8, Agreement, compare, pooled
 from fxcli.evaluation.metrics import softmax
 
 
@@ -69,3 +69,16 @@ def test_a_header_is_read_back_or_not_at_all():
 
 def test_nothing_compared_is_no_agreement():
     assert not Agreement(n=0, agree=1.0, n_clear=0, agree_clear=1.0, mean_abs_dp=0.0).within(BF16)
+
+
+def test_comparisons_of_parts_add_up_to_that_of_all():
+    rng = np.random.default_rng(0)
+    exact = rng.normal(size=(90, 4))
+    other = exact + 0.3 * rng.normal(size=(90, 4))
+    whole = compare(exact, other)
+    parts = pooled([compare(exact[a:b], other[a:b]) for a, b in ((0, 20), (20, 50), (50, 90))])
+    assert whole.agree_clear < 1
+    for name in ("n", "agree", "n_clear", "agree_clear", "mean_abs_dp"):
+        assert getattr(parts, name) == pytest.approx(getattr(whole, name))
+    unclear = compare(np.zeros((3, 2)), np.zeros((3, 2)))
+    assert pooled([unclear, unclear]).agree_clear == 1

@@ -335,3 +335,23 @@ os.kill(os.getpid(), signal.SIGUSR1)
 
 def test_an_exported_file_is_told_from_a_model_file(trained):
     assert not exported.is_exported(trained.model_file)
+
+
+def test_an_ensemble_is_exported_with_all_that_it_knows(tiny_recipe, raw):
+    tiny_recipe()
+    done = fx("train", "tiny.yaml", "--set", "train.epochs=1", "--folds", 2, "--out", "runs/folds", "--quiet")
+    assert done.exit_code == 0, done.output
+    for runtime in ("onnx", "openvino"):
+        done = fx("export", runtime, "runs/folds", "--out", f"folds.{runtime}", "--quiet")
+        assert done.exit_code == 0, done.output
+        for model, name in (("runs/folds", "torch"), (f"folds.{runtime}", runtime)):
+            done = fx("predict", raw, "--model", model, "--sets", "--precision", "fp32", "--out", name)
+            assert done.exit_code == 0, done.output
+        assert probabilities(Path("torch/predictions.csv")) == pytest.approx(
+            probabilities(Path(runtime) / "predictions.csv"), abs=1e-4
+        )
+        torch_rows, other_rows = (
+            list(csv.DictReader(Path(name, "predictions.csv").read_text().splitlines())) for name in ("torch", runtime)
+        )
+        for column in ("set", "unlike_training"):
+            assert [row[column] for row in torch_rows] == [row[column] for row in other_rows]

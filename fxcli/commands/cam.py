@@ -47,7 +47,7 @@ def cam(
     console.configure(json=json, quiet=quiet, debug=debug)
     import_torch()
     from fxcli.data import scan
-    from fxcli.evaluation.predictions import notice
+    from fxcli.evaluation.predictions import assumes_fracture, notice
     from fxcli.evaluation.table import csv_line, output_names, path_cell
     from fxcli.inference.opened import open_model
 
@@ -57,7 +57,7 @@ def cam(
     explainer = _explainer(opened, layer) if layer else None
     files = scan.pictures(paths)
     failed = 0
-    columns = ["path", "status", "reason", "target", "p", "max", "sum", "notice"]
+    columns = ["path", "status", "reason", "target", "p", "max", "sum", "assumes_fracture", "notice"]
     if not json:
         console.data(csv_line(columns))
     names = output_names(files)
@@ -71,11 +71,12 @@ def cam(
     answers = opened.pipeline.map(drawn, files)
     for answer, values in console.progress(answers, total=len(files), what="cam"):
         failed += answer.logits is None
-        values.append(notice(opened.model.info))
+        info = opened.model.info
         if json:
-            console.record({key: value for key, value in zip(columns, values, strict=True) if value != ""})
+            told = dict(zip(columns, [*values, assumes_fracture(info), notice(info)], strict=True))
+            console.record({key: value for key, value in told.items() if value != ""})
         else:
-            console.data(csv_line(values))
+            console.data(csv_line([*values, str(assumes_fracture(info)).lower(), notice(info)]))
     console.note(f"heat maps in {out}")
     if failed:
         raise SomeRowsFailed(failed, len(files), "the output")

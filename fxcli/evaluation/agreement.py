@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields
 from typing import Any
 
@@ -82,6 +83,20 @@ class Agreement:
     def to_mapping(self, allowed: Tolerance) -> dict[str, Any]:
         """Plain values for a header, with the verdict as `passes`."""
         return {**asdict(self), "passes": self.within(allowed)}
+
+
+def pooled(found: Sequence[Agreement]) -> Agreement:
+    """Of several comparisons, each of its own pictures; accuracies are not pooled."""
+    n, n_clear = sum(each.n for each in found), sum(each.n_clear for each in found)
+    # Where no answer is clear, the figure is that of all.
+    clear = [(each.agree_clear, each.n_clear if n_clear else each.n) for each in found]
+    return Agreement(
+        n=n,
+        agree=sum(each.agree * each.n for each in found) / n,
+        n_clear=n_clear,
+        agree_clear=sum(value * weight for value, weight in clear) / (n_clear or n),
+        mean_abs_dp=sum(each.mean_abs_dp * each.n for each in found) / n,
+    )
 
 
 def compare(exact: np.ndarray, other: np.ndarray, targets: np.ndarray | None = None) -> Agreement:

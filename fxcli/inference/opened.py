@@ -21,6 +21,7 @@ from fxcli.data.manifest import Manifest, Row, read_manifest
 from fxcli.errors import DataError, FxError, ModelFileError, RunError, UsageError
 from fxcli.evaluation import uncertainty as uncertainties
 from fxcli.evaluation.agreement import BF16, Agreement
+from fxcli.evaluation.predictions import assumes_fracture
 from fxcli.evaluation.uncertainty import Said, Uncertainty
 from fxcli.inference import engines, export, exported, runtimes
 from fxcli.inference.engines import Engine, TorchEngine
@@ -87,6 +88,7 @@ class Opened:
             "sha256": self.digest,
             "engine": engine.name,
             "precision": engine.precision,
+            "assumes_fracture": assumes_fracture(info),
             **{key: info.get(key) for key in keys},
         }
 

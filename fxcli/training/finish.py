@@ -43,10 +43,11 @@ def finish(training: Training, run: Run) -> dict[str, Any]:
         model.info["epoch"] = training.place.epoch
     network.eval()
     figures: dict[str, Any] = {}
-    paths, targets = training.part("val")
-    if paths:
+    unseen = next((split for split in ("val", HELD_OUT) if training.manifest.part(split)), None)
+    if unseen is not None:
+        paths, targets = training.part(unseen)
         exact = state.pipeline_of(training).logits(paths)
-        figures = state.figures_of(training, exact, targets)
+        figures = state.figures_of(training, exact, targets) if unseen == "val" else {}
         model.info["agreement"] = _compare_bf16(training, paths, exact, targets)
     network.statistics = _statistics(training)
     _write_held_out(training, run)
@@ -104,5 +105,5 @@ def _compare_bf16(training: Training, paths: list[Path], exact: np.ndarray, targ
         console.warn(f"bf16 was not compared with fp32, so fx predict will not take it: {error}")
         return {}
     found = agreement.compare(exact, logits, np.asarray(targets))
-    console.note(f"bf16 against fp32 on the validation part: {found.told()}")
+    console.note(f"bf16 against fp32 on unseen pictures: {found.told()}")
     return {f"torch-{device.type}": {"bf16": found.to_mapping(agreement.BF16)}}
