@@ -17,7 +17,8 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-INTENDED_USE = "Research use only; not a medical device. Every answer assumes that the picture shows a fracture."
+INTENDED_USE = "Research use only; not a medical device."
+ASSUMES_FRACTURE = "Every answer assumes that the picture shows a fracture."
 
 
 class Console:

@@ -9,8 +9,8 @@ from PIL import Image
 from typer.testing import CliRunner
 
 from fxcli.cli import app
-from fxcli.console import INTENDED_USE
 from fxcli.data.read import MARK
+from fxcli.evaluation.predictions import notice
 
 
 def fx(*arguments):
@@ -100,7 +100,7 @@ def test_pictures_say_what_they_are_and_are_no_radiographs(trained, picture):
     for file in Path("why").glob("*.png"):
         with Image.open(file) as drawn:
             mark = json.loads(drawn.text[MARK])
-        assert mark == {"heat_map": True, "notice": INTENDED_USE}
+        assert mark == {"heat_map": True, "notice": notice({})}
     done = fx("cam", "why", "--quiet")
     rows = list(csv.DictReader(io.StringIO(done.stdout)))
     assert [row["reason"] for row in rows] == ["a heat map that fx drew"] * 2

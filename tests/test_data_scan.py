@@ -160,6 +160,13 @@ def test_table_with_named_columns():
     assert table(file, columns) == [SourcePicture(Path("1.png"), "1.png", "a", "test", "p1")]
 
 
+def test_table_keeps_other_columns_and_may_lie_beside_its_pictures():
+    Path("lists").mkdir()
+    file = write("file_name,fractured,hand,label,sha256\nIMG1.jpg,0,1,seen,abc\n", "lists/images.csv")
+    columns = Columns(path="file_name", label="fractured", folder="images")
+    assert table(file, columns) == [SourcePicture(Path("lists/images/IMG1.jpg"), "IMG1.jpg", "0", extra={"hand": "1"})]
+
+
 def test_table_from_a_spreadsheet():
     file = write('path,label\r\n"a, b.png","c ""d"""\r\n"two\r\nlines.png",e\r\n', encoding="utf-8-sig")
     assert [(p.name, p.folder) for p in table(file, Columns())] == [("a, b.png", 'c "d"'), ("two\r\nlines.png", "e")]

@@ -187,3 +187,19 @@ def test_given_without_any():
 def test_too_few_to_draw_from(labels, group):
     with pytest.raises(DataError, match="are too few to draw a part of them"):
         assign(Split(), 0, labels, group, [None] * len(labels))
+
+
+@pytest.mark.parametrize(("groups_in_all", "frac", "expected"), [(1999, None, 0), (2400, None, 306), (60, 0.2, 10)])
+def test_a_calibration_part_is_drawn_where_there_are_groups_enough(groups_in_all, frac, expected):
+    labels = ["a", "b"] * (groups_in_all // 2) + ["a"] * (groups_in_all % 2)
+    names = [f"g{index}" for index in range(groups_in_all)]
+    found = assign(Split(calibration_frac=frac), 0, labels, names, ["train"] * groups_in_all)
+    assert found.count("calibration") == pytest.approx(expected, abs=1 + 0.05 * expected)
+    assert found.count("val") == pytest.approx(0.15 * groups_in_all, abs=0.02 * groups_in_all)
+
+
+def test_a_given_calibration_part_is_kept():
+    given = ["calibration"] * 10 + ["train"] * 50
+    found = assign(Split(calibration_frac=0.2), 0, ["a", "b"] * 30, [f"g{i}" for i in range(60)], given)
+    assert found[:10] == ["calibration"] * 10
+    assert "calibration" not in found[10:]

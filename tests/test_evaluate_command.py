@@ -29,10 +29,13 @@ def table(file):
 def test_equals_the_validation_inside_training(trained):
     done = fx("evaluate", trained.path, "--split", "val", "--json", "--quiet")
     assert done.exit_code == 0, done.output
-    figures = json.loads(done.stdout)["figures"]
-    assert figures == trained.info()["figures"]
+    figures, expected = json.loads(done.stdout)["figures"], trained.info()["figures"]
+    for name in ("accuracy", "balanced_accuracy", "macro_f1", "auroc", "nll"):
+        assert figures[name]["value"] == expected[name]
+        assert figures[name]["low"] <= figures[name]["value"] <= figures[name]["high"]
+    assert figures["confusion"] == expected["confusion"]
     lines = [json.loads(line) for line in trained.metrics_file.read_text().splitlines()]
-    assert figures["macro_f1"] == max(line["val_macro_f1"] for line in lines)
+    assert figures["macro_f1"]["value"] == max(line["val_macro_f1"] for line in lines)
 
 
 def test_writes_logits_from_which_every_figure_follows(trained):
@@ -44,8 +47,8 @@ def test_writes_logits_from_which_every_figure_follows(trained):
     classes = sorted({row["label"] for row in rows})
     logits = np.array([[float(row[f"logit_{name}"]) for name in classes] for row in rows])
     truth, named = [row["label"] for row in rows], [classes[i] for i in logits.argmax(1)]
-    assert result["figures"]["accuracy"] == pytest.approx(accuracy_score(truth, named))
-    assert result["figures"]["macro_f1"] == pytest.approx(f1_score(truth, named, average="macro"))
+    assert result["figures"]["accuracy"]["value"] == pytest.approx(accuracy_score(truth, named))
+    assert result["figures"]["macro_f1"]["value"] == pytest.approx(f1_score(truth, named, average="macro"))
     assert [row["class"] for row in rows] == named
     assert "not a medical device" in result["notice"]
     assert result["sha256"]
@@ -183,7 +186,8 @@ def test_a_run_and_its_checkpoint_keep_apart(trained, demo_zoo):
 def test_models_as_options_or_not_at_all(trained):
     done = fx("evaluate", "--model", trained.path, "--model", trained.path, trained.path, "--json", "--quiet")
     assert done.exit_code == 0, done.output
-    assert len(done.stdout.splitlines()) == 3
+    records = [json.loads(line) for line in done.stdout.splitlines()]
+    assert ["comparison" in record for record in records] == [False] * 3 + [True] * 8
     done = fx("evaluate", "--json", "--quiet")
     assert done.exit_code == 0, done.output
     assert json.loads(done.stdout)["model"] == "trained"

@@ -43,6 +43,8 @@ def test_rates_are_scikit_learns(sample):
     assert found["ppv"].value == pytest.approx(sk.precision_score(positive, named))
     assert found["npv"].value == pytest.approx(sk.precision_score(~positive, ~named))
     assert found["sensitivity"] == proportion(named[positive], groups[positive])
+    assert found["specificity"] == proportion(~named[~positive], groups[~positive])
+    assert found["ppv"] == proportion(positive[named], groups[named])
     assert found["npv"] == proportion(~positive[~named], groups[~named])
 
 
@@ -73,7 +75,7 @@ def test_the_threshold_of_a_sensitivity_is_the_highest(sample, least):
 
 def test_a_whole_share_is_reached_however_it_is_rounded():
     positive = np.arange(20) < 10
-    assert at_sensitivity(np.linspace(1, 0, 20), positive, 0.3 - 1e-12 + 1e-12) == np.linspace(1, 0, 20)[2]
+    assert at_sensitivity(np.linspace(1, 0, 20), positive, 0.1 + 0.2) == np.linspace(1, 0, 20)[2]
     assert at_sensitivity(np.linspace(1, 0, 20), positive, 0.7) == np.linspace(1, 0, 20)[6]
 
 

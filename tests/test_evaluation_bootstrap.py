@@ -107,6 +107,7 @@ def test_undefined_resamples_are_left_out_and_the_estimate_is_inside():
     found = percentile(0.5, values, 10**9)
     assert (found.low, found.high) == (pytest.approx(0.025), pytest.approx(0.975))
     assert percentile(0.99, values, 10**9).high == 0.99
+    assert percentile(0.01, values, 10**9).low == 0.01
 
 
 def test_a_share_of_equal_resamples_has_wilsons_interval():

@@ -99,6 +99,13 @@ def test_too_few_groups_exclude_nothing():
     assert not fit(logits, targets, np.arange(60) % 9, alpha=0.1).sets(logits).all()
 
 
+@pytest.mark.parametrize("classes", [2, 3])
+def test_a_score_equal_to_the_threshold_is_in(classes):
+    """Nine alike pictures: their score, 1/2 or 2/3 with its digits beyond the sixth, is the threshold."""
+    alike = np.zeros((9, classes))
+    assert fit(alike, np.zeros(9, dtype=int), None, alpha=0.1).sets(alike).all()
+
+
 def test_the_predicted_class_is_always_in():
     rng = np.random.default_rng(5)
     logits, targets = pictures(rng, 300, signal=9)
@@ -118,6 +125,8 @@ def test_rare_classes_share_the_threshold_of_all():
     (notice,) = found.notices("abcd")
     assert notice == "d: 49 groups are fewer than 50, so its sets use the threshold of all classes"
     assert fit(logits, targets, None).notices("abcd") == []
+    targets[49] = 3
+    assert fit(logits, targets, None, per_class=True).own[-1][0] == 3
     new = pictures(rng, 50)[0]
     top = np.zeros(50, dtype=int)
     assert (found.sets(new, top)[:, 3] == fit(logits, targets, None).sets(new, top)[:, 3]).all()

@@ -2,6 +2,7 @@ import math
 
 import numpy as np
 import pytest
+from scipy.stats import betabinom
 
 from fxcli.evaluation.conformal import fit
 from fxcli.evaluation.coverage import Coverage, coverage
@@ -18,9 +19,10 @@ def test_figures_are_those_of_the_definition():
 
 def test_the_band_is_vovks():
     """The beta-binomial written out: C(m, k) B(k + a, m − k + b) / B(a, b)."""
-    a, b, m = 100 - 10, 10, 40  # n = 99, α = 0.1
+    a, b, m = 100 - 10, 10, 2000  # n = 99, α = 0.1
     beta = lambda x, y: math.lgamma(x) + math.lgamma(y) - math.lgamma(x + y)  # noqa: E731
-    mass = [math.comb(m, k) * math.exp(beta(k + a, m - k + b) - beta(a, b)) for k in range(m + 1)]
+    choose = lambda k: -beta(k + 1, m - k + 1) - math.log(m + 1)  # noqa: E731
+    mass = [math.exp(choose(k) + beta(k + a, m - k + b) - beta(a, b)) for k in range(m + 1)]
     cumulative = np.cumsum(mass)
     found = coverage(np.ones((m, 2), dtype=bool), np.zeros(m, dtype=int), alpha=0.1, n_calibration=99)
     assert found.band_low == np.searchsorted(cumulative, 0.025) / m
@@ -56,7 +58,10 @@ def test_sets_that_exclude_nothing_are_to_hold_all():
     assert (found.band_low, found.band_high, found.position) == (1.0, 1.0, "inside")
     # 0.1 · 10 is a whole number, however it is rounded
     assert coverage(sets, np.zeros(5, dtype=int), alpha=0.1, n_calibration=9).band_low < 1
-    assert coverage(sets, np.zeros(5, dtype=int), alpha=0.3, n_calibration=9).band_low < 1
+    many = np.ones((2000, 2), dtype=bool)
+    found = coverage(many, np.zeros(2000, dtype=int), alpha=0.29, n_calibration=99)
+    assert 0.29 * 100 < 29
+    assert found.band_low == betabinom(2000, 71, 29).ppf(0.025) / 2000
 
 
 def test_a_coverage_is_what_it_was_given():

@@ -81,6 +81,7 @@ def test_one_picture_has_wide_intervals():
     assert found["accuracy"] == {"value": 1.0, "low": pytest.approx(float(wilson(1, 1)[0])), "high": 1.0}
     assert found["auroc"] is None
     assert found["nll"]["low"] is None
+    assert found["ece"] == {"value": pytest.approx(1 / (1 + np.exp(2))), "low": None, "high": None}
 
 
 def test_a_seed_decides(sample):

@@ -75,6 +75,12 @@ def test_groups_of_alike_pictures_allow_less(sample):
     assert abstention(*copies, target=0.2).coverage > grouped.coverage
 
 
+def test_pictures_of_equal_probability_are_answered_together():
+    logits, targets = np.tile([1.0, 0.0], (130, 1)), np.repeat([0, 1], [100, 30])
+    assert abstention(logits, targets, target=0.1) is None  # although none of the first hundred is wrong
+    assert abstention(logits[:100], targets[:100], target=0.1).coverage == 1.0
+
+
 def test_all_answers_are_given_where_few_are_wrong():
     logits = np.array([[3.0, 0.0]] * 200 + [[1.0, 0.0]] * 50)
     found = abstention(logits, np.zeros(250, dtype=int), target=0.05)

@@ -27,6 +27,8 @@ from fxcli.data.read import read
 from fxcli.errors import DataError, RunError
 from fxcli.recipe.load import load_default
 
+LISTS = ("audit.html", "audit.json", "fingerprint.json", "manifest.csv")
+
 
 def fx(*arguments, code=0):
     done = CliRunner().invoke(app, ["prepare", *map(str, arguments)])
@@ -77,7 +79,9 @@ def test_class_folders():
     assert {(row.source, row.label) for row in found.rows} == {
         (f"{name}/{i}.png", name) for name in ("one", "two") for i in range(8)
     }
-    assert files("out") == sorted(["manifest.csv", "fingerprint.json", *(row.path for row in found.rows)])
+    assert files("out") == sorted(
+        ["audit.html", "audit.json", "manifest.csv", "fingerprint.json", *(row.path for row in found.rows)]
+    )
     for row in found.rows:
         raw = Path("source") / row.source
         assert row.sha256 == hashlib.sha256(raw.read_bytes()).hexdigest()
@@ -114,6 +118,19 @@ def test_csv():
     Path("list.csv").write_text("path,label\n" + "".join(f"pictures/{i}.png,c{i % 2}\n" for i in range(12)))
     found = made("list.csv")
     assert {(row.source, row.label) for row in found.rows} == {(f"pictures/{i}.png", f"c{i % 2}") for i in range(12)}
+
+
+def test_other_columns_of_a_csv_stand_in_the_manifest():
+    draw(*(f"pictures/{i}.png" for i in range(12)))
+    lines = [f"{i}.png,{i % 2},{'wrist' if i < 6 else 'hip'}\n" for i in range(12)]
+    Path("list.csv").write_text("file,fractured,body_part\n" + "".join(lines))
+    columns = {"path": "file", "label": "fractured", "folder": "pictures"}
+    found = made("list.csv", **{f"data__columns__{key}": value for key, value in columns.items()})
+    again = read_manifest(found.manifest)
+    assert {(row.source, row.column("body_part")) for row in again.rows} == {
+        (f"{i}.png", "wrist" if i < 6 else "hip") for i in range(12)
+    }
+    assert {row.label for row in again.rows} == {"0", "1"}
 
 
 def test_csv_with_patients_and_splits():
@@ -377,7 +394,9 @@ def test_leftovers_of_a_killed_process_are_cleared():
     Path("out.part/pictures/train/old/stale.png").touch()
     Path("out.part/lock.json").write_text("")
     found = made("source")
-    assert files("out") == sorted(["manifest.csv", "fingerprint.json", *(row.path for row in found.rows)])
+    assert files("out") == sorted(
+        ["audit.html", "audit.json", "manifest.csv", "fingerprint.json", *(row.path for row in found.rows)]
+    )
     assert sorted(os.listdir()) == ["out", "source"]
 
 

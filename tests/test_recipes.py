@@ -32,6 +32,8 @@ def small(name, prepared):
     recipe = load(name).recipe
     if isinstance(recipe, ClassifyRecipe):
         sets += [f"phases.{phase}.train.batch_size=4" for phase in recipe.phases]
+        if recipe.evaluate.negative_class:
+            sets.append("evaluate.negative_class=class_0")
     return sets
 
 

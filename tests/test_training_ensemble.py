@@ -195,4 +195,4 @@ def test_predictions_of_a_part_that_are_gone_are_told(several, prepared, tiny_re
     else:
         file.write_text(text, encoding="utf-8")
     with pytest.raises(RunError, match=message):
-        ensemble.oof(several, manifest, parts)
+        ensemble.oof(several, manifest, parts, {})

@@ -6,6 +6,7 @@ import shutil
 import signal
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +15,7 @@ from typer.testing import CliRunner
 
 from fxcli.cli import app
 from fxcli.console import console
-from fxcli.data.manifest import read_manifest
+from fxcli.data.manifest import read_manifest, write_manifest
 from fxcli.errors import RunError
 from fxcli.evaluation.predictions import read_labelled
 from fxcli.inference.opened import open_model
@@ -41,9 +42,12 @@ def study(tiny_recipe, prepared):
     Path("data").mkdir()
     Path("data/pictures").symlink_to(prepared / "pictures")
     shutil.copy(prepared / "fingerprint.json", "data")
-    header, *rows = (prepared / "manifest.csv").read_text(encoding="utf-8").splitlines()
-    told = [f"{row},{'' if ',test,' not in row else 'yes' if number % 2 else 'no'}" for number, row in enumerate(rows)]
-    Path("data/manifest.csv").write_text("\n".join([f"{header},leaked", *told]) + "\n", encoding="utf-8")
+    rows = read_manifest(prepared / "manifest.csv").rows
+    told = [
+        replace(row, leaked="yes" if number % 2 else "no") if row.split == "test" else row
+        for number, row in enumerate(rows)
+    ]
+    write_manifest(Path("data/manifest.csv"), told)
     Path("study.yaml").write_text(
         "task: study\n"
         "seeds: [0, 1]\n"
@@ -97,7 +101,7 @@ def test_each_is_trained_measured_once_and_kept(study, trainings):
     test = manifest.part("test")
     pictures = Path("results/one/test.csv").read_text(encoding="utf-8").splitlines()
     assert pictures[0] == "path,label,group,leaked"
-    assert pictures[1:] == [f"{row.path},{row.label},{row.group},{row.extra['leaked']}" for row in test]
+    assert pictures[1:] == [f"{row.path},{row.label},{row.group},{row.leaked}" for row in test]
     assert {line.rpartition(",")[2] for line in pictures[1:]} == {"yes", "no"}
     for name in ORDER:
         run = Path("runs/study", name)
@@ -339,7 +343,7 @@ def test_a_ledger_that_cannot_be_written_is_a_warning(study):
     Path("data", ledger.NAME).mkdir()
     done = fx("train", study, "--set", "seeds=[0]", "--quiet")
     assert done.exit_code == 0, done.output
-    assert done.stderr.count("warning: this look at the test part was not entered") == 2
+    assert done.stderr.count("this look at the test part cannot be noted") == 2
 
 
 def test_resume_and_its_run_belong_together(study, trainings):

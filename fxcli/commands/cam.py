@@ -71,7 +71,7 @@ def cam(
     answers = opened.pipeline.map(drawn, files)
     for answer, values in console.progress(answers, total=len(files), what="cam"):
         failed += answer.logits is None
-        values.append(notice(demo=opened.model.is_demo))
+        values.append(notice(opened.model.info))
         if json:
             console.record({key: value for key, value in zip(columns, values, strict=True) if value != ""})
         else:

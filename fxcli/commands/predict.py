@@ -5,8 +5,9 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, TextIO
+from typing import TYPE_CHECKING, Annotated, Any, TextIO
 
 import typer
 
@@ -32,6 +33,19 @@ def predict(
         Path | None, typer.Option("--cam", metavar="DIR", help="Write a heat map of each answer here.")
     ] = None,
     out: Out = None,
+    sets: Annotated[
+        bool, typer.Option("--sets", help="Add prediction sets, which hold the true class with a stated probability.")
+    ] = False,
+    abstain: Annotated[
+        float | None,
+        typer.Option(
+            "--abstain", metavar="ERROR", min=0, max=1, help="Answer only where errors stay below this share."
+        ),
+    ] = None,
+    gate: Annotated[
+        str | None,
+        typer.Option("--gate", metavar="RUN_OR_FILE", help="Ask this model first whether there is a fracture at all."),
+    ] = None,
     engine: Engine = None,
     precision: Precision = None,
     draft: Annotated[
@@ -54,7 +68,13 @@ def predict(
     It runs as fast as it may: in bf16 where the processor has it and the model's validation pictures got the same
     answers, else in fp32. --model also takes a file that fx export wrote.
 
+    A model that was trained in folds knows its own errors: its probabilities are calibrated, unlike_training marks
+    pictures unlike those it was trained on, and --sets and --abstain are possible. --gate takes a model whose recipe
+    names a negative_class; what it sees no fracture on gets status=no_fracture_suspected.
+
     Example: fx predict folder/ --cam out/
+
+    Example: fx predict folder/ --sets --abstain 0.3 --gate runs/fracatlas-20260101T120000Z-1a2b
 
     Example: find . -name '*.png' | fx predict - --model runs/final-20260101T120000Z-1a2b --json
     """
@@ -63,9 +83,10 @@ def predict(
     from fxcli.data import scan
     from fxcli.evaluation.predictions import PredictionTable
     from fxcli.inference.opened import open_model
+    from fxcli.inference.verdict import Judge
 
-    opened = open_model(
-        model,
+    open_one = partial(
+        open_model,
         device=device,
         workers=workers,
         batch_size=batch_size,
@@ -74,14 +95,17 @@ def predict(
         fast=True,
         draft=draft,
     )
+    opened = open_one(model)
+    judge = Judge(opened, open_one(gate) if gate else None, sets, abstain)
     files: list[Path] = []
     for path in paths:
         listed = path == "-"
         files += scan.pictures(_listed() if listed else [Path(path)], keep_absent=listed)
-    table = PredictionTable(opened.model.classes, demo=opened.model.is_demo)
+    table = PredictionTable(opened.model.classes, opened.model.info, extra=judge.columns)
     answers = opened.pipeline.map(_drawing(opened, cam, files), files) if cam else opened.pipeline.run(files)
+    verdicts = judge.verdicts(console.progress(answers, total=len(files), what="predict"), files)
     with _target(out, json=json) as target:
-        failed = _write_rows(target, table, console.progress(answers, total=len(files), what="predict"), json=json)
+        failed = _write_rows(target, table, verdicts, json=json)
     where = str(out / _file_name(json)) if out else "the output"
     console.note(f"{len(files)} pictures" + (f", heat maps in {cam}" if cam else "") + (f", {where}" if out else ""))
     console.note(table.notice)
@@ -89,20 +113,17 @@ def predict(
         raise SomeRowsFailed(failed, len(files), where)
 
 
-def _write_rows(target: TextIO, table: PredictionTable, answers: Iterable[Answer], *, json: bool) -> int:
-    """Writes a row for each answer as it comes; how many are errors."""
+def _write_rows(target: TextIO, table: PredictionTable, verdicts: Iterable[dict[str, Any]], *, json: bool) -> int:
+    """Writes a row for each verdict as it comes; how many are errors."""
     from fxcli.evaluation.table import csv_line, path_cell
 
     failed = 0
     if not json:
         target.write(csv_line(table.columns) + "\n")
-    for answer in answers:
-        shown = path_cell(answer.path)
-        failed += answer.logits is None
-        if json:
-            target.write(_json_line(table.record(shown, logits=answer.logits, reason=answer.reason)))
-        else:
-            target.write(csv_line(table.cells(shown, logits=answer.logits, reason=answer.reason)) + "\n")
+    for verdict in verdicts:
+        record = table.record(path_cell(verdict.pop("path")), **verdict)
+        failed += record["status"] == "error"
+        target.write(_json_line(record) if json else csv_line(table.cells(record)) + "\n")
     return failed
 
 

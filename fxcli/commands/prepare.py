@@ -30,8 +30,9 @@ def prepare(
 ) -> None:
     """Cleans pictures, divides them into train, val and test, and lists them in a manifest.
 
-    Writes prepared/NAME/ (or --out DIR): 8-bit grey PNG pictures, manifest.csv and fingerprint.json. Unreadable
-    files are listed with reasons, and the exit code is then 9.
+    Writes prepared/NAME/ (or --out DIR): 8-bit grey PNG pictures, manifest.csv, fingerprint.json, and what an audit
+    found (audit.json; audit.html shows pairs of equal pictures). Unreadable files are listed with reasons, and the
+    exit code is then 9.
 
     Example: fx prepare recipes/bone_break.yaml --set data.source=bone_break
 
@@ -49,12 +50,15 @@ def prepare(
     made = run(chosen, out or PREPARED / chosen.name, overwrite=overwrite)
     table = counts(made.rows)
     if json:
-        console.record({"folder": str(made.folder), "counts": table, "unreadable": made.unreadable})
+        figures = made.audit.figures()
+        console.record({"folder": str(made.folder), "counts": table, "audit": figures, "unreadable": made.unreadable})
     else:
         splits = [name for name in ("train", "val", "test") if any(name in row for row in table.values())]
         rows = [[name, *(str(row.get(split, 0)) for split in splits)] for name, row in table.items()]
         total = ["all", *(str(sum(row.get(split, 0) for row in table.values())) for split in splits)]
         console.table(["class", *splits], [*rows, total], title=str(made.folder))
+        console.table(["audit", ""], made.audit.table())
+        console.note(f"the pairs: {made.folder / 'audit.html'}")
         console.note(f"train with: fx train RECIPE --set data.manifest={made.manifest}")
     if len(table) == 1:
         console.warn(f"there is one class, {next(iter(table))}; if its folder holds class folders, it is the source")

@@ -17,7 +17,7 @@ from fxcli.data.preprocess import Clean
 from fxcli.errors import DataError
 from fxcli.run.files import sha256_of, write_text
 
-COLUMNS = ("path", "label", "split", "group", "patient", "source", "width_px", "height_px", "sha256")
+COLUMNS = ("path", "label", "split", "group", "patient", "source", "width_px", "height_px", "sha256", "leaked")
 SPLITS = ("train", "val", "calibration", "test")
 
 
@@ -35,6 +35,7 @@ class Row:
         width_px: Of the raw picture, after EXIF turning.
         height_px: Likewise.
         sha256: Of the raw file.
+        leaked: Of a test picture: "yes" if its source has the same picture for training, else "no"; "" elsewhere.
         extra: Columns that fx does not know, kept.
     """
 
@@ -47,7 +48,21 @@ class Row:
     width_px: int = 0
     height_px: int = 0
     sha256: str = ""
+    leaked: str = ""
     extra: dict[str, str] = field(default_factory=dict)
+
+    def column(self, name: str) -> str:
+        """The value of any column.
+
+        Raises:
+            DataError: There is none of this name.
+        """
+        if name in COLUMNS:
+            return str(getattr(self, name))
+        if name not in self.extra:
+            known = [*COLUMNS, *self.extra]
+            raise DataError(f"the manifest has no column '{name}'", hint=f"its columns: {', '.join(known)}")
+        return self.extra[name]
 
 
 @dataclass(frozen=True)
@@ -87,6 +102,12 @@ class Manifest:
     def part(self, split: str) -> list[Row]:
         """The rows of a split, in order."""
         return [row for row in self.rows if row.split == split]
+
+    @property
+    def straddling(self) -> list[Row]:
+        """The test pictures whose group has pictures in a part that is learnt from too."""
+        learnt = {row.group for row in self.rows if row.split != "test"} - {""}
+        return [row for row in self.rows if row.split == "test" and row.group in learnt]
 
     def path_of(self, row: Row) -> Path:
         """The file of a row."""
@@ -195,6 +216,8 @@ def _row(record: dict[str, str], place: str) -> Row:
         raise DataError(f"class {label!r}: only letters, digits, _ . and - are allowed", where=place)
     if split not in SPLITS:
         raise DataError(f"split {split!r} is none of {', '.join(SPLITS)}", where=place)
+    if record.get("leaked", "") not in ("", "yes", "no"):
+        raise DataError(f"leaked {record['leaked'][:20]!r} is neither yes nor no", where=place)
     known: dict[str, Any] = {name: record[name] for name in COLUMNS if name in record} | {"path": str(path)}
     for name in ("width_px", "height_px"):
         text = known.get(name) or "0"

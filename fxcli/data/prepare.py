@@ -1,4 +1,4 @@
-"""Makes a prepared folder: cleaned pictures, manifest.csv, fingerprint.json. Called by `fx prepare`.
+"""Makes a prepared folder: cleaned pictures, manifest, audit and fingerprint. Called by `fx prepare`.
 
 Written beside its final name and renamed at the end: a prepared folder is complete or not there.
 """
@@ -12,7 +12,7 @@ import os
 import shutil
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -21,10 +21,12 @@ from PIL import Image, PngImagePlugin
 
 from fxcli import __version__
 from fxcli.console import console
-from fxcli.data import phantom, scan, split
+from fxcli.data import audit, audit_page, oddities, phantom, scan, split
+from fxcli.data.audit import Audit
 from fxcli.data.manifest import Row, counts, write_manifest
 from fxcli.data.preprocess import Clean, Cleaned
-from fxcli.data.read import MARK, Radiograph, read
+from fxcli.data.read import MARK, Radiograph, colour_frac, read
+from fxcli.data.views import LOOKED_AT_PX, View, view
 from fxcli.errors import DataError, UnreadableImage
 from fxcli.recipe.schema import Columns, PrepareRecipe
 from fxcli.run.directory import Lock, Run
@@ -46,6 +48,8 @@ class Item:
         patient: As given, or None.
         digest: sha256 of the source.
         load: Decodes it.
+        path: The file; None if fx draws it.
+        extra: Further columns of the manifest.
     """
 
     name: str
@@ -54,6 +58,31 @@ class Item:
     patient: str | None
     digest: str
     load: Callable[[], Radiograph]
+    path: Path | None = None
+    extra: dict[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Made:
+    """A picture that is cleaned and written, but has no split yet.
+
+    Attributes:
+        item: It.
+        file: Where it lies for now.
+        width_px: Of the raw picture.
+        height_px: Likewise.
+        is_phantom: Whether fx drew it.
+        view: For the audit; None if pictures are not compared.
+        colour_frac: Coloured fraction of the raw picture; 0 if pictures are not compared.
+    """
+
+    item: Item
+    file: Path
+    width_px: int
+    height_px: int
+    is_phantom: bool
+    view: View | None
+    colour_frac: float
 
 
 @dataclass(frozen=True)
@@ -64,11 +93,13 @@ class Prepared:
         folder: The prepared folder.
         rows: Of its manifest.
         unreadable: path and reason of each picture that could not be used.
+        audit: What was found among the pictures.
     """
 
     folder: Path
     rows: list[Row]
     unreadable: list[dict[str, str]]
+    audit: Audit
 
     @property
     def manifest(self) -> Path:
@@ -97,16 +128,20 @@ def prepare(recipe: PrepareRecipe, folder: Path, *, overwrite: bool = False) -> 
     with Lock(Run(part)):
         try:
             shutil.rmtree(part / "pictures", ignore_errors=True)  # of a process that was killed
-            rows, is_phantom = _pictures(items, recipe, part, unreadable)
+            made = _pictures(items, recipe, part, unreadable)
+            found = _audit(made, recipe)
+            rows = _rows(made, found, part)
             write_manifest(part / "manifest.csv", rows)
-            fingerprint = _fingerprint(recipe, rows, unreadable, is_phantom)
+            write_json(part / "audit.json", found.record())
+            audit_page.write(part / "audit.html", recipe.name, found, _views(made))
+            fingerprint = _fingerprint(recipe, rows, unreadable, found, any(picture.is_phantom for picture in made))
             fingerprint["manifest_sha256"] = sha256_of(part / "manifest.csv")
             write_json(part / "fingerprint.json", fingerprint)
         except BaseException:
             shutil.rmtree(part, ignore_errors=True)
             raise
     _swap(part, folder)
-    return Prepared(folder, rows, unreadable)
+    return Prepared(folder, rows, unreadable, found)
 
 
 def _check_target(recipe: PrepareRecipe, folder: Path, overwrite: bool) -> None:
@@ -152,7 +187,9 @@ def _files(recipe: PrepareRecipe, unreadable: list[dict[str, str]]) -> list[Item
             continue
         load = functools.partial(read, picture.path)
         label = label_of[picture.folder]
-        items.append(Item(picture.name, label, picture.split, picture.patient, digest, load))
+        items.append(
+            Item(picture.name, label, picture.split, picture.patient, digest, load, picture.path, picture.extra)
+        )
     return items
 
 
@@ -171,55 +208,98 @@ def _drawn(case: phantom.PhantomCase, size_px: int) -> Radiograph:
     return Radiograph(phantom.draw(case, size_px), {"phantom": True})
 
 
-def _pictures(
-    items: Sequence[Item], recipe: PrepareRecipe, part: Path, unreadable: list[dict[str, str]]
-) -> tuple[list[Row], bool]:
-    """Writes all pictures; returns the manifest's rows, and whether fx drew any of them."""
-    groups = split.groups([item.patient for item in items], [item.digest for item in items])
-    given = [item.split for item in items]
-    splits = split.assign(recipe.split, recipe.seed, [item.label for item in items], groups, given)
-    convert = functools.partial(_convert, Clean(recipe.data.prepared_px, recipe.data.window), part)
-    rows: list[Row] = []
-    is_phantom = False
-    workers = recipe.data.workers if recipe.data.workers is not None else os.cpu_count() or 1
+def _pictures(items: Sequence[Item], recipe: PrepareRecipe, part: Path, unreadable: list[dict[str, str]]) -> list[Made]:
+    """Cleans and writes all pictures that can be read."""
+    # Phantoms are drawn in known groups, and views of one patient would be all that is found.
+    is_searched = recipe.audit.search and recipe.data.source != PHANTOM
+    convert = functools.partial(_convert, Clean(recipe.data.prepared_px, recipe.data.window), part, is_searched)
+    made: list[Made] = []
     # Threads, not processes: decoding, resizing and compressing all release the interpreter's lock.
-    pool = ThreadPoolExecutor(max_workers=max(1, workers))
+    pool = ThreadPoolExecutor(max_workers=_workers(recipe))
     try:
-        made = pool.map(convert, items, groups, splits)
-        for result in console.progress(made, total=len(items), what="prepare"):
+        for result in console.progress(pool.map(convert, items), total=len(items), what="prepare"):
             if isinstance(result, UnreadableImage):
                 unreadable.append({"path": str(result.where), "reason": result.reason})
             else:
-                rows.append(result[0])
-                is_phantom |= result[1]
+                made.append(result)
     finally:
         # After Ctrl-C nothing that still waits may start.
         pool.shutdown(cancel_futures=True)
-    if not rows:
+    if not made:
         first = unreadable[0]
         raise DataError(f"no picture can be read; the first: {first['reason']}", where=first["path"])
-    return rows, is_phantom
+    return made
 
 
-def _convert(clean: Clean, part: Path, item: Item, group: str, part_name: str) -> tuple[Row, bool] | UnreadableImage:
+def _workers(recipe: PrepareRecipe) -> int:
+    workers = recipe.data.workers if recipe.data.workers is not None else os.cpu_count() or 1
+    return max(1, workers)
+
+
+def _convert(clean: Clean, part: Path, is_searched: bool, item: Item) -> Made | UnreadableImage:
     try:
-        cleaned = clean(item.load(), Path(item.name))
+        radiograph = item.load()
+        cleaned = clean(radiograph, Path(item.name))
     except UnreadableImage as error:
         return UnreadableImage(item.name, error.reason)
-    path = f"pictures/{part_name}/{item.label}/{_file_name(item.name)}"
-    _save(cleaned, clean.mark(cleaned), part / path)
-    row = Row(
-        path=path,
-        label=item.label,
-        split=part_name,
-        group=group,
-        patient=item.patient or "",
-        source=item.name,
-        width_px=cleaned.width_px,
-        height_px=cleaned.height_px,
-        sha256=item.digest,
-    )
-    return row, cleaned.is_phantom
+    file = part / "pictures" / _file_name(item.name)
+    _save(cleaned, clean.mark(cleaned), file)
+    seen = _view(clean, cleaned, radiograph) if is_searched else None
+    colour = colour_frac(item.path) if is_searched and item.path else 0.0
+    return Made(item, file, cleaned.width_px, cleaned.height_px, cleaned.is_phantom, seen, colour)
+
+
+def _view(clean: Clean, cleaned: Cleaned, radiograph: Radiograph) -> View:
+    if clean.prepared_px < LOOKED_AT_PX and cleaned.pixels is not radiograph.pixels:
+        # What is found must not depend on how small the pictures are wanted.
+        cleaned = Clean(LOOKED_AT_PX, clean.window)(radiograph, Path())
+    left, top, right, bottom = cleaned.box
+    return view(cleaned.pixels[top:bottom, left:right])
+
+
+def _audit(made: Sequence[Made], recipe: PrepareRecipe) -> Audit:
+    """Looks for pictures that belong together, divides into splits by them, and says which ones are left out."""
+    items = [picture.item for picture in made]
+    names, labels, digests = ([getattr(item, key) for item in items] for key in ("name", "label", "digest"))
+    views = _views(made)
+    pairs = audit.find_pairs(names, digests, views, workers=_workers(recipe))
+    groups = split.groups([item.patient for item in items], digests, [(pair.a, pair.b) for pair in pairs])
+    splits = split.assign(recipe.split, recipe.seed, labels, groups, [item.split for item in items])
+    sizes = [picture.width_px * picture.height_px for picture in made]
+    odd = oddities.find(views, [picture.colour_frac for picture in made], sizes)
+    return audit.conclude(recipe.audit, names, labels, splits, pairs, groups, sizes, odd)
+
+
+def _views(made: Sequence[Made]) -> list[View]:
+    return [picture.view for picture in made if picture.view is not None]
+
+
+def _rows(made: Sequence[Made], found: Audit, part: Path) -> list[Row]:
+    """The manifest's rows; puts each picture where its row says, and takes away those that are left out."""
+    rows = []
+    for index, picture in enumerate(made):
+        if index in found.dropped:
+            picture.file.unlink()
+            continue
+        item, part_name = picture.item, found.splits[index]
+        path = f"pictures/{part_name}/{item.label}/{picture.file.name}"
+        (part / path).parent.mkdir(parents=True, exist_ok=True)
+        replace(picture.file, part / path)
+        row = Row(
+            path=path,
+            label=item.label,
+            split=part_name,
+            group=found.groups[index],
+            patient=item.patient or "",
+            source=item.name,
+            width_px=picture.width_px,
+            height_px=picture.height_px,
+            sha256=item.digest,
+            leaked=("yes" if index in found.leaked else "no") if part_name == "test" else "",
+            extra=item.extra,
+        )
+        rows.append(row)
+    return rows
 
 
 def _file_name(source: str) -> str:
@@ -229,14 +309,14 @@ def _file_name(source: str) -> str:
 
 
 def _save(cleaned: Cleaned, mark: dict[str, Any], target: Path) -> None:
-    target.parent.mkdir(parents=True, exist_ok=True)
+    target.parent.mkdir(exist_ok=True)
     text = PngImagePlugin.PngInfo()
     text.add_text(MARK, json.dumps(mark))
     Image.fromarray(cleaned.pixels).save(target, pnginfo=text, compress_level=3)
 
 
 def _fingerprint(
-    recipe: PrepareRecipe, rows: Sequence[Row], unreadable: Sequence[dict[str, str]], is_phantom: bool
+    recipe: PrepareRecipe, rows: Sequence[Row], unreadable: Sequence[dict[str, str]], found: Audit, is_phantom: bool
 ) -> dict[str, Any]:
     digests = [row.sha256 for row in rows]
     return {
@@ -250,6 +330,7 @@ def _fingerprint(
         "counts": counts(rows),
         "groups": len({row.group for row in rows}),
         "byte_equal_copies": len(digests) - len(set(digests)),
+        "audit": found.figures(),
         "width_px": _quartiles([row.width_px for row in rows]),
         "height_px": _quartiles([row.height_px for row in rows]),
         "unreadable": list(unreadable),

@@ -6,10 +6,10 @@ import difflib
 import os
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
-from fxcli.data.manifest import read_csv
+from fxcli.data.manifest import COLUMNS, read_csv
 from fxcli.data.read import EXTENSIONS
 from fxcli.errors import DataError, NothingFound
 from fxcli.recipe.schema import Columns
@@ -35,6 +35,7 @@ class SourcePicture:
         folder: Class folder or label as found; "" if none.
         split: "train", "val" or "test" as given, or None.
         patient: As given, or None.
+        extra: What else its row says.
     """
 
     path: Path
@@ -42,6 +43,7 @@ class SourcePicture:
     folder: str
     split: str | None = None
     patient: str | None = None
+    extra: dict[str, str] = field(default_factory=dict)
 
 
 def pictures(paths: Iterable[Path], *, keep_absent: bool = False) -> list[Path]:
@@ -150,14 +152,15 @@ def table(path: Path, columns: Columns) -> list[SourcePicture]:
             raise DataError(f"no column '{column}' ({role})", where=path, hint=hint)
     if not rows:
         raise DataError("this CSV lists no picture", where=path)
-    found = [_picture(path, place, row, wanted) for place, row in rows]
+    beside = path.parent / (columns.folder or "")
+    found = [_picture(beside, place, row, wanted) for place, row in rows]
     name, count = Counter(picture.name for picture in found).most_common(1)[0]
     if count > 1:
         raise DataError(f"this picture is listed {count} times: {name}", where=path)
     return found
 
 
-def _picture(file: Path, place: str, row: Mapping[str, str], wanted: Mapping[str, str | None]) -> SourcePicture:
+def _picture(root: Path, place: str, row: Mapping[str, str], wanted: Mapping[str, str | None]) -> SourcePicture:
     values = {role: row[column].strip() for role, column in wanted.items() if column}
     for role in ("path", "label"):
         if not values[role]:
@@ -167,11 +170,12 @@ def _picture(file: Path, place: str, row: Mapping[str, str], wanted: Mapping[str
         raise DataError(f"split '{split}' is none of {', '.join(_SPLIT_FOLDERS)}", where=place)
     path = Path(os.path.normpath(values["path"]))
     return SourcePicture(
-        path=file.parent / path,
+        path=root / path,
         name=path.as_posix(),
         folder=values["label"],
         split=_SPLIT_FOLDERS[split] if split else None,
         patient=values.get("patient") or None,
+        extra={name: value for name, value in row.items() if name not in {*COLUMNS, *wanted.values()}},
     )
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 
@@ -12,13 +12,18 @@ from fxcli.errors import DataError
 from fxcli.recipe.schema import Split
 from fxcli.run.randomness import derive
 
+# With fewer groups in training, folds tell a model its errors better than pictures that it then cannot learn from.
+CALIBRATION_GROUPS = 2000
+_CALIBRATION_FRAC = 0.15
 
-def groups(patients: Sequence[str | None], digests: Sequence[str]) -> list[str]:
-    """A group for each picture: pictures of one patient, and byte-equal files, belong together.
+
+def groups(patients: Sequence[str | None], digests: Sequence[str], pairs: Iterable[tuple[int, int]] = ()) -> list[str]:
+    """A group for each picture: pictures of one patient, byte-equal files and pairs belong together.
 
     Args:
         patients: Patient of each picture, or None.
         digests: sha256 of each picture's file.
+        pairs: Of pictures, by index.
     """
     parent: dict[str, str] = {}
 
@@ -31,6 +36,8 @@ def groups(patients: Sequence[str | None], digests: Sequence[str]) -> list[str]:
     for patient, digest in zip(patients, digests, strict=True):
         if patient is not None:
             parent[root(f"file:{digest}")] = root(f"patient:{patient}")
+    for a, b in pairs:
+        parent[root(f"file:{digests[a]}")] = root(f"file:{digests[b]}")
     # Running numbers, so that no patient id reaches the manifest's group column.
     numbers: dict[str, str] = {}
     return [numbers.setdefault(root(f"file:{digest}"), f"g{len(numbers):05d}") for digest in digests]
@@ -63,18 +70,27 @@ def assign(
         )
     else:
         result = [str(split) for split in given]
-    if "val" in result or policy.val_frac == 0:
-        return result
-    train = [index for index, split in enumerate(result) if split == "train"]
+    calibration_frac = policy.calibration_frac
+    if calibration_frac is None:
+        many = len({its for its, split in zip(group, result, strict=True) if split == "train"}) >= CALIBRATION_GROUPS
+        calibration_frac = _CALIBRATION_FRAC if many else 0.0
+    for name, frac in (("val", policy.val_frac), ("calibration", calibration_frac)):
+        if name not in result and frac > 0:
+            _draw(result, name, frac, labels, group, seed)
+    return result
+
+
+def _draw(splits: list[str], name: str, frac: float, labels: Sequence[str], group: Sequence[str], seed: int) -> None:
+    """Gives a part of the training pictures another split."""
+    train = [index for index, split in enumerate(splits) if split == "train"]
     if not train:
         raise DataError(
-            "no picture is for training, so no validation part can be drawn",
-            hint="set split.policy=grouped to draw a split, or split.val_frac=0 to do without",
+            f"no picture is for training, so no {name} part can be drawn",
+            hint=f"set split.policy=grouped to draw a split, or split.{name}_frac=0 to do without",
         )
-    val = drawn([labels[i] for i in train], [group[i] for i in train], policy.val_frac, derive(seed, "val"))
-    for index, is_val in zip(train, val, strict=True):
-        result[index] = "val" if is_val else "train"
-    return result
+    chosen = drawn([labels[i] for i in train], [group[i] for i in train], frac, derive(seed, name))
+    for index, is_chosen in zip(train, chosen, strict=True):
+        splits[index] = name if is_chosen else "train"
 
 
 def folds(labels: Sequence[str], group: Sequence[str], count: int, seed: int) -> list[int]:
@@ -83,35 +99,34 @@ def folds(labels: Sequence[str], group: Sequence[str], count: int, seed: int) ->
     Raises:
         DataError: There are fewer groups than folds.
     """
-    from sklearn.model_selection import StratifiedGroupKFold
-
     if len(set(group)) < count:
         raise DataError(f"{len(set(group))} groups are too few for {count} folds")
     number = np.zeros(len(labels), dtype=int)
-    splitter = StratifiedGroupKFold(count, shuffle=True, random_state=seed % 2**32)
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message="The least populated class", category=UserWarning)
-        for fold, (_, held_out) in enumerate(splitter.split(np.zeros(len(labels)), labels, group)):
-            number[held_out] = fold
+    for fold, held_out in enumerate(_parts(labels, group, count, seed)):
+        number[held_out] = fold
     found: list[int] = number.tolist()
     return found
 
 
-def drawn(labels: Sequence[str], group: Sequence[str], frac: float, seed: int) -> np.ndarray:
-    """Marks about `frac` of the pictures, [N] bool, stratified by label, whole groups at a time."""
+def _parts(labels: Sequence[str], group: Sequence[str], count: int, seed: int) -> list[np.ndarray]:
+    """The indices of each of `count` parts, stratified by label, whole groups at a time."""
     from sklearn.model_selection import StratifiedGroupKFold
 
+    splitter = StratifiedGroupKFold(count, shuffle=True, random_state=seed % 2**32)
+    with warnings.catch_warnings():
+        # Classes with fewer pictures than parts are told by prepare's table.
+        warnings.filterwarnings("ignore", message="The least populated class", category=UserWarning)
+        return [part for _, part in splitter.split(np.zeros(len(labels)), labels, group)]
+
+
+def drawn(labels: Sequence[str], group: Sequence[str], frac: float, seed: int) -> np.ndarray:
+    """Marks about `frac` of the pictures, [N] bool, stratified by label, whole groups at a time."""
     # More folds than pictures of the largest class cannot be made.
     limit = min(len(set(group)), max(Counter(labels).values()))
     drawn = np.zeros(len(labels), dtype=bool)
     if limit >= 2:
-        taken, folds = _ratio(frac, limit)
-        splitter = StratifiedGroupKFold(folds, shuffle=True, random_state=seed % 2**32)
-        with warnings.catch_warnings():
-            # Classes with fewer pictures than folds are told by prepare's table.
-            warnings.filterwarnings("ignore", message="The least populated class", category=UserWarning)
-            parts = [part for _, part in splitter.split(np.zeros(len(labels)), labels, group)]
-        drawn[np.concatenate(parts[:taken])] = True
+        taken, count = _ratio(frac, limit)
+        drawn[np.concatenate(_parts(labels, group, count, seed)[:taken])] = True
     if not drawn.any() or drawn.all():
         raise DataError(
             f"{len(labels)} pictures in {len(set(group))} groups are too few to draw a part of them",

@@ -96,9 +96,12 @@ def _ece(value: float, found: np.ndarray, noise: np.ndarray) -> Interval:
     A resample adds to ECE a part of the bias that the sample added to it, so the percentile interval lies too high, and
     the basic one, 2 ECE − quantiles, may: where the model is calibrated all of ECE is bias. The low end is that of the
     basic interval or, where lower, ECE less the 95th percentile of Σ_b |gap*_b − gap_b|: by the triangle inequality no
-    more than that is noise. The high end is the higher of the percentile and the basic interval's.
+    more than that is noise. The high end is the higher of the percentile and the basic interval's. None where all
+    resamples are equal, as with one group.
     """
     tail = (1 - CONFIDENCE) / 2
     low, high = np.quantile(found, [tail, 1 - tail])
+    if high - low < 1e-9:
+        return Interval(value, None, None)
     least = min(2 * value - high, value - np.quantile(noise, CONFIDENCE))
     return Interval(value, float(max(least, 0.0)), float(min(max(high, 2 * value - low, value), 1.0)))

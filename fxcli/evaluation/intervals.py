@@ -144,7 +144,8 @@ def effective_n(counts: Tally, confidence: float = CONFIDENCE) -> np.ndarray:
     deff = np.maximum(np.maximum(estimated, 1), np.where(unsure, alike, 1))
     level = (1 + confidence) / 2
     few = stdtrit(np.maximum(n - 1, 1), level) / stdtrit(several, level)
-    return np.where(groups > 1, np.maximum(n / deff * few**2, 1), 1.0)
+    found: np.ndarray = np.maximum(n / deff * few**2, 1)
+    return found
 
 
 def alike_n(codes: np.ndarray) -> float:

@@ -7,22 +7,30 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from fxcli.console import INTENDED_USE
+from fxcli.console import ASSUMES_FRACTURE, INTENDED_USE
+from fxcli.errors import DataError
+from fxcli.evaluation import subgroups
 from fxcli.evaluation.metrics import softmax
 from fxcli.evaluation.table import csv_line, path_cell
 
 DEMO = "DEMO: this model was trained on drawn phantoms and says nothing about real pictures."
 
 
-def notice(*, demo: bool) -> str:
-    """The line that every output carries."""
-    return f"{DEMO} {INTENDED_USE}" if demo else INTENDED_USE
+def assumes_fracture(info: Mapping[str, Any]) -> bool:
+    """Whether a model, whose header this is, has no class for pictures without a finding."""
+    return info.get("negative_class") is None
+
+
+def notice(info: Mapping[str, Any]) -> str:
+    """The line that every output of a model carries, whose header this is."""
+    lines = [DEMO] if info.get("demo") else []
+    return " ".join([*lines, INTENDED_USE, *([ASSUMES_FRACTURE] if assumes_fracture(info) else [])])
 
 
 class LabelledRow(NamedTuple):
@@ -46,6 +54,7 @@ class Labelled:
         targets: [N] class indices.
         logits: [S, N, K] float32 of each of S seeds; without seeds S is 1.
         distances: [N] from the training pictures; None where the model has no statistics.
+        by_fold: [N, F, K] logits of the networks of each fold, where one model said all of it.
     """
 
     paths: tuple[str, ...]
@@ -53,6 +62,7 @@ class Labelled:
     targets: np.ndarray
     logits: np.ndarray
     distances: np.ndarray | None = None
+    by_fold: np.ndarray | None = None
 
     @property
     def mean_logits(self) -> np.ndarray:
@@ -97,79 +107,111 @@ class Labelled:
             self.targets[index],
             self.logits[:, index],
             None if self.distances is None else self.distances[index],
+            None if self.by_fold is None else self.by_fold[index],
         )
+
+
+def of_studies(said: Labelled, column: Sequence[str]) -> Labelled:
+    """One answer for each study, from the mean logits of its pictures.
+
+    Args:
+        said: Of pictures.
+        column: [N] the study of each.
+
+    Raises:
+        DataError: Pictures of one study have different labels.
+    """
+    try:
+        seeds = [subgroups.studies(column, logits, said.targets, said.groups) for logits in said.logits]
+    except ValueError as error:
+        raise DataError(str(error)) from error
+    first = seeds[0]
+    return Labelled(
+        tuple(first.names), tuple(map(str, first.groups)), first.targets, np.stack([each.logits for each in seeds])
+    )
 
 
 class PredictionTable:
     """Rows of predictions.
 
     Args:
-        classes: Names, in the order of the logits.
-        demo: Whether the model was trained on phantoms.
+        classes: Names, in the order of the probabilities.
+        info: Header of the model file.
         labelled: Whether rows carry the true label, the group, the logits and the distance (evaluation).
+        extra: Further columns of a prediction, by what is known: of unlike_training, set and p_finding.
     """
 
-    def __init__(self, classes: Sequence[str], *, demo: bool, labelled: bool = False) -> None:
-        self.classes, self.labelled, self.notice = list(classes), labelled, notice(demo=demo)
+    def __init__(
+        self, classes: Sequence[str], info: Mapping[str, Any], *, labelled: bool = False, extra: Sequence[str] = ()
+    ) -> None:
+        self.classes, self.labelled, self.extra = list(classes), labelled, list(extra)
+        self.notice, self.assumes_fracture = notice(info), assumes_fracture(info)
 
     @property
     def columns(self) -> list[str]:
-        """path, status, reason, class, p_<class>…, if labelled label, group, logit_<class>… and distance, notice."""
-        extra = ["label", "group", *(f"logit_{name}" for name in self.classes), "distance"] if self.labelled else []
-        return ["path", "status", "reason", "class", *(f"p_{name}" for name in self.classes), *extra, "notice"]
+        """path, status, reason, class, p_<class>…, then what is known, assumes_fracture and notice."""
+        labelled = ["label", "group", *(f"logit_{name}" for name in self.classes), "distance"] if self.labelled else []
+        known = [*(f"p_{name}" for name in self.classes), *labelled, *self.extra]
+        return ["path", "status", "reason", "class", *known, "assumes_fracture", "notice"]
 
-    def cells(
+    def cells(self, record: Mapping[str, Any]) -> list[str]:
+        """One row for a CSV, of what `record` gives; what it lacks stays empty."""
+        probabilities = record.get("probabilities", {})
+        values = {**record, **{f"p_{name}": f"{p:.6f}" for name, p in probabilities.items()}}
+        return [_cell(values.get(name, "")) for name in self.columns]
+
+    def record(
         self,
         path: str,
         *,
-        logits: np.ndarray | None = None,
+        probabilities: np.ndarray | None = None,
+        status: str = "ok",
         reason: str = "",
-        label: str = "",
-        group: str = "",
-        distance: float | None = None,
-    ) -> list[str]:
-        """One row for a CSV.
+        **extra: Any,
+    ) -> dict[str, Any]:
+        """One row as a JSON object.
 
         Args:
             path: As shown.
-            logits: [K], or None for a picture that could not be used.
-            reason: Why it could not.
-            label: The true class, if labelled.
-            group: Likewise.
-            distance: From the training pictures, if labelled and known.
+            probabilities: [K]; None for a picture that could not be used, or is not to be answered.
+            status: "ok", or why there is no class.
+            reason: In words.
+            extra: Values of further columns.
         """
-        count = len(self.classes)
-        if logits is None:
-            extra = [label, group, *[""] * count, ""] if self.labelled else []
-            return [path, "error", reason, "", *[""] * count, *extra, self.notice]
-        probabilities = softmax(logits)
-        # str of a float32 is the shortest text that reads back as the same bits.
-        shown = "" if distance is None else f"{distance:.6g}"
-        extra = [label, group, *(str(value) for value in logits), shown] if self.labelled else []
-        name = self.classes[int(probabilities.argmax())]
-        return [path, "ok", "", name, *(f"{p:.6f}" for p in probabilities), *extra, self.notice]
-
-    def record(self, path: str, *, logits: np.ndarray | None = None, reason: str = "") -> dict[str, Any]:
-        """One row as a JSON object."""
-        if logits is None:
-            return {"path": path, "status": "error", "reason": reason, "notice": self.notice}
-        probabilities = softmax(logits)
-        return {
-            "path": path,
-            "status": "ok",
-            "class": self.classes[int(probabilities.argmax())],
-            "probabilities": {name: float(p) for name, p in zip(self.classes, probabilities, strict=True)},
-            "notice": self.notice,
-        }
+        found: dict[str, Any] = {"path": path, "status": status}
+        if reason:
+            found["reason"] = reason
+        if probabilities is not None:
+            if status == "ok":
+                found["class"] = self.classes[int(probabilities.argmax())]
+            found["probabilities"] = {name: float(p) for name, p in zip(self.classes, probabilities, strict=True)}
+        return found | extra | {"assumes_fracture": self.assumes_fracture, "notice": self.notice}
 
 
-def labelled_csv(rows: Iterable[LabelledRow], classes: Sequence[str], *, demo: bool) -> str:
-    """Labelled predictions as the text of a CSV."""
-    table = PredictionTable(classes, demo=demo, labelled=True)
+def _cell(value: Any) -> str:
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    # Class names have no such sign.
+    return "|".join(value) if isinstance(value, list) else str(value)
+
+
+def labelled_csv(
+    rows: Iterable[LabelledRow], classes: Sequence[str], info: Mapping[str, Any], *, temperature: float = 1.0
+) -> str:
+    """Labelled predictions as the text of a CSV; logits are as the network gave them."""
+    table = PredictionTable(classes, info, labelled=True)
     lines = [csv_line(table.columns)]
     for row in rows:
-        rest = row._asdict()
-        lines.append(csv_line(table.cells(path_cell(rest.pop("path")), **rest)))
+        told: dict[str, Any] = {"label": row.label, "group": row.group}
+        if row.logits is None:
+            told |= {"status": "error", "reason": row.reason}
+        else:
+            # str of a float32 is the shortest text that reads back as the same bits.
+            told |= {f"logit_{name}": str(value) for name, value in zip(classes, row.logits, strict=True)}
+            told["probabilities"] = softmax(row.logits / temperature)
+        if row.distance is not None:
+            told["distance"] = f"{row.distance:.6g}"
+        lines.append(csv_line(table.cells(table.record(path_cell(row.path), **told))))
     return "\n".join(lines) + "\n"
 
 

@@ -7,6 +7,7 @@ fits it, the header of the model file holds it, evaluation and prediction apply 
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -16,6 +17,7 @@ from fxcli.evaluation import binary, calibration, conformal, conformal_header, n
 from fxcli.evaluation.conformal import Conformal
 from fxcli.evaluation.metrics import softmax
 from fxcli.evaluation.predictions import Labelled
+from fxcli.recipe.schema import Evaluate
 
 # Errors that `--abstain` can ask for.
 TARGETS = tuple(round(0.05 * step, 2) for step in range(1, 13))
@@ -97,39 +99,34 @@ class Uncertainty:
 
 
 def fit(
-    said: Labelled,
-    *,
-    source: str,
-    coverage: float = 0.9,
-    per_class: bool = False,
-    folds: np.ndarray | None = None,
-    negative: int | None = None,
+    said: Labelled, settings: Evaluate, classes: Sequence[str], *, source: str, folds: np.ndarray | None = None
 ) -> Uncertainty:
     """Fits it.
 
     Args:
         said: What was said of pictures never seen before.
+        settings: Of the recipe: coverage, per_class_sets, negative_class.
+        classes: K names.
         source: "oof" or "calibration".
-        coverage: That prediction sets are to keep, 1 − α.
-        per_class: Whether they are to keep it within each class with at least 50 groups.
         folds: [N] fold that held each picture out; None for a single network.
-        negative: Index of the class that means no finding, if there is one.
     """
     targets, groups = said.targets, said.groups
     temperature = calibration.fit_temperature(said.mean_logits, targets)
     logits = said.mean_logits / temperature
     found = [(target, selective.abstention(logits, targets, groups, target=target)) for target in TARGETS]
+    alpha, threshold = 1 - settings.coverage, None
+    if settings.negative_class is not None:
+        negative = list(classes).index(settings.negative_class)
+        threshold = binary.at_sensitivity(1 - softmax(logits)[:, negative], targets != negative, SENSITIVITY)
     return Uncertainty(
         source=source,
         n=len(targets),
         n_groups=len(set(groups)),
         temperature=temperature,
-        sets=conformal.fit(logits, targets, groups, alpha=1 - coverage, folds=folds, per_class=per_class),
+        sets=conformal.fit(logits, targets, groups, alpha=alpha, folds=folds, per_class=settings.per_class_sets),
         abstentions=tuple((target, each.threshold) for target, each in found if each is not None),
         unlike=None if said.distances is None else novelty.threshold(said.distances, groups),
-        threshold=None
-        if negative is None
-        else binary.at_sensitivity(1 - softmax(logits)[:, negative], targets != negative, SENSITIVITY),
+        threshold=threshold,
     )
 
 

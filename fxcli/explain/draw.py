@@ -89,7 +89,7 @@ def draw_answer(
         cleaned=answer.cleaned,
         heat=overlay.upsampled(overlay.strength(saliency), answer.cleaned, model.preprocessing),
         caption=f"{'DEMO  ' if model.is_demo else ''}{model.classes[chosen]}  p = {probability:.2f}",
-        notice=notice(demo=model.is_demo),
+        notice=notice(model.info),
     )
 
 

@@ -6,7 +6,6 @@ Called by `fx evaluate` and by studies; training's own validation needs logits a
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 
@@ -14,7 +13,7 @@ from fxcli.console import console
 from fxcli.data.manifest import Manifest, Row, groups_of
 from fxcli.errors import DataError, RunError
 from fxcli.evaluation.predictions import Labelled, LabelledRow, read_labelled
-from fxcli.inference.opened import Opened
+from fxcli.inference.opened import Opened, by
 from fxcli.run import ledger
 from fxcli.run.directory import Run
 from fxcli.run.ledger import Look
@@ -49,31 +48,21 @@ def measure(opened: Opened, manifest: Manifest, rows: Sequence[Row]) -> tuple[La
         targets=np.array([classes.index(row.label) for row, _ in read]),
         logits=np.stack([members[:, places].mean(axis=1) for places in by("seed", opened.model.info)]),
         distances=None if None in distances else np.array(distances, dtype=float),
+        by_fold=np.stack([members[:, places].mean(axis=1) for places in by("fold", opened.model.info)], axis=1),
     )
     return said, told
 
 
 def look_at(opened: Opened, manifest: Manifest, rows: Sequence[Row]) -> Look | None:
-    """Enters into the ledger beside the manifest that a model looked at test pictures; None where it cannot be kept."""
+    """Enters a look at a test part into the ledger beside the manifest; None, with a warning, where that fails."""
     part = ledger.part_of((row.sha256 or row.path, row.label) for row in rows)
     try:
-        return ledger.look(manifest.root, part=part, model=opened.digest, manifest=manifest.digest)
+        return ledger.look(
+            manifest.root, part=part, model=opened.digest, name=opened.name, manifest_sha256=manifest.digest
+        )
     except OSError as error:
-        console.warn(f"this look at the test part was not entered into {manifest.root / ledger.NAME}: {error}")
+        console.warn(f"this look at the test part cannot be noted beside the manifest: {error}")
         return None
-
-
-def by(kind: str, info: dict[str, Any]) -> list[list[int]]:
-    """The members of a model file with the same seed (or fold), by their number; one list where there is one network.
-
-    Args:
-        kind: "seed" or "fold".
-        info: Its header.
-    """
-    found: dict[Any, list[int]] = {}
-    for number, member in enumerate(info.get("members") or [{}]):
-        found.setdefault(member.get(kind), []).append(number)
-    return list(found.values())
 
 
 def out_of_fold(run: Run) -> Labelled:

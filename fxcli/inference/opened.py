@@ -18,12 +18,14 @@ import torch
 from fxcli import __version__
 from fxcli.console import console
 from fxcli.data.manifest import Manifest, Row, read_manifest
-from fxcli.errors import DataError, ModelFileError, RunError, UsageError
+from fxcli.errors import DataError, FxError, ModelFileError, RunError, UsageError
+from fxcli.evaluation import uncertainty as uncertainties
 from fxcli.evaluation.agreement import BF16, Agreement
+from fxcli.evaluation.uncertainty import Said, Uncertainty
 from fxcli.inference import engines, export, exported, runtimes
 from fxcli.inference.engines import Engine, TorchEngine
 from fxcli.inference.exported import Exported
-from fxcli.inference.pipeline import Pipeline
+from fxcli.inference.pipeline import Answer, Pipeline
 from fxcli.model import classifier as models
 from fxcli.model import hardware
 from fxcli.model.classifier import TrainedModel
@@ -44,6 +46,7 @@ class Opened:
         model: What it holds.
         pipeline: Runs it.
         digest: sha256 of the file.
+        uncertainty: What the model knows of its own errors.
     """
 
     file: Path
@@ -51,6 +54,13 @@ class Opened:
     model: TrainedModel | Exported
     pipeline: Pipeline
     digest: str
+    uncertainty: Uncertainty
+
+    def say(self, answer: Answer) -> Said:
+        """What the model says of a picture that has an answer."""
+        if answer.members is None:
+            raise FxError("nothing is said of a picture without an answer", where=answer.path)
+        return self.uncertainty.say(answer.members, by("fold", self.model.info), answer.distance)
 
     @property
     def name(self) -> str:
@@ -133,6 +143,19 @@ class Opened:
         return rows
 
 
+def by(kind: str, info: dict[str, Any]) -> list[list[int]]:
+    """The members of a model file with the same seed (or fold), by their number; one list where there is one network.
+
+    Args:
+        kind: "seed" or "fold".
+        info: Its header.
+    """
+    found: dict[Any, list[int]] = {}
+    for number, member in enumerate(info.get("members") or [{}]):
+        found.setdefault(member.get(kind), []).append(number)
+    return list(found.values())
+
+
 def open_model(
     wanted: str | None,
     *,
@@ -186,7 +209,11 @@ def open_model(
         flips=flips,
         draft=draft,
     )
-    opened = Opened(file, run, model, pipeline, digest)
+    try:
+        uncertainty = uncertainties.from_mapping(model.info.get("uncertainty"), len(model.classes))
+    except (ValueError, TypeError, KeyError) as error:
+        raise ModelFileError(f"the header is damaged: {error}", where=file) from error
+    opened = Opened(file, run, model, pipeline, digest, uncertainty)
     _tell(opened)
     return opened
 

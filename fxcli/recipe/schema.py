@@ -47,9 +47,10 @@ Freeze = Annotated[str, Field(pattern=FREEZE)]
 
 
 class Columns(Section):
-    """Names of the columns of a source CSV."""
+    """Names of the columns of a source CSV; its other columns are kept in the manifest."""
 
-    path: str = Field("path", description="column with the picture's path, relative to the CSV")
+    path: str = Field("path", description="column with the picture's path, relative to the CSV or to `folder`")
+    folder: str | None = Field(None, description="folder beside the CSV that the paths are relative to; no column")
     label: str = Field("label", description="column with the class")
     patient: str | None = Field(
         None, description="column with the patient; pictures of one patient never straddle a split"
@@ -87,7 +88,37 @@ class Split(Section):
     val_frac: float = Field(
         0.15, ge=0, lt=1, description="fraction of the training part drawn for validation where none is given"
     )
+    calibration_frac: float | None = Field(
+        None,
+        ge=0,
+        lt=1,
+        description="fraction of the training part drawn for temperature, prediction sets and thresholds; null = 0.15 "
+        "where it has at least 2,000 groups, else 0: below, train in folds",
+    )
     test_frac: float = Field(0.15, gt=0, lt=1, description="fraction of all groups drawn for test (grouped only)")
+
+
+class Audit(Section):
+    """What `fx prepare` looks for beside the labels, and what becomes of pictures that occur more than once."""
+
+    search: bool = Field(
+        True,
+        description="whether pictures are compared with each other; false: patients, byte-equal files and file names "
+        "alone make groups (the phantom is never searched: its groups are known)",
+    )
+    leaks: Literal["report", "drop_train", "refuse"] = Field(
+        "report",
+        description="training pictures that share a group with a test picture: kept and reported, left out, or no "
+        "preparation",
+    )
+    duplicates: Literal["keep", "one_per_group"] = Field(
+        "keep", description="copies of one picture in the training part: all, or the largest one"
+    )
+    label_conflicts: Literal["report", "drop"] = Field(
+        "report",
+        description="copies of one picture that bear different labels: kept, or left out of the training part; test "
+        "labels always stay",
+    )
 
 
 class Data(Section):
@@ -237,6 +268,17 @@ class Evaluate(Section):
     """How validation, `fx evaluate` and `fx predict` run the model."""
 
     batch_size: int = Field(32, ge=1, description="pictures per forward pass")
+    coverage: float = Field(
+        0.9, gt=0, lt=1, description="share of prediction sets that are to hold the true class (fx predict --sets)"
+    )
+    per_class_sets: bool = Field(
+        False, description="keep it within each class that has at least 50 groups, too; the others share one threshold"
+    )
+    negative_class: Name | None = Field(
+        None,
+        description="class that means that nothing was found; answers then assume no fracture, and the model can be "
+        "the gate of another (fx predict --gate)",
+    )
 
 
 class Ensemble(Section):
@@ -271,6 +313,7 @@ class PrepareRecipe(Section):
     seed: int = Field(0, ge=0, lt=2**63, description="seed of the drawn split")
     data: PrepareData = PrepareData()
     split: Split = Split()
+    audit: Audit = Audit()
 
 
 class PretrainMethod(Section):

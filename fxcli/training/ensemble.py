@@ -18,7 +18,7 @@ import numpy as np
 from fxcli.data import split
 from fxcli.data.manifest import Manifest, groups_of
 from fxcli.errors import RunError
-from fxcli.evaluation import metrics
+from fxcli.evaluation import metrics, uncertainty
 from fxcli.evaluation.predictions import Labelled, labelled_csv, read_labelled
 from fxcli.model import classifier as models
 from fxcli.model.classifier import TrainedModel
@@ -129,14 +129,22 @@ def combine(run: Run, manifest: Manifest, made: Sequence[Part], zoo: Zoo, header
     info |= {"manifest_sha256": manifest.digest, **header}
     figures: dict[str, Any] = {}
     if made[0].fold is not None:
-        said = oof(run, manifest, made)
+        said = oof(run, manifest, made, info)
         figures = metrics.classification(said.mean_logits, said.targets, first.classes)
+        held_out_by = {path: part.fold for part in made for path in _paths(part.manifest)}
+        folds = np.array([held_out_by[path] for path in said.paths])
+        settings = made[0].recipe.evaluate
+        info["uncertainty"] = uncertainty.fit(said, settings, first.classes, source="oof", folds=folds).to_mapping()
     members = tuple(model.classifier for model in models_of)
     TrainedModel(members, first.spec, first.classes, first.preprocessing, info).save(run.model_file)
     return figures
 
 
-def oof(run: Run, manifest: Manifest, made: Sequence[Part]) -> Labelled:
+def _paths(manifest: Manifest) -> list[str]:
+    return [row.path for row in manifest.part(HELD_OUT)]
+
+
+def oof(run: Run, manifest: Manifest, made: Sequence[Part], info: Mapping[str, Any]) -> Labelled:
     """What the parts say of the pictures that each held out, in the manifest's order; written as predictions, too.
 
     Raises:
@@ -158,9 +166,9 @@ def oof(run: Run, manifest: Manifest, made: Sequence[Part]) -> Labelled:
         # Of one seed, beside its folds; of all, in the run itself.
         file = Run(part.run.path.parent.parent).oof_file
         file.parent.mkdir(exist_ok=True)
-        write_text(file, labelled_csv(each.rows(classes), classes, demo=manifest.is_phantom))
+        write_text(file, labelled_csv(each.rows(classes), classes, info))
     run.oof_file.parent.mkdir(exist_ok=True)
-    write_text(run.oof_file, labelled_csv(said.rows(classes), classes, demo=manifest.is_phantom))
+    write_text(run.oof_file, labelled_csv(said.rows(classes), classes, info))
     return said
 
 

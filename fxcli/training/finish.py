@@ -15,7 +15,7 @@ import torch
 
 from fxcli.console import console
 from fxcli.data.manifest import groups_of
-from fxcli.evaluation import agreement, novelty
+from fxcli.evaluation import agreement, novelty, uncertainty
 from fxcli.evaluation.predictions import Labelled, labelled_csv
 from fxcli.inference import engines
 from fxcli.inference.pipeline import Pipeline
@@ -65,8 +65,11 @@ def _statistics(training: Training) -> FeatureStatistics | None:
 
 
 def _write_held_out(training: Training, run: Run) -> None:
-    """Writes what the model says of the pictures that were held out, if there are any."""
-    rows = training.manifest.part(HELD_OUT)
+    """Writes what the model says of the pictures that were held out, if there are any, and learns its errors from it.
+
+    A part of a run leaves the learning to the whole.
+    """
+    model, rows = training.model, training.manifest.part(HELD_OUT)
     if not rows:
         return
     paths, targets = training.part(HELD_OUT)
@@ -78,8 +81,12 @@ def _write_held_out(training: Training, run: Run) -> None:
         logits=np.stack(logits, axis=1),
         distances=np.array(distances, dtype=float),
     )
-    classes, demo = training.model.classes, training.model.is_demo
-    write_text(run.held_out_file, labelled_csv(said.rows(classes), classes, demo=demo))
+    classes = model.classes
+    write_text(run.held_out_file, labelled_csv(said.rows(classes), classes, model.info))
+    if run.info().get("part_of") is None:
+        settings = training.recipe.evaluate
+        found = uncertainty.fit(said, settings, classes, source="calibration")
+        model.info["uncertainty"] = found.to_mapping()
 
 
 def _compare_bf16(training: Training, paths: list[Path], exact: np.ndarray, targets: list[int]) -> dict[str, Any]:

@@ -38,7 +38,13 @@ def manifest_of(recipe: TrainRecipe) -> Manifest:
         DataError: The manifest is not one, or the folder of the phantoms holds other pictures.
     """
     if recipe.data.source != PHANTOM:
-        return read_manifest(Path(str(recipe.data.manifest)))
+        manifest = read_manifest(Path(str(recipe.data.manifest)))
+        if straddling := len(manifest.straddling):
+            console.warn(
+                f"{straddling} of {len(manifest.part('test'))} test pictures share a group with a picture that is "
+                "learnt from; figures on them will flatter (fx prepare with audit.leaks=drop_train)"
+            )
+        return manifest
     folder = PREPARED / PHANTOM
     drawing = cast("PrepareRecipe", load(PHANTOM).recipe)
     if not folder.exists():
@@ -75,6 +81,7 @@ def create(recipe: TrainRecipe, manifest: Manifest, out: Path | None, **more: An
         "demo": manifest.is_phantom,
         "manifest": os.path.abspath(manifest.file),
         "manifest_sha256": manifest.digest,
+        "straddling_test": len(manifest.straddling),
         "recipe_sha256": provenance.digest(text),
         "init": _init(recipe),
         **provenance.describe(load_zoo()),
@@ -217,5 +224,5 @@ def _header(recipe: TrainRecipe, manifest: Manifest, compute: Compute) -> dict[s
         "fx_version": __version__,
     }
     if isinstance(recipe, ClassifyRecipe):
-        info["batch_size"] = recipe.evaluate.batch_size
+        info |= {"batch_size": recipe.evaluate.batch_size, "negative_class": recipe.evaluate.negative_class}
     return info

@@ -134,6 +134,13 @@ def _check_parts(recipe: ClassifyRecipe, manifest: Manifest) -> None:
             where=manifest.file,
             hint="prepare with split.val_frac above 0, or set train.monitor=none to keep the last epoch",
         )
+    negative = recipe.evaluate.negative_class
+    if negative is not None and negative not in manifest.classes:
+        raise DataError(
+            f"evaluate.negative_class is {negative}, and no picture has this class",
+            where=manifest.file,
+            hint=f"its classes: {', '.join(manifest.classes)}",
+        )
     if len(manifest.classes) < 2:
         raise DataError("there is only one class", where=manifest.file)
 

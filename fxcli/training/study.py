@@ -119,8 +119,7 @@ def _measure(entry: Entry, run: Run, manifest: Manifest, results: Results) -> No
 
 
 def _answers(opened: Opened, said: Labelled, rows: Sequence[Row]) -> Answers:
-    # The column is one of fx's own, or one that it does not know.
-    leaked = {row.path: str(getattr(row, "leaked", "") or row.extra.get("leaked", "")) for row in rows}
+    leaked = {row.path: row.leaked for row in rows}
     return Answers(said, np.array([leaked.get(path, "") for path in said.paths]), tuple(opened.model.classes))
 
 

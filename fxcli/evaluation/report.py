@@ -1,0 +1,131 @@
+"""Everything that `fx evaluate` says of one model on one part: numpy in, plain values out."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from fxcli.evaluation import binary, calibration, selective, subgroups
+from fxcli.evaluation.coverage import coverage
+from fxcli.evaluation.disagreements import disagreements
+from fxcli.evaluation.figures import measured
+from fxcli.evaluation.metrics import softmax
+from fxcli.evaluation.predictions import Labelled
+from fxcli.evaluation.uncertainty import Uncertainty
+
+# Points of the risk–coverage curve that are kept.
+CURVE_POINTS = 20
+MOST_DISAGREEMENTS = 50
+
+
+def report(
+    said: Labelled,
+    classes: Sequence[str],
+    known: Uncertainty,
+    *,
+    by: Mapping[str, Sequence[str]],
+    unseen: bool = False,
+    negative: str | None = None,
+) -> dict[str, Any]:
+    """Measures.
+
+    Args:
+        said: What the model said.
+        classes: K names.
+        known: What the model knows of its errors; its temperature is applied.
+        by: Column → value of each picture, [N].
+        unseen: Whether the pictures took no part in training or fitting, so that prediction sets can be measured.
+        negative: Of two classes the one that means no finding.
+
+    Returns:
+        figures (see `figures.measured`), reliability, risk_coverage, by, and where they can be had sets, binary and
+        abstentions.
+    """
+    logits, targets, groups = said.mean_logits / known.temperature, said.targets, said.groups
+    positive = 1 - list(classes).index(negative) if negative is not None and len(classes) == 2 else None
+    threshold = 0.5 if known.threshold is None else known.threshold
+    curve = selective.risk_coverage(logits, targets)
+    places = np.unique(np.linspace(0, len(targets) - 1, CURVE_POINTS).round().astype(int))
+    found: dict[str, Any] = {
+        "temperature": known.temperature,
+        "figures": measured(logits, targets, groups, classes),
+        "reliability": [row.to_mapping() for row in calibration.reliability(logits, targets, groups)],
+        "risk_coverage": {
+            "aurc": curve.aurc,
+            "coverage": curve.coverage[places].tolist(),
+            "risk": curve.risk[places].tolist(),
+            "threshold": curve.threshold[places].tolist(),
+        },
+        "by": {
+            column: subgroups.by_value(values, logits, targets, groups, classes, positive=positive, threshold=threshold)
+            for column, values in by.items()
+        },
+    }
+    if known.sets is not None and unseen and said.by_fold is not None:
+        sets = known.sets.sets(said.by_fold / known.temperature, logits.argmax(axis=1))
+        found["sets"] = _sets(sets, said, classes, known)
+        found["abstentions"] = _abstentions(logits, targets, known)
+    if positive is not None:
+        probabilities = softmax(logits)[:, positive]
+        found["binary"] = {
+            "positive": classes[positive],
+            "threshold_from": known.source or "0.5, for none was fitted",
+            **binary.measured_binary(probabilities, targets == positive, groups, threshold=threshold),
+        }
+    return found
+
+
+def _sets(sets: np.ndarray, said: Labelled, classes: Sequence[str], known: Uncertainty) -> dict[str, Any]:
+    if known.sets is None:
+        return {}
+    alpha = known.sets.alpha
+    whole = coverage(sets, said.targets, said.groups, alpha=alpha, n_calibration=known.n_groups)
+    held = sets[np.arange(len(sets)), said.targets]
+    return {
+        "method": known.sets.method,
+        **whole.to_mapping(),
+        "per_class": {
+            name: {
+                "n": int(own.sum()),
+                "coverage": float(held[own].mean()),
+                "mean_size": float(sets[own].sum(1).mean()),
+            }
+            for index, name in enumerate(classes)
+            if (own := said.targets == index).any()
+        },
+        "notices": known.sets.notices(classes),
+    }
+
+
+def _abstentions(logits: np.ndarray, targets: np.ndarray, known: Uncertainty) -> list[dict[str, Any]]:
+    """How each tolerated error, with its threshold fitted elsewhere, turns out on these pictures."""
+    probabilities = softmax(logits)
+    right = probabilities.argmax(axis=1) == targets
+    rows = []
+    for target, threshold in known.abstentions:
+        answered = probabilities.max(axis=1) >= threshold
+        error = float((~right[answered]).mean()) if answered.any() else None
+        rows.append({"target": target, "threshold": threshold, "answered": float(answered.mean()), "error": error})
+    return rows
+
+
+def contradicted(said: Labelled, classes: Sequence[str], known: Uncertainty) -> list[dict[str, Any]]:
+    """The pictures whose labels out-of-fold answers contradict most surely: to be looked at again, first of all.
+
+    Returns:
+        path, group, label, predicted, p_label, p_predicted of each, the surest first.
+    """
+    found = disagreements(said.mean_logits / known.temperature, said.targets, said.groups, MOST_DISAGREEMENTS)
+    return [
+        {
+            "path": said.paths[each.index],
+            "group": said.groups[each.index],
+            "label": classes[each.label],
+            "predicted": classes[each.predicted],
+            "p_label": round(each.p_label, 4),
+            "p_predicted": round(each.p_predicted, 4),
+        }
+        for each in found
+    ]

@@ -1,0 +1,62 @@
+"""What file names tell, and what they do not."""
+
+import pytest
+
+from fxcli.data.figures import same_figure
+
+HASH = "c146d133697935a23e0f1a9160b744f0"
+
+
+@pytest.mark.parametrize(
+    "names",
+    [
+        (f"a/greenstick_jpg.rf.{HASH}.jpg", f"b/a509797810e432_greenstick_jpg.rf.{HASH}.jpg"),
+        (f"MalletFinger-PNG_jpg.rf.{HASH}.jpg", f"InkedMalletFinger-Ppg.rf.{HASH}_LI.jpg"),
+        # Characters lost in the middle, at the beginning or at the end of the hash, or from the name.
+        (f"galleyfig1a_jpeg.rf.{HASH}.jpg", f"galleyfig1a_jpeg.rf{HASH[:6]}{HASH[11:]}.jpg"),
+        (f"galleyfig1a_jpeg.rf.{HASH}.jpg", f"galleyfig1a_jpeg.rf.{HASH[:-7]}.jpg"),
+        (f"galleyfig1a_jpeg.rf.{HASH}.jpg", f"galleyf1a_jpeg{HASH[9:]}.jpg"),
+        # Panels and figures of articles.
+        ("13018_2019_1385_Fig3a_HTML.png", "13018_2019_1385_Fig3b_HTML.png"),
+        ("13018_2019_1385_Fig3_HTML.png", "other/13018_2019_1385_fig3-C.jpg"),
+        ("T1507F01_Fig03A.jpg", "T1507F01_Fig03B.jpg"),
+        ("jfmk-07-00030-g001.png", "x/jfmk-07-00030-g001.jpg"),
+        ("stock-376010893-xray.jpg", "b/stock-376010893-xray.png"),
+    ],
+)
+def test_one_figure(names):
+    assert same_figure(names) == [(0, 1)]
+
+
+@pytest.mark.parametrize(
+    "names",
+    [
+        ("one/image25.jpg", "two/image25.jpg"),
+        ("one/IMG_0001.jpg", "two/IMG_0001.jpg"),
+        ("one/000123.png", "two/000123.png"),
+        ("one/gr1_lrg.jpg", "two/gr1_lrg.jpg"),
+        ("one/Figure-2a.jpg", "two/Figure-2b.jpg"),
+        ("one/F1-large.jpg", "two/F1-large.jpg"),
+        ("one/fracture.jpg", "two/fracture.jpg"),
+        (f"image25_jpeg.rf.{HASH}.jpg", f"image25_jpeg.rf.{HASH[::-1]}.jpg"),
+        ("13018_2019_1385_Fig1_HTML.png", "13018_2019_1385_Fig2_HTML.png"),
+        ("13018_2019_1385_Fig3_HTML.png", "13018_2020_1385_Fig3_HTML.png"),
+        # Of other names, the ends of a hash are not enough; nor are digits alone, such as times and DICOM's numbers.
+        (f"wrist_jpg.rf.{HASH}.jpg", f"ankle_jpg.rf.{'0f' * 12}{HASH[-8:]}.jpg"),
+        ("a/1.2.840.113619.2.55.3.jpg", "a/1.2.840.113619.2.55.4.jpg"),
+        (f"{HASH}.jpg", f"{HASH[:20]}999.jpg"),
+    ],
+)
+def test_two_figures(names):
+    assert same_figure(names) == []
+
+
+def test_all_panels_hang_on_the_first():
+    names = [f"{folder}/T1507F01_Fig03{panel}.jpg" for folder, panel in zip("wxyz", "ABCD", strict=True)]
+    assert same_figure(["image1.jpg", *names]) == [(1, 2), (1, 3), (1, 4)]
+
+
+def test_a_name_that_very_many_share_tells_nothing():
+    names = [f"{i}/scan-20230405-0001-a1.jpg" for i in range(40)]
+    assert len(same_figure(names[:32])) == 31
+    assert same_figure(names) == []

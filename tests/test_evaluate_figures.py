@@ -1,0 +1,169 @@
+"""`fx evaluate`: comparisons, columns, studies, out-of-fold answers, and looks at a test part."""
+
+import csv
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from fxcli.cli import app
+from fxcli.console import console
+from fxcli.run.directory import Run
+
+
+def fx(*arguments):
+    done = CliRunner().invoke(app, [str(argument) for argument in arguments])
+    console.configure()
+    return done
+
+
+def train(out, *more):
+    done = fx("train", "tiny.yaml", "--set", "train.epochs=1", "--out", out, "--quiet", *more)
+    assert done.exit_code == 0, done.output
+    return Run(Path(out))
+
+
+@pytest.fixture
+def two(tiny_recipe):
+    tiny_recipe()
+    return train("runs/one"), train("runs/other", "--set", "seed=5")
+
+
+@pytest.fixture
+def folds(tiny_recipe):
+    tiny_recipe()
+    return train("runs/folds", "--folds", 2)
+
+
+@pytest.fixture
+def with_columns(prepared):
+    """The prepared pictures with columns hospital, study and leaked."""
+    shutil.copytree(prepared, "own")
+    file = Path("own/manifest.csv")
+    (Path("own") / "test_looks.jsonl").unlink(missing_ok=True)
+    rows = list(csv.DictReader(file.read_text().splitlines()))
+    for number, row in enumerate(rows):
+        row["hospital"] = "north" if number % 2 else "south"
+        row["study"] = f"{row['label']}-{number // 2}"
+        row["leaked"] = ("yes" if number % 3 else "no") if row["split"] == "test" else ""
+    with file.open("w", newline="") as handle:
+        writer = csv.DictWriter(handle, rows[0].keys())
+        writer.writeheader()
+        writer.writerows(rows)
+    return file
+
+
+def record(done):
+    assert done.exit_code == 0, done.output
+    return json.loads(done.stdout.splitlines()[0])
+
+
+def test_one_comparison_was_named_and_the_others_are_exploratory(two):
+    done = fx("evaluate", two[0].path, two[1].path, "--json", "--quiet")
+    found = [json.loads(line)["comparison"] for line in done.stdout.splitlines()[2:]]
+    assert [each["metric"] for each in found] == ["accuracy", "macro_f1", "nll", "brier"]
+    assert [each["primary"] for each in found] == [True, False, False, False]
+    results = [json.loads(line) for line in done.stdout.splitlines()[:2]]
+    gain = results[1]["figures"]["accuracy"]["value"] - results[0]["figures"]["accuracy"]["value"]
+    assert found[0]["difference"]["value"] == pytest.approx(gain)
+    assert found[0]["names"] == ["one", "other"]
+    for each in found:
+        assert "more than noise" in each["verdict"]
+    done = fx("evaluate", two[0].path, two[1].path, "--exploratory", "--json", "--quiet")
+    assert not any(json.loads(line)["comparison"]["primary"] for line in done.stdout.splitlines()[2:])
+    done = fx("evaluate", two[0].path, two[1].path)
+    assert found[0]["verdict"] in done.stdout
+
+
+def test_models_measured_on_other_labels_are_not_compared(tiny_recipe, prepared):
+    tiny_recipe()
+    shutil.copytree(prepared, "own")
+    file = Path("own/manifest.csv")
+    lines = file.read_text().splitlines()
+    swapped = [line.replace(",class_0,test,", ",class_1,test,") for line in lines]
+    file.write_text("\n".join(swapped) + "\n")
+    one, other = train("runs/one"), train("runs/other", "--set", f"data.manifest={file}")
+    done = fx("evaluate", one.path, other.path, "--json")
+    assert done.exit_code == 0, done.output
+    assert "other was measured on other pictures or classes: it is not compared" in done.stderr
+    assert len(done.stdout.splitlines()) == 2
+
+
+def test_columns_are_taken_apart_and_leaked_ones_without_being_asked(two, with_columns):
+    found = record(fx("evaluate", two[0].path, "--data", with_columns, "--by", "hospital", "--json", "--quiet"))
+    assert list(found["by"]) == ["leaked", "hospital"]
+    assert {value: row["n"] for value, row in found["by"]["hospital"].items()} == {"north": 6, "south": 6}
+    assert sum(row["n"] for row in found["by"]["leaked"].values()) == 12
+    shown = fx("evaluate", two[0].path, "--data", with_columns, "--by", "hospital").stdout
+    for word in ("hospital", "north", "leaked", "calibration error"):
+        assert word in shown
+    refused = fx("evaluate", two[0].path, "--data", with_columns, "--by", "hospitals")
+    assert refused.exit_code == 4
+    assert "no column 'hospitals'" in refused.stderr
+    assert "hospital, study" in refused.stderr
+
+
+def test_studies_are_measured_in_place_of_pictures(two, with_columns):
+    found = record(fx("evaluate", two[0].path, "--data", with_columns, "--study", "study", "--json", "--quiet"))
+    assert found["unit"] == "study"
+    assert 6 <= found["figures"]["n"] < 12
+    names = [file.name for file in (two[0].path / "evaluation").iterdir()]
+    assert len(names) == 1
+    assert names[0].startswith("test-by-study-")
+    refused = fx("evaluate", two[0].path, "--data", with_columns, "--study", "hospital")
+    assert refused.exit_code == 4
+    assert "different labels" in refused.stderr
+    assert fx("evaluate", two[0].path, "--data", with_columns, "--study", "study", "--by", "hospital").exit_code == 2
+
+
+def test_looks_at_a_test_part_are_counted(two, with_columns):
+    done = fx("evaluate", two[0].path, "--data", with_columns)
+    assert "look 1 at this test part, by 1 model so far" in done.stderr
+    found = record(fx("evaluate", two[1].path, "--data", with_columns, "--json"))
+    assert (found["look"], found["models_that_looked"]) == (2, 2)
+    assert "look" not in record(fx("evaluate", two[1].path, "--data", with_columns, "--split", "val", "--json"))
+    lines = [json.loads(line) for line in Path("own/test_looks.jsonl").read_text().splitlines()]
+    assert [line["name"] for line in lines] == ["one", "other"]
+
+
+def test_out_of_fold_answers_are_measured_and_contradicted_labels_listed(folds):
+    found = record(fx("evaluate", folds.path, "--split", "oof", "--json", "--quiet"))
+    assert found["figures"]["n"] == 36
+    # Figures are at the temperature; accuracy does not depend on it.
+    assert found["figures"]["accuracy"]["value"] == folds.info()["figures"]["accuracy"]
+    wrong = round(36 * (1 - found["figures"]["accuracy"]["value"]))
+    assert len(found["contradicted"]) == wrong
+    page = (folds.path / "evaluation" / "oof-labels.html").read_text(encoding="utf-8")
+    assert page.count("data:image/jpeg;base64,") == wrong
+    assert f"{found['contradicted'][0]['predicted']} (" in page
+    assert "contradict most surely" in fx("evaluate", folds.path, "--split", "oof").stdout
+    for option in (["--tta", "flips"], ["--data", folds.path / "manifest.csv"], ["--study", "group"]):
+        assert fx("evaluate", folds.path, "--split", "oof", *option).exit_code == 2
+    alone = fx("evaluate", shutil.copy(folds.model_file, "alone.safetensors"), "--split", "oof", "--data", "x")
+    assert alone.exit_code == 2
+
+
+def test_sets_and_abstentions_are_measured_on_the_test_part(folds):
+    done = fx("evaluate", folds.path, "--json", "--quiet")
+    found = record(done)
+    assert found["sets"]["method"] == "cv+"
+    assert found["sets"]["n"] == 12
+    assert 1 <= found["sets"]["mean_size"] <= 3
+    assert "prediction sets (cv+)" in fx("evaluate", folds.path).stdout
+    assert "sets" not in record(fx("evaluate", folds.path, "--split", "val", "--json", "--quiet"))
+
+
+def test_two_classes_get_sensitivity_and_specificity(tiny_recipe, prepared):
+    shutil.copytree(prepared, "own")
+    file = Path("own/manifest.csv")
+    file.write_text(file.read_text().replace(",class_2,", ",class_1,"))
+    tiny_recipe()
+    sets = ["--set", f"data.manifest={file}", "--set", "evaluate.negative_class=class_0"]
+    run = train("runs/binary", "--folds", 2, *sets)
+    found = record(fx("evaluate", run.path, "--json", "--quiet"))["binary"]
+    assert found["positive"] == "class_1"
+    assert found["threshold_from"] == "oof"
+    assert found["tp"] + found["fn"] == 8
+    assert "sensitivity" in fx("evaluate", run.path).stdout

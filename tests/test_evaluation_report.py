@@ -1,0 +1,96 @@
+import json
+
+import numpy as np
+import pytest
+
+from fxcli.evaluation.figures import measured
+from fxcli.evaluation.metrics import softmax
+from fxcli.evaluation.predictions import Labelled
+from fxcli.evaluation.report import contradicted, report
+from fxcli.evaluation.uncertainty import Uncertainty, fit
+from fxcli.recipe.schema import Evaluate
+
+
+def labelled(classes, count=300, seed=0, folds=2):
+    rng = np.random.default_rng(seed)
+    targets = rng.integers(classes, size=count)
+    members = rng.normal(size=(count, folds, classes)) + 1.5 * np.eye(classes)[targets][:, None]
+    groups = tuple(f"{seed}-{number}" for number in range(count))
+    logits = members.mean(axis=1)[None].astype(np.float32)
+    return Labelled(tuple(map(str, range(count))), groups, targets, logits, None, members.astype(np.float32))
+
+
+@pytest.fixture
+def known():
+    oof = labelled(3, count=400, seed=1, folds=1)
+    return fit(oof, Evaluate(), ("a", "b", "c"), source="oof", folds=np.arange(400) % 2)
+
+
+def test_figures_are_those_of_the_calibrated_logits(known):
+    said = labelled(3)
+    found = report(said, ("a", "b", "c"), known, by={}, unseen=True)
+    logits = said.mean_logits / known.temperature
+    assert found["figures"] == measured(logits, said.targets, said.groups, ("a", "b", "c"))
+    assert sum(row["n"] for row in found["reliability"]) == 300
+    json.dumps(found, allow_nan=False)
+
+
+def test_sets_and_abstentions_are_measured_on_unseen_pictures_alone(known):
+    said = labelled(3)
+    found = report(said, ("a", "b", "c"), known, by={}, unseen=True)
+    sets = known.sets.sets(said.by_fold / known.temperature, said.mean_logits.argmax(axis=1))
+    held = sets[np.arange(300), said.targets]
+    assert found["sets"]["coverage"] == pytest.approx(held.mean())
+    assert found["sets"]["mean_size"] == pytest.approx(sets.sum(axis=1).mean())
+    assert found["sets"]["per_class"]["b"]["coverage"] == pytest.approx(held[said.targets == 1].mean())
+    probabilities = softmax(said.mean_logits / known.temperature)
+    for row in found["abstentions"]:
+        answered = probabilities.max(axis=1) >= row["threshold"]
+        wrong = probabilities.argmax(axis=1) != said.targets
+        assert row["answered"] == pytest.approx(answered.mean())
+        assert row["error"] == pytest.approx(wrong[answered].mean())
+    assert not {"sets", "abstentions"} & set(report(said, ("a", "b", "c"), known, by={}, unseen=False))
+
+
+def test_the_curve_ends_at_the_error_of_all(known):
+    said = labelled(3)
+    curve = report(said, ("a", "b", "c"), known, by={})["risk_coverage"]
+    assert len(curve["risk"]) == 20
+    assert curve["coverage"][-1] == 1
+    assert curve["risk"][-1] == pytest.approx((said.mean_logits.argmax(axis=1) != said.targets).mean())
+    assert curve["threshold"] == sorted(curve["threshold"], reverse=True)
+
+
+def test_columns_are_taken_apart():
+    said = labelled(3)
+    column = ["yes" if number % 3 else "no" for number in range(300)]
+    found = report(said, ("a", "b", "c"), Uncertainty(), by={"leaked": column})["by"]["leaked"]
+    right = said.mean_logits.argmax(axis=1) == said.targets
+    inside = np.array(column) == "no"
+    assert {value: row["n"] for value, row in found.items()} == {"no": 100, "yes": 200}
+    assert found["no"]["accuracy"]["value"] == pytest.approx(right[inside].mean())
+
+
+@pytest.mark.parametrize(("negative", "positive"), [("a", 1), ("b", 0)])
+def test_of_two_classes_one_is_the_finding(negative, positive):
+    said = labelled(2)
+    found = report(said, ("a", "b"), Uncertainty(), by={}, negative=negative)["binary"]
+    named = softmax(said.mean_logits)[:, positive] >= 0.5
+    finding = said.targets == positive
+    assert found["positive"] == ("a", "b")[positive]
+    assert found["sensitivity"]["value"] == pytest.approx(named[finding].mean())
+    assert found["specificity"]["value"] == pytest.approx((~named)[~finding].mean())
+    assert "none was fitted" in found["threshold_from"]
+    assert "binary" not in report(said, ("a", "b"), Uncertainty(), by={})
+
+
+def test_the_surest_contradictions_come_first():
+    said = labelled(3, count=900)
+    found = contradicted(said, ("a", "b", "c"), Uncertainty())
+    margins = [row["p_predicted"] - row["p_label"] for row in found]
+    assert len(found) == 50 < (said.mean_logits.argmax(axis=1) != said.targets).sum()
+    assert margins == sorted(margins, reverse=True)
+    probabilities = softmax(said.mean_logits)
+    rows = np.arange(900)
+    assert margins[0] == pytest.approx((probabilities.max(axis=1) - probabilities[rows, said.targets]).max(), abs=2e-4)
+    assert all(row["label"] != row["predicted"] for row in found)

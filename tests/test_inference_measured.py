@@ -1,0 +1,74 @@
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from typer.testing import CliRunner
+
+from fxcli.cli import app
+from fxcli.console import console
+from fxcli.data.manifest import read_manifest
+from fxcli.errors import RunError
+from fxcli.inference.measured import look_at, measure, out_of_fold
+from fxcli.inference.opened import by, open_model
+from fxcli.run.directory import Run
+from fxcli.run.ledger import NAME
+
+
+@pytest.fixture
+def several(tiny_recipe):
+    tiny_recipe()
+    sets = ["--set", "train.epochs=1", "--folds", "2", "--seeds", "2", "--out", "runs/all", "--quiet"]
+    done = CliRunner().invoke(app, ["train", "tiny.yaml", *sets])
+    assert done.exit_code == 0, done.output
+    console.configure()
+    return Run(Path("runs/all"))
+
+
+def test_members_are_told_apart_by_seed_and_by_fold(several):
+    opened = open_model(str(several.path))
+    manifest = opened.manifest(None, "fx")
+    rows = opened.part(manifest, "test")
+    said, told = measure(opened, manifest, rows)
+    members = np.stack([answer.members for answer in opened.pipeline.run([manifest.path_of(row) for row in rows])])
+    assert said.logits == pytest.approx(np.stack([members[:, :2].mean(1), members[:, 2:].mean(1)]), abs=1e-6)
+    assert said.by_fold == pytest.approx(
+        np.stack([members[:, [0, 2]].mean(1), members[:, [1, 3]].mean(1)], 1), abs=1e-6
+    )
+    assert [row.path for row in told] == list(said.paths) == [row.path for row in rows]
+    assert [told[i].label for i in range(12)] == [opened.model.classes[target] for target in said.targets]
+
+
+def test_members_by():
+    info = {"members": [{"seed": 1, "fold": 0}, {"seed": 1, "fold": 1}, {"seed": 2, "fold": 0}, {"seed": 2, "fold": 1}]}
+    assert by("seed", info) == [[0, 1], [2, 3]]
+    assert by("fold", info) == [[0, 2], [1, 3]]
+    assert by("fold", {}) == [[0]]
+
+
+def test_out_of_fold_answers_are_kept_by_seed(several, trained):
+    said = out_of_fold(several)
+    assert said.logits.shape == (2, 36, 3)
+    assert not np.array_equal(said.logits[0], said.logits[1])
+    with pytest.raises(RunError, match="no out-of-fold predictions"):
+        out_of_fold(trained)
+    several.path.joinpath("seeds", "0", "predictions", "oof.csv").write_text("nothing", encoding="utf-8")
+    with pytest.raises(RunError, match="damaged: no predictions"):
+        out_of_fold(several)
+
+
+def test_a_look_that_cannot_be_noted_is_told(trained, prepared, monkeypatch, capsys):
+    opened = open_model(str(trained.path))
+    manifest = read_manifest(prepared / "manifest.csv")
+    rows = manifest.part("test")
+    (prepared / NAME).unlink(missing_ok=True)
+    assert look_at(opened, manifest, rows).number == 1
+    line = json.loads((prepared / NAME).read_text())
+    assert (line["model"], line["manifest_sha256"]) == (opened.digest, manifest.digest)
+    (prepared / NAME).unlink()
+    (prepared / NAME).mkdir()
+    try:
+        assert look_at(opened, manifest, rows) is None
+    finally:
+        (prepared / NAME).rmdir()
+    assert "cannot be noted" in capsys.readouterr().err
