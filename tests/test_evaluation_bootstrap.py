@@ -108,3 +108,14 @@ def test_undefined_resamples_are_left_out_and_the_estimate_is_inside():
     assert (found.low, found.high) == (pytest.approx(0.025), pytest.approx(0.975))
     assert percentile(0.99, values, 10**9).high == 0.99
     assert percentile(0.01, values, 10**9).low == 0.01
+
+
+def test_a_share_of_equal_resamples_has_wilsons_interval():
+    groups = np.repeat(np.arange(15), 2)
+    found = mean(np.ones(30), groups, is_share=True)
+    # Pictures of a group are all right or all wrong: 15 of 15.
+    expected = stats.binomtest(15, 15).proportion_ci(method="wilson")
+    assert (found.value, found.low, found.high) == (1.0, pytest.approx(expected.low), 1.0)
+    assert mean(np.ones(30), groups) == Interval(1.0, None, None)
+    half = np.arange(30) % 4 / 3
+    assert mean(half, groups, is_share=True) == mean(half, groups)

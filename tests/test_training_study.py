@@ -359,3 +359,18 @@ def test_folds_and_seeds_are_of_a_recipe_and_not_of_a_study(study):
     done = fx("train", study, "--folds", 3)
     assert done.exit_code == 3
     assert "ensemble: unknown key here" in done.stderr
+
+
+def test_a_result_that_comes_while_it_works_is_not_made_again(study, trainings, monkeypatch):
+    fx("train", study, "--quiet")
+    shutil.copytree("results", "theirs")
+    shutil.rmtree("results"), shutil.rmtree("runs")
+    begun, real = trainings[0], training._measure
+
+    def pulled(*arguments):
+        real(*arguments)
+        shutil.copytree("theirs", "results", dirs_exist_ok=True)
+
+    monkeypatch.setattr(training, "_measure", pulled)
+    assert fx("train", study, "--quiet").exit_code == 0
+    assert begun == [*ORDER, ORDER[0]]

@@ -51,6 +51,8 @@ def work(entries: Sequence[Entry], folder: Path, results: Results) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     with Lock(Run(folder)):
         for number, entry in enumerate(left, 1 + len(entries) - len(left)):
+            if results.find(entry, results.index()):
+                continue  # its result came from another machine in the meantime
             console.note(f"{entry.name}, {number} of {len(entries)}")
             manifest = manifests[entry.data]
             try:
