@@ -61,7 +61,7 @@ def prepared(tmp_path_factory):
             target = folder / ("train" if index < 8 else "val" if index < 12 else "test")
             target.mkdir(exist_ok=True)
             file.rename(target / file.name)
-    sets = [f"data.source='{source}'", "data.prepared_px=64", "data.workers=0"]
+    sets = [f"data.source='{source}'", "data.prepared_px=64", "data.workers=0", "audit.search=false"]
     return prepare(load_default("prepare", sets, name="tiny").recipe, root / "prepared").folder
 
 

@@ -25,7 +25,7 @@ ROWS = [
         extra={"age": "71", "note": ""},
     ),
     Row(path="pictures/val/b/2.png", label="b", split="val"),
-    Row(path="pictures/test/b/3.png", label="b", split="test", extra={"scanner": "x"}),
+    Row(path="pictures/test/b/3.png", label="b", split="test", leaked="yes", extra={"scanner": "x"}),
 ]
 
 
@@ -124,6 +124,23 @@ def test_pictures_may_lie_elsewhere(tmp_path):
         read_manifest(tmp_path / "run" / "manifest.csv")
     found = read_manifest(tmp_path / "run" / "manifest.csv", root=tmp_path / "there")
     assert found.path_of(found.rows[1]).is_file()
+
+
+def test_straddling():
+    rows = [replace(row, group=group) for row, group in zip(ROWS, ("g0", "g1", "g1"), strict=True)]
+    written(rows)
+    assert [row.path for row in read_manifest(Path("manifest.csv")).straddling] == ["pictures/test/b/3.png"]
+    written([replace(row, group=group) for row, group in zip(ROWS, ("g0", "g0", "g1"), strict=True)])
+    assert read_manifest(Path("manifest.csv")).straddling == []
+    # Without groups nothing is known.
+    written([replace(row, group="") for row in ROWS])
+    assert read_manifest(Path("manifest.csv")).straddling == []
+
+
+def test_leaked_is_yes_or_no_or_nothing():
+    written([replace(ROWS[2], leaked="perhaps")])
+    with pytest.raises(DataError, match="leaked 'perhaps' is neither yes nor no"):
+        read_manifest(Path("manifest.csv"))
 
 
 def test_counts():

@@ -49,6 +49,16 @@ def test_chains_are_closed():
     assert found == ["g00000", "g00000", "g00001", "g00000", "g00000", "g00000", "g00000", "g00001"]
 
 
+def test_pairs_belong_together():
+    assert groups([None] * 4, list("abcd"), [(0, 3), (1, 2)]) == ["g00000", "g00001", "g00001", "g00000"]
+    assert groups([None] * 4, list("abcd"), [(3, 1), (1, 0)]) == ["g00000", "g00000", "g00001", "g00000"]
+
+
+def test_pairs_patients_and_bytes_are_one_chain():
+    found = groups(["p", None, "p", None, None], ["a", "a", "b", "c", "d"], [(2, 3)])
+    assert found == ["g00000"] * 4 + ["g00001"]
+
+
 def test_a_patient_is_no_file():
     assert len(set(groups(["a", None], ["b", "a"]))) == 2
     assert len(set(groups([None, "a"], ["file:a", "x"]))) == 2

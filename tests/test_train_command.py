@@ -1,3 +1,4 @@
+import csv
 import json
 import os
 import signal
@@ -52,6 +53,29 @@ def test_the_resolved_recipe_alone_reproduces_the_run(trained):
     assert again.model_file.stat().st_size > 0
     assert again.info()["figures"] == trained.info()["figures"]
     assert again.info()["recipe_sha256"] == trained.info()["recipe_sha256"]
+
+
+def test_a_leaking_manifest_is_told(tiny_recipe, prepared):
+    tiny_recipe()
+    quick = ("--set", "train.epochs=1", "--quiet")
+    done = fx("train", "tiny.yaml", *quick, "--out", "runs/clean")
+    assert "share a group" not in done.stderr
+    assert Run(Path("runs/clean")).info()["straddling_test"] == 0
+    with (prepared / "manifest.csv").open(newline="", encoding="utf-8") as handle:
+        rows = list(csv.DictReader(handle))
+    groups = [row["group"] for row in rows if row["split"] == "train"]
+    for row, group in zip((row for row in rows if row["split"] == "test"), groups[:2], strict=False):
+        row["group"] = group
+    leaking = prepared / "leaking.csv"
+    with leaking.open("w", newline="", encoding="utf-8") as handle:
+        writer = csv.DictWriter(handle, list(rows[0]))
+        writer.writeheader()
+        writer.writerows(rows)
+    done = fx("train", "tiny.yaml", "--set", f"data.manifest='{leaking}'", *quick, "--out", "runs/leaking")
+    leaking.unlink()
+    assert done.exit_code == 0, done.output
+    assert "warning: 2 of 12 test pictures share a group with a picture that is learnt from" in done.stderr
+    assert Run(Path("runs/leaking")).info()["straddling_test"] == 2
 
 
 def test_json_names_the_run_and_its_figures(tiny_recipe):
