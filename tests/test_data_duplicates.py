@@ -90,6 +90,20 @@ def test_many_copies_are_all_paired(pictures, monkeypatch):
     assert {(pair.a, pair.b) for pair in found} == set(itertools.combinations(range(6), 2))
 
 
+def test_what_waits_is_not_started_after_an_interrupt(views, monkeypatch):
+    done = []
+
+    def stopped(views, a, b, orientation=None):
+        done.append((a, b))
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(duplicates, "_CHUNK", 1)
+    monkeypatch.setattr(duplicates, "verify", stopped)
+    with pytest.raises(KeyboardInterrupt):
+        search(views)
+    assert len(done) < 20
+
+
 @pytest.mark.parametrize("count", [0, 1])
 def test_search_of_next_to_nothing(count, views):
     assert search(views[:count]) == []

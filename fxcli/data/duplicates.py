@@ -6,9 +6,10 @@ indexed, so that no picture meets all others. Called by data/audit.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -22,6 +23,9 @@ from fxcli.data.keypoints import Floats, Keypoints
 from fxcli.data.views import ORIENTATIONS, View
 from fxcli.run import randomness
 
+if TYPE_CHECKING:
+    from tqdm import tqdm
+
 # Bits in which two hashes of one picture may differ, of 64. The bands find all that differ in up to _BANDS - 1 bits.
 MOST_BITS = 10
 _BANDS, _BAND_BITS = 4, 16
@@ -33,6 +37,7 @@ _SELF_INVERSE = (0, 2, 4, 5, 6, 7)
 
 WORDS = 2048
 _NEAREST_WORDS = 2
+_CHUNK = 32
 NEIGHBOURS = 8
 # Of the table of similarities that is held at a time, and pictures whose descriptors are.
 _BLOCK_CELLS, _BLOCK_PICTURES = 1 << 24, 64
@@ -72,17 +77,38 @@ def search(views: Sequence[View], *, workers: int = 1) -> list[Duplicate]:
     turned = {pair: turn for pair, turn in turned.items() if not any(views[index].is_blank for index in pair)}
     pairs = sorted({*turned, *word_pairs([view.keypoints for view in views])})
 
-    def verified(pair: tuple[int, int]) -> Duplicate | None:
-        return verify(views, *pair, turned.get(pair))
-
-    # The tables are small: threads of BLAS would only wait for each other.
-    with threadpool_limits(1, user_api="blas"), ThreadPoolExecutor(max_workers=max(1, workers)) as pool:
-        made = console.progress(pool.map(verified, pairs), total=len(pairs), what="compare", unit="pair")
-        found = [duplicate for duplicate in made if duplicate]
-        # Copies of one copy are copies too, but were perhaps no candidates.
-        more = sorted(_closing(found) - set(pairs))
-        found += [duplicate for duplicate in pool.map(verified, more) if duplicate]
+    found = _verified(views, pairs, turned, workers)
+    # Copies of one copy are copies too, but were perhaps no candidates.
+    found += _verified(views, sorted(_closing(found) - set(pairs)), turned, workers)
     return sorted(found, key=lambda duplicate: (duplicate.a, duplicate.b))
+
+
+def _verified(
+    views: Sequence[View],
+    pairs: Sequence[tuple[int, int]],
+    turned: Mapping[tuple[int, int], int],
+    workers: int,
+) -> list[Duplicate]:
+    """Those of the pairs that are one picture."""
+
+    def looked_at(chunk: Sequence[tuple[int, int]]) -> list[Duplicate]:
+        return [duplicate for pair in chunk if (duplicate := verify(views, *pair, turned.get(pair)))]
+
+    # One task for each pair would take more memory than the pictures.
+    chunks = [pairs[start : start + _CHUNK] for start in range(0, len(pairs), _CHUNK)]
+    found: list[Duplicate] = []
+    pool = ThreadPoolExecutor(max_workers=max(1, workers))
+    bar: tqdm[Any]
+    # The tables are small: threads of BLAS would only wait for each other.
+    with threadpool_limits(1, user_api="blas"), console.progress(total=len(pairs), what="compare", unit="pair") as bar:
+        try:
+            for chunk, good in zip(chunks, pool.map(looked_at, chunks), strict=True):
+                found += good
+                bar.update(len(chunk))
+        finally:
+            # After Ctrl-C nothing that still waits may start.
+            pool.shutdown(cancel_futures=True)
+    return found
 
 
 def verify(views: Sequence[View], a: int, b: int, orientation: int | None = None) -> Duplicate | None:

@@ -1,0 +1,56 @@
+"""How the audit's cost grows with the number of pictures: time and memory at 1k, 10k and 100k."""
+
+import itertools
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+
+from bench.paired import Interval
+from bench.report import Aim, Row
+from bench.side import environment
+
+pytestmark = pytest.mark.bench
+
+COUNTS = [int(count) for count in os.environ.get("FX_BENCH_AUDIT", "1000,10000,100000").split(",")]
+METHOD = (
+    "one run each, one thread; 1,000 are drawn phantoms of which every tenth has a distorted copy, more are random "
+    "keypoints, hashes and pixels (40 keypoints a picture). Indexing is measured whole, comparing on 4,000 candidates"
+)
+
+
+@pytest.mark.skipif(not hasattr(os, "wait4"), reason="this system does not say what a process took")
+def test_audit(part):
+    made = part("audit", METHOD)
+    results = [run(count) for count in COUNTS]
+    for count, result in zip(COUNTS, results, strict=True):
+        made.raw |= {f"{count} pictures: {name}": [value] for name, value in result.items()}
+        note = ", ".join(f"{name} {value:.3g}" for name, value in result.items())
+        made.rows.append(Row("audit", f"{count} pictures", value=per_picture_ms(result), unit="ms", note=note))
+        assert result.get("recall", 1) > 0.9
+        assert result.get("precision", 1) > 0.95
+    for few, many in itertools.pairwise(results):
+        factor = per_picture_ms(many) / per_picture_ms(few)
+        ratio, aim = Interval(factor, factor, factor, 1.0), Aim(2, at_most=True)
+        sides = f"{many['count']} pictures, each", f"{few['count']} pictures, each"
+        made.rows.append(Row("audit", *sides, per_picture_ms(many), per_picture_ms(few), "ms", ratio, aim, "one run"))
+
+
+def per_picture_ms(result):
+    """Of candidates and comparing; a view takes the same for each picture."""
+    spent = result["hashes_s"] + result["words_s"] + result["candidates"] * result["compare_s"]
+    return 1e3 * spent / result["count"]
+
+
+def run(count):
+    command = [sys.executable, "-m", "bench.audit_side", str(count)]
+    env = environment() | {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
+    with subprocess.Popen(command, env=env, stdout=subprocess.PIPE, text=True) as process:
+        text = process.stdout.read()
+        _, status, usage = os.wait4(process.pid, 0)
+        process.returncode = os.waitstatus_to_exitcode(status)
+    assert process.returncode == 0
+    # In bytes on macOS, in KiB elsewhere.
+    return {**json.loads(text), "memory_mib": usage.ru_maxrss / (2**20 if sys.platform == "darwin" else 2**10)}
