@@ -40,8 +40,8 @@ def marked(pixels):
     image.paste(Image.fromarray(pixels))
     draw = ImageDraw.Draw(image)
     x, y = width // 2, height // 2
-    draw.line((x - width // 3, y - height // 4, x - 8, y - 6), fill=255, width=max(2, width // 50))
-    draw.polygon([(x, y), (x - width // 14, y - 2), (x - 4, y - height // 14)], fill=255)
+    draw.line((x - width // 3, y - height // 4, x - 8, y - 6), fill=255, width=max(2, width // 80))
+    draw.polygon([(x, y), (x - width // 20, y - 2), (x - 4, y - height // 20)], fill=255)
     draw.text((6, 6), "B  R", fill=255)
     draw.text((6, height + 4), "Figure 3. Fracture.", fill=0)
     return np.asarray(image)
