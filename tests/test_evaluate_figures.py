@@ -131,7 +131,7 @@ def test_looks_at_a_test_part_are_counted(two, with_columns):
 def test_out_of_fold_answers_are_measured_and_contradicted_labels_listed(folds):
     found = record(fx("evaluate", folds.path, "--split", "oof", "--json", "--quiet"))
     assert found["figures"]["n"] == 36
-    # Figures are at the temperature; accuracy does not depend on it.
+    assert found["temperature"] == 1
     assert found["figures"]["accuracy"]["value"] == folds.info()["figures"]["accuracy"]
     wrong = round(36 * (1 - found["figures"]["accuracy"]["value"]))
     assert len(found["contradicted"]) == wrong
@@ -152,7 +152,63 @@ def test_sets_and_abstentions_are_measured_on_the_test_part(folds):
     assert found["sets"]["n"] == 12
     assert 1 <= found["sets"]["mean_size"] <= 3
     assert "prediction sets (cv+)" in fx("evaluate", folds.path).stdout
-    assert "sets" not in record(fx("evaluate", folds.path, "--split", "val", "--json", "--quiet"))
+    assert "unlike the training pictures" in fx("evaluate", folds.path).stdout
+
+
+@pytest.mark.parametrize("split", ["val", "train"])
+def test_what_the_parts_of_a_run_learnt_from_is_not_measured(folds, split):
+    done = fx("evaluate", folds.path, "--split", split)
+    assert done.exit_code == 2
+    assert f"learnt from its {split} pictures" in done.stderr
+    assert "--split oof" in done.stderr
+
+
+def test_a_manifest_from_elsewhere_with_pictures_that_were_learnt_from_is_warned_of(two, with_columns):
+    done = fx("evaluate", two[0].path, "--data", with_columns, "--split", "train")
+    assert done.exit_code == 0, done.output
+    assert "24 of these 24 pictures were learnt from by this model" in done.stderr
+    assert "learnt from" not in fx("evaluate", two[0].path, "--data", with_columns).stderr
+
+
+def test_a_mistyped_column_costs_no_look(two, with_columns):
+    for option in (["--by", "hospitals"], ["--study", "studies"], ["--study", "study", "--by", "hospital"]):
+        assert fx("evaluate", two[0].path, "--data", with_columns, *option).exit_code in (2, 4)
+    assert not Path("own/test_looks.jsonl").exists()
+
+
+def test_a_comparison_of_some_of_the_pictures_says_so(tiny_recipe, prepared):
+    tiny_recipe()
+    shutil.copytree(prepared, "own")
+    file = Path("own/manifest.csv")
+    lines = file.read_text().splitlines()
+    tests = [line for line in lines if ",test," in line]
+    file.write_text("\n".join(line for line in lines if line not in tests[::3]) + "\n")
+    one, other = train("runs/one"), train("runs/other", "--set", f"data.manifest={file}")
+    done = fx("evaluate", one.path, other.path)
+    assert "other is compared on the 8 pictures alone that both were measured on" in done.stderr
+    assert "8 pictures in" in done.stdout
+
+
+def test_studies_are_compared_as_studies(two, with_columns):
+    done = fx("evaluate", two[0].path, two[1].path, "--data", with_columns, "--study", "study", "--json", "--quiet")
+    records = [json.loads(line) for line in done.stdout.splitlines()]
+    assert records[2]["comparison"]["n"] == records[0]["figures"]["n"] < 12
+
+
+def test_pictures_without_a_study_stand_alone(two, with_columns):
+    rows = list(csv.DictReader(with_columns.read_text().splitlines()))
+    with with_columns.open("w", newline="") as handle:
+        writer = csv.DictWriter(handle, rows[0].keys())
+        writer.writeheader()
+        writer.writerows(row | {"study": ""} for row in rows)
+    found = record(fx("evaluate", two[0].path, "--data", with_columns, "--study", "study", "--json", "--quiet"))
+    assert found["figures"]["n"] == 12
+
+
+def test_out_of_fold_answers_that_a_run_lacks_are_told_before_any_work(folds, two):
+    done = fx("evaluate", folds.path, two[0].path, "--split", "oof")
+    assert done.exit_code == 6
+    assert not (folds.path / "evaluation" / "oof.json").exists()
 
 
 def test_two_classes_get_sensitivity_and_specificity(tiny_recipe, prepared):

@@ -125,7 +125,8 @@ def test_a_gain_is_told_and_noise_is_told():
     assert found.more_than_noise
     assert found.verdict == (
         f"new is better in accuracy by {points:.1f} points [{100 * found.difference.low:.1f}, "
-        f"{100 * found.difference.high:.1f}]: more than noise (p < 0.001); named beforehand"
+        f"{100 * found.difference.high:.1f}]: more than noise (p < 0.001, 200 pictures in 200 groups); named "
+        "beforehand"
     )
     other = compare_models([b, b], [a, a], targets, names=("new", "old"))
     assert other.verdict.startswith(f"new is better in accuracy by {points:.1f} points [")
@@ -139,12 +140,13 @@ def test_a_gain_is_told_and_noise_is_told():
 
 def test_less_loss_is_better():
     fields = {"a_seeds": (1.0, 1.0), "b_seeds": (0.9, 0.9), "p_value": 0.01, "n": 9, "n_groups": 9, "primary": False}
+    fields["trainings"] = 2
+    counted = "9 pictures in 9 groups); exploratory"
     found = Comparison(metric="nll", names=("A", "B"), difference=Interval(-0.1, -0.15, -0.05), **fields)
-    assert found.verdict == "B is better in nll by 0.1000 [0.0500, 0.1500]: more than noise (p = 0.010); exploratory"
+    assert found.verdict == f"B is better in nll by 0.1000 [0.0500, 0.1500]: more than noise (p = 0.010, {counted}"
     found = Comparison(metric="brier", names=("A", "B"), difference=Interval(0.1, -0.05, 0.15), **fields)
-    assert (
-        found.verdict == "A is better in brier by 0.1000 [-0.0500, 0.1500]: no more than noise (p = 0.010); exploratory"
-    )
+    start = "A is better in brier by 0.1000 [-0.0500, 0.1500]: no more than noise"
+    assert found.verdict == f"{start} (p = 0.010, {counted}"
     found = Comparison(metric="brier", names=("A", "B"), difference=Interval(0.1, None, None), **fields)
     assert not found.more_than_noise
     assert found.verdict.startswith("A is better in brier by 0.1000: no more than noise")
@@ -156,7 +158,7 @@ def test_a_model_against_itself_is_equal_but_not_for_certain():
     most = float(wilson(0.0, 200)[1])
     assert found.difference == Interval(0.0, pytest.approx(-most), pytest.approx(most))
     assert (found.p_value, found.more_than_noise) == (1.0, False)
-    assert found.verdict.startswith("equal accuracy [-1.9, 1.9]: no more than noise (p = 1.000)")
+    assert found.verdict.startswith("equal accuracy [-1.9, 1.9]: no more than noise (p = 1.000, ")
     assert compare_models([a], [a], targets, metric="nll").difference == Interval(0.0, None, None)
 
 

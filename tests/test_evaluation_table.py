@@ -1,8 +1,10 @@
+import csv
+import io
 from pathlib import Path, PureWindowsPath
 
 import pytest
 
-from fxcli.evaluation.table import below_shared, csv_line, output_names, path_cell
+from fxcli.evaluation.table import below_shared, csv_line, output_names, path_cell, path_of
 
 
 def test_a_line_quotes_what_must_be_quoted():
@@ -26,3 +28,16 @@ def test_two_windows_drives_share_nothing():
     paths = [PureWindowsPath(text) for text in texts]
     assert below_shared(paths[:2]) == [Path("x.png"), Path("y.png")]
     assert below_shared(paths) == [Path("C/a/x.png"), Path("c/A/y.png"), Path("D/a/x.png"), Path("host_share/x.png")]
+
+
+@pytest.mark.parametrize("cell", ["line\nbreak", "re\rturn", 'quo"te', "com,ma", "both\r\n", "plain"])
+def test_a_line_reads_back_as_its_cells(cell):
+    text = csv_line(["first", cell, "last"])
+    assert next(csv.reader(io.StringIO(text, newline=""))) == ["first", cell, "last"]
+
+
+@pytest.mark.parametrize("path", ["=cmd.png", "-a.png", "+1.png", "@b.png", "a/b.png", "./a.png"])
+def test_a_path_comes_back_out_of_its_cell(path):
+    cell = path_cell(path)
+    assert cell[0] not in "=+-@"
+    assert path_of(cell) == path

@@ -12,6 +12,7 @@ from fxcli.console import console
 from fxcli.data.manifest import read_manifest
 from fxcli.evaluation.metrics import softmax
 from fxcli.inference.opened import open_model
+from fxcli.inference.verdict import Judge
 from fxcli.run import checkpoint
 from fxcli.run.directory import Run
 
@@ -62,7 +63,7 @@ def test_sets_are_a_column(folds, pictures):
     groups = opened.uncertainty.n_groups
     assert f"sets hold the true class in about 90 of 100 cases (cv+, {groups} groups)" in done.stderr
     for row, answer in zip(rows_of(done), opened.pipeline.run(pictures), strict=True):
-        said = opened.say(answer)
+        said = opened.say(answer, sets=True)
         assert row["set"].split("|") == [name for name, i in zip(opened.model.classes, said.classes, strict=True) if i]
         assert row["class"] in row["set"].split("|")
         assert float(row[f"p_{row['class']}"]) == pytest.approx(said.probabilities.max(), abs=1e-4)
@@ -116,10 +117,32 @@ def test_the_gate_keeps_back_what_shows_no_fracture(folds, gate, pictures):
     assert 0 < sum(row["status"] == "ok" for row in rows_of(done)) < len(pictures)
 
 
-def test_only_a_model_with_a_negative_class_is_a_gate(folds, pictures):
+def test_only_a_model_with_a_negative_class_is_a_gate_and_none_of_itself(folds, gate, pictures):
     done = fx("predict", *pictures, "--model", folds.path, "--gate", folds.path)
     assert done.exit_code == 2
     assert "cannot be a gate" in done.stderr
+    # The gate was trained last, so it would be the default model.
+    done = fx("predict", *pictures, "--gate", gate.path)
+    assert done.exit_code == 2
+    assert "needs no gate" in done.stderr
+    assert "--model RUN_OR_FILE" in done.stderr
+
+
+def test_what_is_not_answered_is_not_drawn(folds, gate, pictures):
+    change(gate, threshold=0.9999)
+    done = fx("predict", *pictures, "--model", folds.path, "--gate", gate.path, "--cam", "maps")
+    answered = sum(row["status"] == "ok" for row in rows_of(done))
+    assert len(list(Path("maps").rglob("*.png"))) == answered < len(pictures)
+    change(folds, abstentions=[[0.3, 0.9999]])
+    fx("predict", *pictures, "--model", folds.path, "--abstain", 0.3, "--cam", "unsure")
+    assert not list(Path("unsure").rglob("*.png"))
+
+
+def test_a_picture_that_the_gate_cannot_read_is_an_error(folds, gate, pictures):
+    judge = Judge(open_model(str(folds.path)), open_model(str(gate.path)), sets=False, abstain=None)
+    judge.findings = [None]
+    verdict = judge.verdict(next(judge.opened.pipeline.run(pictures[:1])))
+    assert (verdict["status"], verdict["reason"]) == ("error", "the gate cannot read it")
 
 
 def test_a_gate_assumes_no_fracture(gate, pictures):
@@ -143,7 +166,20 @@ def test_a_negative_class_must_be_one(tiny_recipe):
 
 
 def test_a_header_that_was_tampered_with_is_refused(folds, pictures):
-    change(folds, temperature=-1)
-    done = fx("predict", *pictures, "--model", folds.path)
-    assert done.exit_code == 6
-    assert "the header is damaged: temperature is -1" in done.stderr
+    tensors, info = checkpoint.load_model_file(folds.model_file)
+    for changed, message in (
+        ({"uncertainty": info["uncertainty"] | {"temperature": -1}}, "temperature is -1"),
+        ({"negative_class": "healthy"}, "negative_class is healthy, which is no class"),
+        ({"members": info["members"][:1] * 2}, "sets are of 2 folds, the model of 1"),
+    ):
+        checkpoint.save_model_file(folds.model_file, tensors, info | changed)
+        done = fx("predict", *pictures, "--model", folds.path)
+        assert done.exit_code == 6
+        assert f"the header is damaged: {message}" in done.stderr
+
+
+def test_heat_maps_say_the_probability_of_the_table(folds, pictures):
+    change(folds, temperature=7.0)
+    told = fx("cam", pictures[0], "--model", folds.path, "--json")
+    row = rows_of(fx("predict", pictures[0], "--model", folds.path, "--precision", "fp32"))[0]
+    assert json.loads(told.stdout)["p"] == pytest.approx(float(row[f"p_{row['class']}"]), abs=1e-4)

@@ -224,11 +224,26 @@ def test_engine_and_export_say_the_mean_of_the_members(ensemble):
     assert outputs_of({"members": [1, 2, 3], "statistics": True}) == ["logits", "maps", "members", "distance"]
 
 
+def drop(tensors, prefix):
+    for key in [key for key in tensors if key.startswith(prefix)]:
+        del tensors[key]
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
         (lambda info, _: info.update(members=[]), "members"),
-        (lambda info, _: info.update(members=[1, 2]), r"not of 2 members: member\.2"),
+        (lambda info, _: info.update(members=info["members"][:2]), r"not of 2 members: member\.2"),
+        (lambda info, _: info.update(members=[1, 2, 3]), "header is damaged: members"),
+        (lambda info, _: info.update(members=[{"fold": [1]}] * 3), "header is damaged: members"),
+        (lambda info, _: info.update(members=3), "header is damaged: members"),
+        (lambda _, tensors: drop(tensors, "member.0.statistics"), "others have none"),
+        (
+            lambda _, tensors: tensors.update({"member.0.statistics.projection": torch.rand(())}),
+            "statistics do not fit",
+        ),
+        (lambda _, tensors: tensors.update({"member.0.statistics.projection": torch.rand(32, 0)}), "statistics do not"),
+        (lambda _, tensors: tensors.update({"member.0.statistics.mean": torch.full((32,), torch.nan)}), "do not fit"),
         (lambda info, _: info.pop("members"), "do not fit"),
         (lambda _, tensors: tensors.pop("member.1.head.bias"), "do not fit"),
         (lambda _, tensors: tensors.update({"member.0.statistics.mean": torch.rand(3)}), "statistics do not fit 32"),

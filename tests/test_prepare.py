@@ -27,6 +27,7 @@ from fxcli.data.preprocess import Clean
 from fxcli.data.read import read
 from fxcli.errors import DataError, RunError
 from fxcli.recipe.load import load_default
+from fxcli.run import ledger
 
 LISTS = ("audit.html", "audit.json", "fingerprint.json", "manifest.csv")
 
@@ -700,3 +701,11 @@ def test_real_bone_break_clean(real_data):
     assert manifest.straddling == []
     assert 45 <= sum(row.leaked == "yes" for row in manifest.rows) <= 55
     assert 50 <= 1129 - len(manifest.rows) <= 100
+
+
+def test_looks_at_a_test_part_outlive_its_preparation():
+    tree()
+    found = made("source")
+    (found.folder / ledger.NAME).write_text("looks\n", encoding="utf-8")
+    prepare(recipe("source"), found.folder, overwrite=True)
+    assert (found.folder / ledger.NAME).read_text(encoding="utf-8") == "looks\n"

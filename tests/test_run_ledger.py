@@ -26,3 +26,6 @@ def test_a_line_cut_short_hides_no_other(tmp_path):
     with (tmp_path / NAME).open("a") as handle:
         handle.write('{"time": "2026\n[1]\n')
     assert look(tmp_path, part=part, model="m2").number == 2
+    with (tmp_path / NAME).open("ab") as handle:
+        handle.write('{"name": "Ü'.encode()[:-1])
+    assert look(tmp_path, part=part, model="m3").number == 3

@@ -1,4 +1,6 @@
 import shlex
+import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -7,9 +9,10 @@ from typer.testing import CliRunner
 
 from fxcli.cli import app
 from fxcli.console import console
-from fxcli.data.manifest import read_manifest
+from fxcli.data.manifest import read_manifest, write_manifest
 from fxcli.data.split import folds
 from fxcli.errors import DataError, RunError
+from fxcli.evaluation import novelty
 from fxcli.evaluation.metrics import classification
 from fxcli.evaluation.predictions import read_labelled
 from fxcli.inference.opened import open_model
@@ -39,7 +42,7 @@ def parts_of(run):
 
 
 def read(file):
-    return read_labelled(file.read_text(encoding="utf-8"))
+    return read_labelled(file.read_bytes().decode())
 
 
 def test_parts_hold_other_pictures_out_and_never_see_the_test_part(several, prepared):
@@ -173,8 +176,10 @@ def test_groups_stay_together_and_classes_apart():
     found = folds(labels, groups, 3, seed=1)
     assert all(len({found[i] for i in range(60) if groups[i] == group}) == 1 for group in groups)
     assert sorted(np.bincount(found)) == [20, 20, 20]
-    with pytest.raises(DataError, match="15 groups are too few for 16 folds"):
+    with pytest.raises(DataError, match=r"15 groups[\s\S]*at most --folds 15"):
         folds(labels, groups, 16, seed=1)
+    with pytest.raises(DataError, match="3 pictures of the largest class"):
+        folds(["a", "b"] * 3, [str(index) for index in range(6)], 4, seed=1)
 
 
 @pytest.mark.parametrize(
@@ -196,3 +201,108 @@ def test_predictions_of_a_part_that_are_gone_are_told(several, prepared, tiny_re
         file.write_text(text, encoding="utf-8")
     with pytest.raises(RunError, match=message):
         ensemble.oof(several, manifest, parts, {})
+
+
+def test_seeds_of_a_calibration_part_learn_their_errors_together(tiny_recipe, prepared):
+    tiny_recipe()
+    own = with_splits(prepared, lambda row: "calibration" if row.split == "val" else row.split)
+    sets = ["--set", f"data.manifest={own}", "--set", "train.monitor=none", "--set", "train.epochs=1"]
+    done = fx("train", "tiny.yaml", *sets, "--seeds", 2, "--out", "runs/seeds", "--quiet")
+    assert done.exit_code == 0, done.output
+    known = open_model("runs/seeds").uncertainty
+    assert (known.source, known.n, known.sets.method) == ("calibration", 12, "split")
+    assert open_model("runs/seeds/seeds/0").uncertainty.source == ""
+
+
+def with_splits(prepared, split_of, **changes):
+    """A copy of the prepared folder whose rows have other splits."""
+    shutil.copytree(prepared, "own")
+    rows = [replace(row, split=split_of(row), **changes) for row in read_manifest(prepared / "manifest.csv").rows]
+    write_manifest(Path("own/manifest.csv"), rows)
+    return Path("own/manifest.csv")
+
+
+def test_a_fold_that_holds_a_whole_class_out_is_told_before_any_is_trained(tiny_recipe, prepared):
+    tiny_recipe()
+    shutil.copytree(prepared, "own")
+    rows = read_manifest(prepared / "manifest.csv").rows
+    same = [replace(row, group="one") if row.label == "class_2" and row.split != "test" else row for row in rows]
+    write_manifest(Path("own/manifest.csv"), same)
+    done = fx("train", "tiny.yaml", "--set", "data.manifest=own/manifest.csv", "--folds", 2, "--out", "runs/x")
+    assert done.exit_code == 4
+    assert "cannot be trained: no training picture of class_2" in done.stderr
+    assert not Path("runs/x").exists()
+
+
+def test_patients_stay_together_where_there_are_no_groups(tiny_recipe, prepared):
+    shutil.copytree(prepared, "own")
+    rows = read_manifest(prepared / "manifest.csv").rows
+    patients = [replace(row, group="", patient=f"p{number % 6}") for number, row in enumerate(rows)]
+    write_manifest(Path("own/manifest.csv"), patients)
+    manifest = read_manifest(Path("own/manifest.csv"))
+    held_out = [
+        {row.patient for row in part.manifest.part("calibration")}
+        for part in ensemble.parts(tiny_recipe("ensemble.folds=2"), manifest, Run(Path("x")))
+    ]
+    assert not held_out[0] & held_out[1]
+
+
+def test_what_was_left_of_making_a_part_is_made_anew(several, tiny_recipe, monkeypatch):
+    tiny_recipe()
+    again = Run(Path("runs/again"))
+    part = again.path / "folds" / "0"
+
+    def stop(*_, **__):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr(classify, "train", stop)
+        fx("train", "tiny.yaml", "--set", "train.epochs=1", "--folds", 2, "--out", again.path, "--quiet")
+    (part / "recipe.yaml").unlink()
+    done = fx("train", "--resume", again.path, "--quiet")
+    assert done.exit_code == 0, done.output
+
+
+def test_a_backbone_without_statistics_is_trained_in_folds_all_the_same(tiny_recipe, monkeypatch):
+    def fit(_):
+        raise ValueError("the features of all pictures are equal")
+
+    monkeypatch.setattr(novelty, "fit", fit)
+    tiny_recipe()
+    sets = ["--set", "train.epochs=1", "--folds", 2, "--out", "runs/plain"]
+    done = fx("train", "tiny.yaml", *sets)
+    assert done.exit_code == 0, done.output
+    assert "unlike the training pictures: the features of all pictures are equal" in done.stderr
+    known = open_model("runs/plain").uncertainty
+    assert known.unlike is None
+    assert known.sets is not None
+
+
+def test_names_that_spreadsheets_mistake_survive_the_folds(tiny_recipe, prepared):
+    tiny_recipe()
+    shutil.copytree(prepared, "own")
+    rows = list(read_manifest(prepared / "manifest.csv").rows)
+    names = ("=cmd.png", "-a.png", "tab\there.png", "line\nbreak.png", "re\rturn.png", "@b.png")
+    places = [index for index, row in enumerate(rows) if row.split == "train"]
+    for place, name in zip(places, names, strict=False):
+        shutil.copy(Path("own") / rows[place].path, Path("own") / name)
+        rows[place] = replace(rows[place], path=name)
+    write_manifest(Path("own/manifest.csv"), rows)
+    sets = ["--set", "data.manifest=own/manifest.csv", "--set", "train.epochs=1", "--folds", 2, "--out", "runs/odd"]
+    done = fx("train", "tiny.yaml", *sets, "--quiet")
+    assert done.exit_code == 0, done.output
+    assert {"=cmd.png", "re\rturn.png"} < set(read(Run(Path("runs/odd")).oof_file)[0].paths)
+
+
+def test_a_dry_run_counts_all_trainings(tiny_recipe):
+    tiny_recipe()
+    done = fx("train", "tiny.yaml", "--folds", 3, "--seeds", 2, "--dry-run")
+    assert done.exit_code == 0, done.output
+    assert "6 trainings of" in done.stderr
+
+
+@pytest.mark.parametrize(("recipe", "task"), [("experiments", "study"), ("pretrain_simclr", "pretrain")])
+def test_folds_are_for_classifiers(recipe, task):
+    done = fx("train", recipe, "--folds", 2)
+    assert done.exit_code == 2
+    assert f"--folds is for task: classify, and {recipe} is a {task}" in done.stderr

@@ -186,8 +186,8 @@ def test_the_order_of_phases_counts():
     [
         ("index.json", "{", "index.json: damaged"),
         ("index.json", '<<<<<<< ours\n{"a": {}}', "it may hold what a merge left"),
-        ("index.json", "[1]", "not one mapping for each training"),
-        ("index.json", '{"a": 1}', "not one mapping for each training"),
+        ("index.json", "[1]", "for each training"),
+        ("index.json", '{"a": 1}', "for each training"),
         ("one/test.csv", "path,label\na,bent\n", "its columns are not path, label, group, leaked"),
         ("one/test.csv", "", "test.csv: damaged"),
         ("one/test.csv", "path,label,group,leaked\n", "no rows"),

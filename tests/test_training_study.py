@@ -357,8 +357,8 @@ def test_resume_and_its_run_belong_together(study, trainings):
 
 def test_folds_and_seeds_are_of_a_recipe_and_not_of_a_study(study):
     done = fx("train", study, "--folds", 3)
-    assert done.exit_code == 3
-    assert "ensemble: unknown key here" in done.stderr
+    assert done.exit_code == 2
+    assert "a study has seeds of its own, and folds as ensemble.folds of a run" in done.stderr
 
 
 def test_a_result_that_comes_while_it_works_is_not_made_again(study, trainings, monkeypatch):

@@ -105,7 +105,7 @@ def _write(opened: Opened, answer: Answer, target: int | None, explainer: Explai
 
     from fxcli.explain.draw import draw_answer
 
-    made = draw_answer(opened.model, answer, target=target, explainer=explainer)
+    made = draw_answer(opened, answer, target=target, explainer=explainer)
     stem.parent.mkdir(parents=True, exist_ok=True)
     made.save_overlay(Path(f"{stem}.overlay.png"))
     made.save_pair(Path(f"{stem}.png"))

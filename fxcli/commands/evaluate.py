@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -17,8 +18,6 @@ from fxcli.run import provenance
 from fxcli.run.files import write_json, write_text
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
     from fxcli.data.manifest import Manifest, Row
     from fxcli.evaluation.predictions import Labelled, LabelledRow
     from fxcli.inference.opened import Opened
@@ -88,20 +87,23 @@ def evaluate(
     Example: fx evaluate final best --split oof
     """
     console.configure(json=json, quiet=quiet, debug=debug)
+    asked = Asked(data=data, split=split, by=tuple(by or ()), study=study, tta=tta.value)
+    asked.check()
     import_torch()
     from fxcli.commands import tables
+    from fxcli.inference.measured import out_of_fold
     from fxcli.inference.opened import open_model
     from fxcli.run.directory import find_model
 
-    if split == OOF and (data or study or tta is not Tta.none):
-        raise UsageError("--split oof is what the run kept: it goes with neither --data, --study nor --tta")
     # All are looked up first: a mistyped name must not end what took an hour.
     wanted: list[str | None] = [*(models or []), *(model or [])]
     found = [find_model(name) for name in wanted or [None]]
+    for file, run in found if split == OOF else ():
+        if run is None:
+            raise UsageError(f"{file} lies in no run, and out-of-fold answers are kept in runs")
+        out_of_fold(run)
     names = Counter(run.path.name for _, run in found if run)
-    results: list[dict[str, Any]] = []
-    measured: list[Labelled] = []
-    failed, total, failed_in = 0, 0, Path()
+    done: list[Evaluated] = []
     for file, _ in found:
         opened = open_model(
             str(file),
@@ -112,57 +114,133 @@ def evaluate(
             engine=engine and engine.value,
             precision=precision and precision.value,
         )
-        manifest = opened.manifest(data, "fx evaluate")
-        rows = _rows(opened, manifest, split)
-        said, told = _said(opened, manifest, rows, split)
-        result = {
-            **opened.origin(),
-            "evaluated": provenance.now(),
-            "evaluated_manifest": str(manifest.file),
-            "evaluated_manifest_sha256": manifest.digest,
-            "split": split,
-            "tta": tta.value,
-            "n_failed": len(rows) - len(said.paths),
-            **_look(opened, manifest, rows, split),
-            **_report(opened, rows, said, split, by or [], study, own_data=data is None),
-        }
-        results.append(result)
-        measured.append(said)
+        evaluated = _evaluated(opened, asked)
         plain = opened.is_final and names[opened.name] == 1
         folder = (out / (opened.name if plain else opened.unique_name) if len(found) > 1 else out) if out else None
-        predictions = _write(opened, manifest, folder, result, told, own_data=data is None)
-        total += len(rows)
-        if result["n_failed"]:
-            failed, failed_in = failed + result["n_failed"], predictions
-    comparisons = _compare(results, measured, primary=not exploratory) if len(results) > 1 else []
+        evaluated.written = _write(evaluated, folder, own_data=data is None)
+        done.append(evaluated)
+    comparisons = _compared(done, primary=not exploratory)
+    results = [each.result for each in done]
     if json:
         for record in [*results, *({"comparison": each} for each in comparisons)]:
             console.record(record)
     else:
         tables.show(results, comparisons, split)
-    if failed:
-        raise SomeRowsFailed(failed, total, failed_in)
+    if bad := [each for each in done if each.result["n_failed"]]:
+        failed = sum(each.result["n_failed"] for each in bad)
+        raise SomeRowsFailed(failed, sum(len(each.rows) for each in done), bad[-1].written)
 
 
-def _rows(opened: Opened, manifest: Manifest, split: str) -> list[Row]:
-    return [row for row in manifest.rows if row.split != "test"] if split == OOF else opened.part(manifest, split)
+@dataclass(frozen=True)
+class Asked:
+    """What is to be measured: the options of those names."""
+
+    data: Path | None
+    split: str
+    by: tuple[str, ...]
+    study: str | None
+    tta: str
+
+    def check(self) -> None:
+        """Whether the options go together.
+
+        Raises:
+            UsageError: They do not.
+        """
+        if self.split == OOF and (self.data or self.study or self.tta != Tta.none):
+            raise UsageError("--split oof is what the run kept: it goes with neither --data, --study nor --tta")
+        if self.by and self.study:
+            raise UsageError("--by and --study do not go together: a study has no value of its own")
 
 
-def _said(opened: Opened, manifest: Manifest, rows: list[Row], split: str) -> tuple[Labelled, list[LabelledRow]]:
+@dataclass
+class Evaluated:
+    """A model that was measured.
+
+    Attributes:
+        opened: It.
+        manifest: Of the pictures.
+        rows: Of them, all that were asked for.
+        said: What the model said, by picture or by study.
+        told: The rows of the predictions.
+        result: For people and programs.
+        written: The file of the predictions.
+    """
+
+    opened: Opened
+    manifest: Manifest
+    rows: list[Row]
+    said: Labelled
+    told: list[LabelledRow]
+    result: dict[str, Any]
+    written: Path = Path()
+
+
+def _evaluated(opened: Opened, asked: Asked) -> Evaluated:
+    from fxcli.evaluation.predictions import of_studies
     from fxcli.inference.measured import measure, out_of_fold
 
-    if split != OOF:
-        return measure(opened, manifest, rows)
-    if opened.run is None:
-        raise UsageError(f"{opened.file} lies in no run, and out-of-fold answers are kept in runs")
-    said = out_of_fold(opened.run)
-    return said, list(said.rows(opened.model.classes))
+    manifest = opened.manifest(asked.data, "fx evaluate")
+    rows = _rows(opened, manifest, asked)
+    # Of every picture before any is measured: a mistyped name must not cost a look.
+    columns = {name: {row.path: row.column(name) for row in rows} for name in _columns(rows, asked)}
+    studies = {row.path: row.column(asked.study) or f"alone: {row.path}" for row in rows} if asked.study else {}
+    if asked.split == OOF and opened.run is not None:
+        said = out_of_fold(opened.run)
+        told = list(said.rows(opened.model.classes))
+    else:
+        said, told = measure(opened, manifest, rows)
+    n_failed = len(rows) - len(said.paths)
+    if studies:
+        said = of_studies(said, [studies[path] for path in said.paths])
+    values = {name: [column[path] for path in said.paths] for name, column in columns.items()}
+    result = {
+        **opened.origin(),
+        "evaluated": provenance.now(),
+        "evaluated_manifest": str(manifest.file),
+        "evaluated_manifest_sha256": manifest.digest,
+        "split": asked.split,
+        "tta": asked.tta,
+        "unit": asked.study or "picture",
+        "n_failed": n_failed,
+        **_report(opened, manifest, said, values, asked),
+        **_look(opened, manifest, rows, asked),
+    }
+    return Evaluated(opened, manifest, rows, said, told, result)
 
 
-def _look(opened: Opened, manifest: Manifest, rows: list[Row], split: str) -> dict[str, Any]:
+def _rows(opened: Opened, manifest: Manifest, asked: Asked) -> list[Row]:
+    """The pictures that are asked for.
+
+    Raises:
+        UsageError: The model's parts learnt from them, and what is known of pictures held out is elsewhere.
+    """
+    from fxcli.inference.measured import learnt_from
+
+    if asked.split == OOF:
+        return [row for row in manifest.rows if row.split != "test"]
+    is_own = manifest.digest == opened.model.info["manifest_sha256"]
+    in_folds = any(member.get("fold") is not None for member in opened.model.info.get("members") or ())
+    if is_own and in_folds and asked.split != "test":
+        raise UsageError(
+            f"the parts of this run learnt from its {asked.split} pictures",
+            hint="--split oof: what each part says of those that it held out",
+        )
+    rows = opened.part(manifest, asked.split)
+    if asked.data is not None and not is_own and (known := learnt_from(opened, rows)):
+        console.warn(f"{known} of these {len(rows)} pictures were learnt from by this model: figures on them flatter")
+    return rows
+
+
+def _columns(rows: list[Row], asked: Asked) -> list[str]:
+    leaked = ["leaked"] if len({row.leaked for row in rows}) > 1 and not asked.study else []
+    return list(dict.fromkeys([*leaked, *asked.by]))
+
+
+def _look(opened: Opened, manifest: Manifest, rows: list[Row], asked: Asked) -> dict[str, Any]:
     from fxcli.inference.measured import look_at
 
-    found = look_at(opened, manifest, rows) if split == "test" else None
+    found = look_at(opened, manifest, rows) if asked.split == "test" else None
     if found is None:
         return {}
     console.note(f"{found.told()} ({manifest.root / 'test_looks.jsonl'})")
@@ -170,48 +248,24 @@ def _look(opened: Opened, manifest: Manifest, rows: list[Row], split: str) -> di
 
 
 def _report(
-    opened: Opened,
-    rows: list[Row],
-    said: Labelled,
-    split: str,
-    by: Sequence[str],
-    study: str | None,
-    *,
-    own_data: bool,
+    opened: Opened, manifest: Manifest, said: Labelled, by: dict[str, list[str]], asked: Asked
 ) -> dict[str, Any]:
-    from fxcli.evaluation.predictions import notice, of_studies
+    from fxcli.evaluation.predictions import notice
     from fxcli.evaluation.report import contradicted, report
 
-    row_of = {row.path: row for row in rows}
-    if study is not None:
-        said = of_studies(said, [row_of[path].column(study) for path in said.paths])
-        columns: dict[str, list[str]] = {}
-        if by:
-            raise UsageError("--by and --study do not go together: a study has no value of its own")
-    else:
-        leaked = [row.leaked for row in rows]
-        wanted = dict.fromkeys([*(["leaked"] if len(set(leaked)) > 1 else []), *by])
-        columns = {name: [row_of[path].column(name) for path in said.paths] for name in wanted}
-    unseen = split == "test" or (split != OOF and not own_data)
+    unseen = asked.split == "test" or (asked.split != OOF and manifest.digest != opened.model.info["manifest_sha256"])
     classes, negative = opened.model.classes, opened.model.info.get("negative_class")
-    found = report(said, classes, opened.uncertainty, by=columns, unseen=unseen, negative=negative)
-    if split == OOF:
-        found["contradicted"] = contradicted(said, classes, opened.uncertainty)
-    return {**found, "unit": "picture" if study is None else study, "notice": notice(opened.model.info)}
+    found = report(said, classes, opened.uncertainty, by=by, unseen=unseen, negative=negative)
+    if asked.split == OOF:
+        found["contradicted"] = contradicted(said, classes)
+    return {**found, "notice": notice(opened.model.info)}
 
 
-def _write(
-    opened: Opened,
-    manifest: Manifest,
-    out: Path | None,
-    result: dict[str, Any],
-    told: list[LabelledRow],
-    *,
-    own_data: bool,
-) -> Path:
+def _write(evaluated: Evaluated, out: Path | None, *, own_data: bool) -> Path:
     """Writes figures, predictions, and where there are any the labels to look at again; returns the predictions."""
     from fxcli.evaluation.predictions import labelled_csv
 
+    opened, result = evaluated.opened, evaluated.result
     name = result["split"] + ("-flips" if result["tta"] == "flips" else "")
     if result["unit"] != "picture":
         name += f"-by-{''.join(c if c.isalnum() else '_' for c in result['unit'])}"
@@ -227,45 +281,45 @@ def _write(
         (base / folder).mkdir(parents=True, exist_ok=True)
     write_json(base / "evaluation" / f"{name}.json", result)
     predictions = base / "predictions" / f"{name}.csv"
-    if result["split"] != OOF or out:
-        text = labelled_csv(told, opened.model.classes, opened.model.info, temperature=result["temperature"])
-        write_text(predictions, text)
-    console.note(f"wrote {base / 'evaluation' / name}.json and {predictions}")
+    if result["split"] == OOF and opened.run is not None and not out:
+        predictions = opened.run.oof_file
+    else:
+        classes, info = opened.model.classes, opened.model.info
+        write_text(predictions, labelled_csv(evaluated.told, classes, info, temperature=result["temperature"]))
+    console.note(f"wrote {base / 'evaluation' / name}.json; predictions are in {predictions}")
     if contradicted := result.get("contradicted"):
         from fxcli.data import label_page
 
         page = base / "evaluation" / f"{name}-labels.html"
-        label_page.write(page, opened.name, manifest, contradicted)
+        label_page.write(page, opened.name, evaluated.manifest, contradicted)
         console.note(f"labels to look at again, with their pictures: {page}")
     return predictions
 
 
-def _compare(results: list[dict[str, Any]], measured: list[Labelled], *, primary: bool) -> list[dict[str, Any]]:
-    """What each model gains over the first, on the pictures that both could read.
-
-    Raises:
-        UsageError: They were not measured on the same pictures.
-    """
+def _compared(done: list[Evaluated], *, primary: bool) -> list[dict[str, Any]]:
+    """What each model gains over the first, on the pictures that both could read; all its networks answer together."""
     from fxcli.evaluation.comparison import METRICS, compare_models
 
-    first, found = measured[0], []
-    place = {path: index for index, path in enumerate(first.paths)}
-    for number, said in enumerate(measured[1:], 1):
-        both = [index for index, path in enumerate(said.paths) if path in place]
-        ours, theirs = said.chosen(both), first.chosen([place[said.paths[index]] for index in both])
-        is_same = len(both) > 0 and list(ours.targets) == list(theirs.targets)
-        if not is_same or ours.logits.shape[2] != theirs.logits.shape[2]:
-            console.warn(f"{results[number]['model']} was measured on other pictures or classes: it is not compared")
+    found: list[dict[str, Any]] = []
+    for number, each in enumerate(done[1:], 1):
+        shared = done[0].said.shared(each.said)
+        name = each.result["model"]
+        if shared is None:
+            console.warn(f"{name} was measured on other pictures or classes: it is not compared")
             continue
+        first, other = shared
+        if len(first.paths) < max(len(done[0].said.paths), len(each.said.paths)):
+            console.warn(f"{name} is compared on the {len(first.paths)} pictures alone that both were measured on")
         for metric in METRICS:
             compared = compare_models(
-                list(theirs.logits / results[0]["temperature"]),
-                list(ours.logits / results[number]["temperature"]),
-                ours.targets,
-                ours.groups,
+                [first.mean_logits / done[0].result["temperature"]],
+                [other.mean_logits / each.result["temperature"]],
+                first.targets,
+                first.groups,
                 metric=metric,
-                names=(results[0]["model"], results[number]["model"]),
+                names=(done[0].result["model"], name),
                 primary=primary and number == 1 and metric == "accuracy",
+                trainings=min(len(first.logits), len(other.logits)),
             )
             found.append(compared.to_mapping())
     return found

@@ -17,7 +17,7 @@ from fxcli.console import console
 from fxcli.errors import RunError, UsageError
 
 if TYPE_CHECKING:
-    from fxcli.data.manifest import Manifest
+    from fxcli.data.manifest import Manifest, Row
     from fxcli.inference.exported import Exported
     from fxcli.inference.opened import Opened
 
@@ -79,7 +79,7 @@ def export(
     trained = opened.trained("fx export")
     manifest = opened.manifest(data, f"fx export {runtime.value}")
     file = _file(opened, runtime, precision, out)
-    opened.part(manifest, "val")
+    _compared_on(opened, manifest)
     calibration = _calibration(opened, manifest) if precision == "int8" else []
     graph, weights = exporting.graph_of(trained, runtime.value, calibration)
     header = {**exporting.header_of(trained), "precision": precision.value, "source_sha256": opened.digest}
@@ -123,6 +123,12 @@ def _calibration(opened: Opened, manifest: Manifest) -> list[Path]:
     return [manifest.path_of(rows[index * len(rows) // count]) for index in range(count)]
 
 
+def _compared_on(opened: Opened, manifest: Manifest) -> list[Row]:
+    """The validation part; of an ensemble, whose parts draw one for themselves, else the training part."""
+    has_own = bool(opened.model.info.get("members"))
+    return opened.part(manifest, "train" if has_own and not manifest.part("val") else "val")
+
+
 def _compared(opened: Opened, manifest: Manifest, made: Exported) -> dict[str, Any]:
     """How far the file agrees on the validation part, by engine and precision.
 
@@ -135,7 +141,7 @@ def _compared(opened: Opened, manifest: Manifest, made: Exported) -> dict[str, A
     from fxcli.inference.pipeline import Pipeline
     from fxcli.inference.runtimes import default_engine, open_runtime, precisions
 
-    rows = opened.part(manifest, "val")
+    rows = _compared_on(opened, manifest)
     paths, targets = [manifest.path_of(row) for row in rows], [made.classes.index(row.label) for row in rows]
     exact, report = opened.pipeline.logits(paths), {}
     own = made.info["precision"]

@@ -19,8 +19,8 @@ from fxcli.run.files import replacing
 
 if TYPE_CHECKING:
     from fxcli.evaluation.predictions import PredictionTable
-    from fxcli.inference.opened import Opened
     from fxcli.inference.pipeline import Answer
+    from fxcli.inference.verdict import Judge
 
 
 def predict(
@@ -74,7 +74,7 @@ def predict(
 
     Example: fx predict folder/ --cam out/
 
-    Example: fx predict folder/ --sets --abstain 0.3 --gate runs/fracatlas-20260101T120000Z-1a2b
+    Example: fx predict folder/ --model final --sets --abstain 0.3 --gate runs/fracatlas-20260101T120000Z-1a2b
 
     Example: find . -name '*.png' | fx predict - --model runs/final-20260101T120000Z-1a2b --json
     """
@@ -96,14 +96,15 @@ def predict(
         draft=draft,
     )
     opened = open_one(model)
-    judge = Judge(opened, open_one(gate) if gate else None, sets, abstain)
+    judge = Judge(opened, open_one(gate) if gate else None, sets=sets, abstain=abstain)
     files: list[Path] = []
     for path in paths:
         listed = path == "-"
         files += scan.pictures(_listed() if listed else [Path(path)], keep_absent=listed)
     table = PredictionTable(opened.model.classes, opened.model.info, extra=judge.columns)
-    answers = opened.pipeline.map(_drawing(opened, cam, files), files) if cam else opened.pipeline.run(files)
-    verdicts = judge.verdicts(console.progress(answers, total=len(files), what="predict"), files)
+    judge.ask_gate(files)
+    told = _drawing(judge, cam, files) if cam else judge.verdict
+    verdicts = console.progress(opened.pipeline.map(told, files), total=len(files), what="predict")
     with _target(out, json=json) as target:
         failed = _write_rows(target, table, verdicts, json=json)
     where = str(out / _file_name(json)) if out else "the output"
@@ -160,18 +161,19 @@ def _json_line(record: dict[str, object]) -> str:
     return json.dumps(record, ensure_ascii=False, allow_nan=False) + "\n"
 
 
-def _drawing(opened: Opened, cam: Path, files: list[Path]) -> Callable[[Answer], Answer]:
-    """Draws an answer on the thread that it was computed on, and lets go of its picture."""
+def _drawing(judge: Judge, cam: Path, files: list[Path]) -> Callable[[Answer], dict[str, Any]]:
+    """Tells and draws an answer on the thread that it was computed on; what is not answered is not drawn, either."""
     from fxcli.evaluation.table import output_names
     from fxcli.explain.draw import draw_answer
 
     names = output_names(files)
 
-    def draw(answer: Answer) -> Answer:
-        if answer.logits is not None:
+    def draw(answer: Answer) -> dict[str, Any]:
+        verdict = judge.verdict(answer)
+        if verdict["status"] == "ok":
             target = cam / f"{names[answer.index]}.png"
             target.parent.mkdir(parents=True, exist_ok=True)
-            draw_answer(opened.model, answer).save_overlay(target)
-        return answer.row
+            draw_answer(judge.opened, answer).save_overlay(target)
+        return verdict
 
     return draw

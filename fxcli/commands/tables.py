@@ -62,6 +62,8 @@ def _of_one(result: dict[str, Any]) -> None:
     )
     for column, values in result["by"].items():
         _by(column, values)
+    if "unlike_training" in result:
+        console.data(f"unlike the training pictures: {100 * result['unlike_training']['share']:.1f} %")
     if "binary" in result:
         found = result["binary"]
         console.data(f"{found['positive']} at p ≥ {found['threshold']:.3f} (from {found['threshold_from']}): ")
@@ -72,7 +74,8 @@ def _of_one(result: dict[str, Any]) -> None:
         console.table(
             list(contradicted[0]),
             [list(row.values()) for row in contradicted[:10]],
-            title=f"labels that its out-of-fold answers contradict most surely: 10 of {len(contradicted)}",
+            title=f"labels that its out-of-fold answers contradict most surely: {min(10, len(contradicted))} "
+            f"of {len(contradicted)}",
         )
 
 

@@ -75,7 +75,7 @@ def train(
         raise UsageError("no recipe", hint="fx train RECIPE, or fx train --resume RUN; fx recipe list shows recipes")
     else:
         # A recipe with a mistake is told of before torch is imported, which takes seconds.
-        loaded = _load(recipe, [*(set_ or []), *_ensemble(folds, seeds)])
+        loaded = _load(recipe, set_ or [], folds=folds, seeds=seeds)
         if loaded.recipe.task == "study":
             study(loaded, out, dry_run=dry_run)
             return
@@ -94,18 +94,20 @@ def train(
     _report(run, chosen, figures)
 
 
-def _ensemble(folds: int | None, seeds: int | None) -> list[str]:
-    """The two options as `--set` would have them."""
-    return [f"ensemble.{name}={count}" for name, count in (("folds", folds), ("seeds", seeds)) if count is not None]
-
-
-def _load(name: str, sets: list[str]) -> Loaded:
+def _load(name: str, sets: list[str], *, folds: int | None, seeds: int | None) -> Loaded:
     from fxcli.recipe.load import load
 
     loaded = load(name, sets)
-    if loaded.recipe.task == "prepare":
+    task = loaded.recipe.task
+    if task == "prepare":
         raise UsageError(f"{name} prepares pictures", hint=f"fx prepare {name}")
-    return loaded
+    counts = {key: count for key, count in (("folds", folds), ("seeds", seeds)) if count is not None}
+    if not counts:
+        return loaded
+    if task != "classify":
+        hint = "a study has seeds of its own, and folds as ensemble.folds of a run" if task == "study" else None
+        raise UsageError(f"--{next(iter(counts))} is for task: classify, and {name} is a {task}", hint=hint)
+    return load(name, [*sets, *(f"ensemble.{key}={count}" for key, count in counts.items())])
 
 
 def _report(run: Run, recipe: TrainRecipe, figures: dict[str, Any]) -> None:
@@ -128,19 +130,23 @@ def _report(run: Run, recipe: TrainRecipe, figures: dict[str, Any]) -> None:
 
 def _dry_run(recipe: TrainRecipe, manifest: Manifest) -> None:
     from fxcli.model import hardware
-    from fxcli.training import dry, state
+    from fxcli.training import dry, ensemble, state
     from fxcli.zoo.plugins import load_zoo
 
     if recipe.task != "classify":
         raise UsageError("--dry-run is for task: classify")
-    zoo = load_zoo()
-    training = state.build(recipe, manifest, hardware.compute(recipe.hardware, training=True), zoo, {})
-    rows = dry.run(training)
+    parts = ensemble.parts(recipe, manifest, Run(Path()))
+    trained_on = parts[0].manifest if parts else manifest
+    compute = hardware.compute(recipe.hardware, training=True)
+    rows = dry.run(state.build(recipe, trained_on, compute, load_zoo(), {}))
+    trainings = len(parts) or 1
     if console.json:
-        console.record({"phases": rows})
+        console.record({"phases": rows, "trainings": trainings})
         return
     shown = [[row["phase"], row["epochs"], f"{row['images_per_s']:.1f}", f"{row['minutes']:.1f}"] for row in rows]
     console.table(["phase", "epochs", "images/s", "minutes"], shown, title="estimate from two steps a phase")
-    console.note(f"{sum(row['minutes'] for row in rows):.0f} minutes in all, without validation")
+    minutes = sum(row["minutes"] for row in rows)
+    each = "" if trainings == 1 else f", {trainings} trainings of {minutes:.0f} minutes"
+    console.note(f"{minutes * trainings:.0f} minutes in all, without validation{each}")
     if rows[-1]["memory_mib"] is not None:
         console.note(f"peak memory {rows[-1]['memory_mib']:.0f} MiB")

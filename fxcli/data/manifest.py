@@ -106,8 +106,13 @@ class Manifest:
     @property
     def straddling(self) -> list[Row]:
         """The test pictures whose group has pictures in a part that is learnt from too."""
-        learnt = {row.group for row in self.rows if row.split != "test"} - {""}
-        return [row for row in self.rows if row.split == "test" and row.group in learnt]
+        return self.shared("test", ("train", "val", "calibration"))
+
+    def shared(self, split: str, others: Sequence[str]) -> list[Row]:
+        """The pictures of a split whose group has pictures in another, too."""
+        groups = groups_of(self.rows)
+        seen = {group for row, group in zip(self.rows, groups, strict=True) if row.split in others}
+        return [row for row, group in zip(self.rows, groups, strict=True) if row.split == split and group in seen]
 
     def path_of(self, row: Row) -> Path:
         """The file of a row."""
@@ -233,8 +238,8 @@ def write_manifest(file: Path, rows: Sequence[Row]) -> None:
 
 
 def groups_of(rows: Sequence[Row]) -> list[str]:
-    """The group of each row; one without any is a group of its own."""
-    return [row.group or f"alone:{row.path}" for row in rows]
+    """The group of each row: as it says, else its patient, else it is a group of its own."""
+    return [row.group or (f"patient:{row.patient}" if row.patient else f"alone:{row.path}") for row in rows]
 
 
 def _text(rows: Sequence[Row]) -> str:

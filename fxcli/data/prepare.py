@@ -29,6 +29,7 @@ from fxcli.data.read import MARK, Radiograph, colour_frac, read
 from fxcli.data.views import LOOKED_AT_PX, View, view
 from fxcli.errors import DataError, UnreadableImage
 from fxcli.recipe.schema import Columns, PrepareRecipe
+from fxcli.run import ledger
 from fxcli.run.directory import Lock, Run
 from fxcli.run.files import replace, sha256_of, write_json
 from fxcli.run.provenance import now
@@ -169,6 +170,9 @@ def _swap(part: Path, folder: Path) -> None:
     old = Path(f"{os.path.abspath(folder)}.old")
     shutil.rmtree(old, ignore_errors=True)
     if folder.exists():
+        if (looks := folder / ledger.NAME).is_file():
+            # Looks at a test part are not undone by preparing it again.
+            shutil.copyfile(looks, part / ledger.NAME)
         replace(folder, old)
     replace(part, folder)
     shutil.rmtree(old, ignore_errors=True)

@@ -99,8 +99,10 @@ def folds(labels: Sequence[str], group: Sequence[str], count: int, seed: int) ->
     Raises:
         DataError: There are fewer groups than folds.
     """
-    if len(set(group)) < count:
-        raise DataError(f"{len(set(group))} groups are too few for {count} folds")
+    largest = max(Counter(labels).values())
+    if (most := min(len(set(group)), largest)) < count:
+        what = f"{len(set(group))} groups, and {largest} pictures of the largest class"
+        raise DataError(f"{what}, are too few for {count} folds", hint=f"at most --folds {most}")
     number = np.zeros(len(labels), dtype=int)
     for fold, held_out in enumerate(_parts(labels, group, count, seed)):
         number[held_out] = fold

@@ -42,6 +42,7 @@ class Comparison:
         n: Pictures.
         n_groups: Groups.
         primary: Whether this comparison was named beforehand and decides; the others are exploratory.
+        trainings: Behind the answers of each model, at least.
     """
 
     metric: str
@@ -53,6 +54,7 @@ class Comparison:
     n: int
     n_groups: int
     primary: bool
+    trainings: int = 1
 
     @property
     def more_than_noise(self) -> bool:
@@ -77,8 +79,8 @@ class Comparison:
         noise = "more than noise" if self.more_than_noise else "no more than noise"
         p = "p < 0.001" if self.p_value < 0.001 else f"p = {self.p_value:.3f}"
         worth = "named beforehand" if self.primary else "exploratory"
-        alone = "; one training is no measure of others" if 1 in (len(self.a_seeds), len(self.b_seeds)) else ""
-        return f"{start}{interval}: {noise} ({p}); {worth}{alone}"
+        alone = "; one training is no measure of others" if self.trainings == 1 else ""
+        return f"{start}{interval}: {noise} ({p}, {self.n} pictures in {self.n_groups} groups); {worth}{alone}"
 
     def to_mapping(self) -> dict[str, Any]:
         """Plain values for JSON, with the means `a` and `b`, `more_than_noise` and `verdict`."""
@@ -103,6 +105,7 @@ def compare_models(
     metric: str = "accuracy",
     names: tuple[str, str] = ("A", "B"),
     primary: bool = False,
+    trainings: int | None = None,
     resamples: int = RESAMPLES,
     seed: int = 0,
 ) -> Comparison:
@@ -117,6 +120,7 @@ def compare_models(
             over seeds; its value and interval are of the mean over seeds.
         names: As the verdict is to call them.
         primary: See `Comparison`.
+        trainings: Likewise; None: as many as there are arrays.
         resamples: Of the bootstrap.
         seed: Of the bootstrap and the flips.
 
@@ -147,6 +151,7 @@ def compare_models(
         n=len(targets),
         n_groups=n_groups,
         primary=primary,
+        trainings=min(len(a), len(b)) if trainings is None else trainings,
     )
 
 

@@ -17,7 +17,7 @@ from fxcli.console import ASSUMES_FRACTURE, INTENDED_USE
 from fxcli.errors import DataError
 from fxcli.evaluation import subgroups
 from fxcli.evaluation.metrics import softmax
-from fxcli.evaluation.table import csv_line, path_cell
+from fxcli.evaluation.table import csv_line, path_cell, path_of
 
 DEMO = "DEMO: this model was trained on drawn phantoms and says nothing about real pictures."
 
@@ -68,6 +68,14 @@ class Labelled:
     def mean_logits(self) -> np.ndarray:
         """[N, K], the mean over seeds."""
         return self.logits.mean(axis=0)  # type: ignore[no-any-return]
+
+    def shared(self, other: Labelled) -> tuple[Labelled, Labelled] | None:
+        """Both on the pictures that they share; None where there are none, or labels or classes differ."""
+        place = {path: index for index, path in enumerate(other.paths)}
+        both = [index for index, path in enumerate(self.paths) if path in place]
+        ours, theirs = self.chosen(both), other.chosen([place[self.paths[index]] for index in both])
+        is_same = np.array_equal(ours.targets, theirs.targets) and ours.logits.shape[2] == theirs.logits.shape[2]
+        return (ours, theirs) if both and is_same else None
 
     @classmethod
     def joined(cls, parts: Sequence[Labelled]) -> Labelled:
@@ -221,9 +229,12 @@ def read_labelled(text: str) -> tuple[Labelled, tuple[str, ...]]:
     Raises:
         ValueError: It is none.
     """
-    reader = csv.DictReader(io.StringIO(text))
-    classes = tuple(name.removeprefix("logit_") for name in reader.fieldnames or () if name.startswith("logit_"))
-    rows = [row for row in reader if row.get("status") == "ok"]
+    reader = csv.DictReader(io.StringIO(text, newline=""))
+    try:
+        classes = tuple(name.removeprefix("logit_") for name in reader.fieldnames or () if name.startswith("logit_"))
+        rows = [row for row in reader if row.get("status") == "ok"]
+    except csv.Error as error:
+        raise ValueError(f"no CSV: {error}") from error
     if not classes or not rows:
         raise ValueError("no predictions of labelled pictures")
     try:
@@ -231,8 +242,8 @@ def read_labelled(text: str) -> tuple[Labelled, tuple[str, ...]]:
         distances = [row["distance"] for row in rows]
         return (
             Labelled(
-                paths=tuple(row["path"] for row in rows),
-                groups=tuple(row["group"] or row["path"] for row in rows),
+                paths=tuple(path_of(row["path"]) for row in rows),
+                groups=tuple(row["group"] for row in rows),
                 targets=np.array([index[row["label"]] for row in rows], dtype=int),
                 logits=np.array([[[row[f"logit_{name}"] for name in classes] for row in rows]], dtype=np.float32),
                 distances=np.array(distances, dtype=float) if all(distances) else None,

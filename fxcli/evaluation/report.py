@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -15,8 +16,6 @@ from fxcli.evaluation.metrics import softmax
 from fxcli.evaluation.predictions import Labelled
 from fxcli.evaluation.uncertainty import Uncertainty
 
-# Points of the risk–coverage curve that are kept.
-CURVE_POINTS = 20
 MOST_DISAGREEMENTS = 50
 
 
@@ -34,35 +33,36 @@ def report(
     Args:
         said: What the model said.
         classes: K names.
-        known: What the model knows of its errors; its temperature is applied.
+        known: What the model knows of its errors.
         by: Column → value of each picture, [N].
-        unseen: Whether the pictures took no part in training or fitting, so that prediction sets can be measured.
+        unseen: Whether the pictures took no part in training or fitting. If they did, the temperature is not applied,
+            for it was chosen by them, and neither sets nor abstentions are measured.
         negative: Of two classes the one that means no finding.
 
     Returns:
         figures (see `figures.measured`), reliability, risk_coverage, by, and where they can be had sets, binary and
         abstentions.
     """
+    known = known if unseen else replace(known, temperature=1.0)
     logits, targets, groups = said.mean_logits / known.temperature, said.targets, said.groups
     positive = 1 - list(classes).index(negative) if negative is not None and len(classes) == 2 else None
     threshold = 0.5 if known.threshold is None else known.threshold
     curve = selective.risk_coverage(logits, targets)
-    places = np.unique(np.linspace(0, len(targets) - 1, CURVE_POINTS).round().astype(int))
     found: dict[str, Any] = {
         "temperature": known.temperature,
         "figures": measured(logits, targets, groups, classes),
         "reliability": [row.to_mapping() for row in calibration.reliability(logits, targets, groups)],
         "risk_coverage": {
             "aurc": curve.aurc,
-            "coverage": curve.coverage[places].tolist(),
-            "risk": curve.risk[places].tolist(),
-            "threshold": curve.threshold[places].tolist(),
+            **dict(zip(("coverage", "risk", "threshold"), map(list, zip(*curve.points(), strict=True)), strict=True)),
         },
         "by": {
             column: subgroups.by_value(values, logits, targets, groups, classes, positive=positive, threshold=threshold)
             for column, values in by.items()
         },
     }
+    if known.unlike is not None and said.distances is not None:
+        found["unlike_training"] = {"threshold": known.unlike, "share": float((said.distances > known.unlike).mean())}
     if known.sets is not None and unseen and said.by_fold is not None:
         sets = known.sets.sets(said.by_fold / known.temperature, logits.argmax(axis=1))
         found["sets"] = _sets(sets, said, classes, known)
@@ -111,13 +111,13 @@ def _abstentions(logits: np.ndarray, targets: np.ndarray, known: Uncertainty) ->
     return rows
 
 
-def contradicted(said: Labelled, classes: Sequence[str], known: Uncertainty) -> list[dict[str, Any]]:
+def contradicted(said: Labelled, classes: Sequence[str]) -> list[dict[str, Any]]:
     """The pictures whose labels out-of-fold answers contradict most surely: to be looked at again, first of all.
 
     Returns:
         path, group, label, predicted, p_label, p_predicted of each, the surest first.
     """
-    found = disagreements(said.mean_logits / known.temperature, said.targets, said.groups, MOST_DISAGREEMENTS)
+    found = disagreements(said.mean_logits, said.targets, said.groups, MOST_DISAGREEMENTS)
     return [
         {
             "path": said.paths[each.index],

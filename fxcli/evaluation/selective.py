@@ -27,6 +27,12 @@ class RiskCoverage:
     threshold: np.ndarray
     aurc: float
 
+    def points(self, most: int = 20) -> tuple[tuple[float, float, float], ...]:
+        """(coverage, risk, threshold) at so many places, evenly spread, the last one included."""
+        places = np.unique(np.linspace(0, len(self.risk) - 1, most).round().astype(int))
+        columns = (self.coverage[places], self.risk[places], self.threshold[places])
+        return tuple(zip(*(column.astype(float).round(6).tolist() for column in columns), strict=True))
+
 
 @dataclass(frozen=True)
 class Abstention:

@@ -8,18 +8,27 @@ import os
 from collections.abc import Sequence
 from pathlib import Path, PurePath
 
+_FORMULA = ("=", "+", "-", "@")
+
 
 def csv_line(cells: Sequence[object]) -> str:
     """One line of a CSV, without its end."""
     text = io.StringIO()
-    csv.writer(text, lineterminator="").writerow(cells)
+    # Without an end of its own, the csv module takes neither character for one, and would leave it unquoted.
+    is_broken = any(sign in str(cell) for cell in cells for sign in "\r\n")
+    csv.writer(text, lineterminator="", quoting=csv.QUOTE_ALL if is_broken else csv.QUOTE_MINIMAL).writerow(cells)
     return text.getvalue()
 
 
 def path_cell(path: str | PurePath) -> str:
     """The path as a cell: never one that a spreadsheet takes for a formula."""
     text = str(path)
-    return f"./{text}" if text.startswith(("=", "+", "-", "@")) else text
+    return f"./{text}" if text.startswith(_FORMULA) else text
+
+
+def path_of(cell: str) -> str:
+    """The path that `path_cell` made the cell of."""
+    return cell[2:] if cell.startswith("./") and cell[2:].startswith(_FORMULA) else cell
 
 
 def output_names(paths: Sequence[Path]) -> list[Path]:

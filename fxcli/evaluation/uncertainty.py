@@ -6,7 +6,6 @@ fits it, the header of the model file holds it, evaluation and prediction apply 
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -50,6 +49,7 @@ class Uncertainty:
         temperature: Logits are divided by it.
         sets: Makes prediction sets; None without.
         abstentions: Tolerated error → least top probability that is answered, where one attains it.
+        curve: (coverage, risk, threshold) along the risk–coverage curve.
         unlike: Distance above which a picture is unlike the training pictures; None without.
         threshold: Least probability of the finding that counts as one, where there is a negative class; else None.
     """
@@ -59,21 +59,22 @@ class Uncertainty:
     n_groups: int = 0
     temperature: float = 1.0
     sets: Conformal | None = None
-    abstentions: tuple[tuple[float, float], ...] = ()
+    abstentions: tuple[tuple[float, ...], ...] = ()
+    curve: tuple[tuple[float, ...], ...] = ()
     unlike: float | None = None
     threshold: float | None = None
 
-    def say(self, members: np.ndarray, folds: list[list[int]], distance: float | None) -> Said:
+    def say(self, members: np.ndarray, distance: float | None, *, folds: list[list[int]] | None = None) -> Said:
         """Applies all of it to one picture.
 
         Args:
             members: [M, K] logits of the networks.
-            folds: Numbers of those of each fold.
             distance: From the training pictures, or None.
+            folds: Numbers of those of each fold, for a prediction set; None: it is not wanted.
         """
         scaled = members / self.temperature
         classes = None
-        if self.sets:
+        if self.sets and folds is not None:
             each = np.stack([scaled[numbers].mean(axis=0) for numbers in folds])
             classes = self.sets.sets(each[None], scaled.mean(axis=0).argmax(keepdims=True))[0]
         unlike = None if self.unlike is None or distance is None else bool(distance > self.unlike)
@@ -93,6 +94,7 @@ class Uncertainty:
             "temperature": self.temperature,
             "sets": None if self.sets is None else conformal_header.to_mapping(self.sets),
             "abstentions": [list(pair) for pair in self.abstentions],
+            "curve": [list(point) for point in self.curve],
             "unlike": self.unlike,
             "threshold": self.threshold,
         }
@@ -125,13 +127,19 @@ def fit(
         temperature=temperature,
         sets=conformal.fit(logits, targets, groups, alpha=alpha, folds=folds, per_class=settings.per_class_sets),
         abstentions=tuple((target, each.threshold) for target, each in found if each is not None),
+        curve=selective.risk_coverage(logits, targets).points(),
         unlike=None if said.distances is None else novelty.threshold(said.distances, groups),
         threshold=threshold,
     )
 
 
-def from_mapping(values: Any, n_classes: int) -> Uncertainty:
+def from_mapping(values: Any, n_classes: int, n_folds: int) -> Uncertainty:
     """The object again, from a header that anybody may have written; of None, one that changes nothing.
+
+    Args:
+        values: From the header.
+        n_classes: K of the model.
+        n_folds: Of its members; 1 for a single network.
 
     Raises:
         ValueError: It is not what `to_mapping` writes.
@@ -140,24 +148,37 @@ def from_mapping(values: Any, n_classes: int) -> Uncertainty:
         return Uncertainty()
     if not isinstance(values, dict) or set(values) != set(Uncertainty().to_mapping()):
         raise ValueError("uncertainty is not a mapping of what it should be")
-    numbers = {name: values[name] for name in ("temperature", "unlike", "threshold")}
-    for name, value in numbers.items():
-        missing = value is None and name != "temperature"
-        if not missing and not (type(value) in (int, float) and math.isfinite(value) and value >= 0):
-            raise ValueError(f"{name} is {str(value)[:40]}")
-    counts = {name: values[name] for name in ("n", "n_groups")}
-    pairs = values["abstentions"]
-    if any(type(count) is not int for count in counts.values()) or not numbers["temperature"]:
-        raise ValueError("uncertainty has no counts or no temperature")
-    if not isinstance(pairs, list) or not all(
-        isinstance(pair, list) and len(pair) == 2 and all(type(value) is float for value in pair) for pair in pairs
-    ):
-        raise ValueError("abstentions are not pairs of numbers")
-    sets = values["sets"]
+    low, high = calibration.TEMPERATURES
+    temperature = _number(values["temperature"], "temperature", low / 2, 2 * high)
+    unlike = None if values["unlike"] is None else _number(values["unlike"], "unlike", 0, 1e30)
+    threshold = None if values["threshold"] is None else _number(values["threshold"], "threshold", 0, 1)
+    n, n_groups = values["n"], values["n_groups"]
+    if any(type(count) is not int or not 0 <= count <= 1e15 for count in (n, n_groups)):
+        raise ValueError("uncertainty has no counts")
+    sets = None if values["sets"] is None else conformal_header.from_mapping(values["sets"], n_classes)
+    if sets is not None and len(sets.marginal.folds) != n_folds:
+        raise ValueError(f"sets are of {len(sets.marginal.folds)} folds, the model of {n_folds}")
     return Uncertainty(
         source=str(values["source"])[:20],
-        sets=None if sets is None else conformal_header.from_mapping(sets, n_classes),
-        abstentions=tuple((error, threshold) for error, threshold in pairs),
-        **numbers,
-        **counts,
+        n=n,
+        n_groups=n_groups,
+        temperature=temperature,
+        sets=sets,
+        abstentions=_rows(values["abstentions"], "abstentions", 2),
+        curve=_rows(values["curve"], "curve", 3),
+        unlike=unlike,
+        threshold=threshold,
     )
+
+
+def _number(value: Any, name: str, least: float, most: float) -> float:
+    # Compared before it becomes a float: a whole number from JSON may be too large for one, and NaN compares false.
+    if type(value) not in (int, float) or not least <= value <= most:
+        raise ValueError(f"{name} is {str(value)[:40]}")
+    return float(value)
+
+
+def _rows(values: Any, name: str, width: int) -> tuple[tuple[float, ...], ...]:
+    if not isinstance(values, list) or not all(isinstance(row, list) and len(row) == width for row in values):
+        raise ValueError(f"{name} are not rows of {width} numbers")
+    return tuple(tuple(_number(value, name, 0, 1) for value in row) for row in values)

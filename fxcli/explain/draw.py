@@ -13,15 +13,13 @@ import torch
 from fxcli.data.preprocess import Cleaned
 from fxcli.data.read import HEAT_MAP, MARK
 from fxcli.errors import FxError, UsageError
-from fxcli.evaluation.metrics import softmax
 from fxcli.evaluation.predictions import notice
 from fxcli.explain import overlay
 from fxcli.explain.gradcam import at_layer, at_output
 from fxcli.explain.png import write_png
 from fxcli.inference.engines import TorchEngine
-from fxcli.inference.exported import Exported
+from fxcli.inference.opened import Opened
 from fxcli.inference.pipeline import Answer
-from fxcli.model.classifier import TrainedModel
 from fxcli.zoo.specs import BackboneSpec
 
 # (clean picture, index of the class) → [h, w] unscaled.
@@ -64,12 +62,12 @@ class HeatMap:
 
 
 def draw_answer(
-    model: TrainedModel | Exported, answer: Answer, *, target: int | None = None, explainer: Explainer | None = None
+    opened: Opened, answer: Answer, *, target: int | None = None, explainer: Explainer | None = None
 ) -> HeatMap:
     """Draws a heat map.
 
     Args:
-        model: That gave the answer.
+        opened: The model that gave the answer.
         answer: With its clean picture and class maps.
         target: The class to explain; None is the predicted one.
         explainer: Of another layer (see `at_stage`), in place of the map at the backbone's output.
@@ -79,9 +77,10 @@ def draw_answer(
     """
     if answer.logits is None or answer.cleaned is None or answer.maps is None:
         raise FxError("a heat map needs an answer with its picture", where=answer.path)
+    model = opened.model
     chosen = int(answer.logits.argmax()) if target is None else target
     saliency = explainer(answer.cleaned, chosen) if explainer else at_output(answer.maps, chosen)
-    probability = float(softmax(answer.logits)[chosen])
+    probability = float(opened.say(answer).probabilities[chosen])
     return HeatMap(
         target=chosen,
         probability=probability,

@@ -6,11 +6,12 @@ Called by `fx evaluate` and by studies; training's own validation needs logits a
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 
 import numpy as np
 
 from fxcli.console import console
-from fxcli.data.manifest import Manifest, Row, groups_of
+from fxcli.data.manifest import Manifest, Row, groups_of, read_manifest
 from fxcli.errors import DataError, RunError
 from fxcli.evaluation.predictions import Labelled, LabelledRow, read_labelled
 from fxcli.inference.opened import Opened, by
@@ -53,6 +54,16 @@ def measure(opened: Opened, manifest: Manifest, rows: Sequence[Row]) -> tuple[La
     return said, told
 
 
+def learnt_from(opened: Opened, rows: Sequence[Row]) -> int:
+    """How many of the rows, by the hash of their source, stand among the pictures that the model's run learnt from."""
+    if opened.run is None or not (opened.run.path / "manifest.csv").is_file():
+        return 0
+    recorded = Path(opened.run.info()["manifest"]).parent
+    known = read_manifest(opened.run.path / "manifest.csv", root=recorded)
+    learnt = {row.sha256 for row in known.rows if row.split != "test"} - {""}
+    return sum(row.sha256 in learnt for row in rows)
+
+
 def look_at(opened: Opened, manifest: Manifest, rows: Sequence[Row]) -> Look | None:
     """Enters a look at a test part into the ledger beside the manifest; None, with a warning, where that fails."""
     part = ledger.part_of((row.sha256 or row.path, row.label) for row in rows)
@@ -76,7 +87,7 @@ def out_of_fold(run: Run) -> Labelled:
     if not files[0].is_file():
         raise RunError("this run has no out-of-fold predictions", where=run.path, hint="fx train RECIPE --folds 5")
     try:
-        found = [read_labelled(file.read_text(encoding="utf-8"))[0] for file in files]
+        found = [read_labelled(file.read_bytes().decode("utf-8"))[0] for file in files]
     except (OSError, ValueError) as error:
         raise RunError(f"damaged: {error}", where=files[0].parent) from error
     return Labelled.of_seeds(found)

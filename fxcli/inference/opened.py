@@ -57,11 +57,12 @@ class Opened:
     digest: str
     uncertainty: Uncertainty
 
-    def say(self, answer: Answer) -> Said:
-        """What the model says of a picture that has an answer."""
+    def say(self, answer: Answer, *, sets: bool = False) -> Said:
+        """What the model says of a picture that has an answer; with its prediction set only where that is wanted."""
         if answer.members is None:
             raise FxError("nothing is said of a picture without an answer", where=answer.path)
-        return self.uncertainty.say(answer.members, by("fold", self.model.info), answer.distance)
+        folds = by("fold", self.model.info) if sets else None
+        return self.uncertainty.say(answer.members, answer.distance, folds=folds)
 
     @property
     def name(self) -> str:
@@ -212,8 +213,12 @@ def open_model(
         draft=draft,
     )
     try:
-        uncertainty = uncertainties.from_mapping(model.info.get("uncertainty"), len(model.classes))
-    except (ValueError, TypeError, KeyError) as error:
+        negative = model.info.get("negative_class")
+        if negative is not None and negative not in model.classes:
+            raise ValueError(f"negative_class is {str(negative)[:40]}, which is no class")
+        folds = len(by("fold", model.info))
+        uncertainty = uncertainties.from_mapping(model.info.get("uncertainty"), len(model.classes), folds)
+    except (ValueError, TypeError, KeyError, AttributeError) as error:
         raise ModelFileError(f"the header is damaged: {error}", where=file) from error
     opened = Opened(file, run, model, pipeline, digest, uncertainty)
     _tell(opened)

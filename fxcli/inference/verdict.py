@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +11,9 @@ from fxcli.errors import UsageError
 from fxcli.inference.opened import Opened
 from fxcli.inference.pipeline import Answer
 
-FOLDS = "train it in folds: fx train RECIPE --folds 5"
+_FOLDS = "train it in folds: fx train RECIPE --folds 5"
+# Of a gate that was fitted to nothing.
+_EVEN = 0.5
 
 
 class Judge:
@@ -27,17 +29,16 @@ class Judge:
         UsageError: The model does not know enough of its errors, or the gate is none.
     """
 
-    def __init__(self, opened: Opened, gate: Opened | None, sets: bool, abstain: float | None) -> None:
+    def __init__(self, opened: Opened, gate: Opened | None, *, sets: bool, abstain: float | None) -> None:
         self.opened, self.gate, self.sets = opened, gate, sets
         known = opened.uncertainty
         if (sets and known.sets is None) or (abstain is not None and not known.source):
-            raise UsageError(f"{opened.name} knows nothing of its own errors", hint=FOLDS)
+            raise UsageError(f"{opened.name} knows nothing of its own errors", hint=_FOLDS)
         self.least = 0.0 if abstain is None else self._least(abstain)
-        if gate and gate.model.info.get("negative_class") is None:
-            hint = "a recipe names it: evaluate.negative_class; see recipes/fracatlas.yaml"
-            raise UsageError(f"{gate.name} cannot be a gate: it has no class for no fracture", hint=hint)
-        if gate and gate.uncertainty.threshold is None:
-            console.warn(f"{gate.name} has no threshold of its own: it rejects what it gives less than 0.5; {FOLDS}")
+        # What the gate gives a finding, by index; None where it could not read the picture.
+        self.findings: list[float | None] = []
+        if gate is not None:
+            self._check(gate)
         if known.sets and sets:
             console.note(
                 f"sets hold the true class in about {100 * (1 - known.sets.alpha):.0f} of 100 cases "
@@ -52,56 +53,65 @@ class Judge:
         unlike = ["unlike_training"] if self.opened.uncertainty.unlike is not None else []
         return [*unlike, *(["set"] if self.sets else []), *(["p_finding"] if self.gate else [])]
 
-    def verdicts(self, answers: Iterable[Answer], files: Sequence[Path]) -> Iterator[dict[str, Any]]:
-        """path, status, reason, probabilities [K] and the columns of each picture, in order."""
-        findings = self._findings(files)
-        for answer in answers:
-            finding = next(findings)
-            yield self._verdict(answer, finding)
+    def ask_gate(self, files: Sequence[Path]) -> None:
+        """Runs the gate over all files, before the model: its verdict decides what of an answer is told, and drawn."""
+        if self.gate is None:
+            return
+        negative = self.gate.model.classes.index(str(self.gate.model.info["negative_class"]))
+        for answer in console.progress(self.gate.pipeline.run(files), total=len(files), what="gate"):
+            found = None if answer.members is None else float(1 - self.gate.say(answer).probabilities[negative])
+            self.findings.append(found)
 
-    def _verdict(self, answer: Answer, finding: float | None) -> dict[str, Any]:
-        found: dict[str, Any] = {"path": answer.path}
+    def verdict(self, answer: Answer) -> dict[str, Any]:
+        """Path, status, reason, probabilities [K] and the columns of a picture."""
+        found: dict[str, Any] = {"path": answer.path, "status": "ok"}
         if answer.members is None:
             return found | {"status": "error", "reason": answer.reason}
-        said = self.opened.say(answer)
+        said = self.opened.say(answer, sets=self.sets)
         if said.unlike is not None:
             found["unlike_training"] = said.unlike
-        if finding is not None:
+        if self.gate is not None:
+            finding = self.findings[answer.index]
+            if finding is None:
+                return found | {"status": "error", "reason": "the gate cannot read it"}
             found["p_finding"] = round(finding, 6)
-            if finding < self._threshold:
-                reason = f"the gate gives a fracture {finding:.3f}, below {self._threshold:.3f}"
+            threshold = self.gate.uncertainty.threshold
+            least = _EVEN if threshold is None else threshold
+            if finding < least:
+                reason = f"the gate gives a fracture {finding:.3f}, below {least:.3f}"
                 return found | {"status": "no_fracture_suspected", "reason": reason}
-        top = float(said.probabilities.max())
-        found |= {"probabilities": said.probabilities}
-        if self.sets and said.classes is not None:
+        found["probabilities"] = said.probabilities
+        if said.classes is not None:
             classes = self.opened.model.classes
             found["set"] = [name for name, inside in zip(classes, said.classes, strict=True) if inside]
+        top = float(said.probabilities.max())
         if top < self.least:
             return found | {"status": "abstained", "reason": f"top probability {top:.3f} is below {self.least:.3f}"}
         return found
 
-    def _findings(self, files: Sequence[Path]) -> Iterator[float | None]:
-        """What the gate gives a fracture, for each file."""
-        if self.gate is None:
-            while True:
-                yield None
-        negative = self.gate.model.classes.index(str(self.gate.model.info["negative_class"]))
-        for answer in self.gate.pipeline.run(files):
-            yield None if answer.members is None else float(1 - self.gate.say(answer).probabilities[negative])
-
-    @property
-    def _threshold(self) -> float:
-        known = None if self.gate is None else self.gate.uncertainty.threshold
-        return 0.5 if known is None else known
+    def _check(self, gate: Opened) -> None:
+        """Whether the gate is one, and another model than the one behind it."""
+        if gate.model.info.get("negative_class") is None:
+            hint = "a recipe names it: evaluate.negative_class; see recipes/fracatlas.yaml"
+            raise UsageError(f"{gate.name} cannot be a gate: it has no class for no fracture", hint=hint)
+        if self.opened.model.info.get("negative_class") is not None:
+            raise UsageError(
+                f"{self.opened.name} says itself whether there is a fracture: it needs no gate",
+                hint="name the model of fracture types: --model RUN_OR_FILE",
+            )
+        if gate.uncertainty.threshold is None:
+            console.warn(
+                f"{gate.name} has no threshold of its own and rejects what it gives less than {_EVEN}; {_FOLDS}"
+            )
 
     def _least(self, error: float) -> float:
         """The least top probability that is answered."""
         known = self.opened.uncertainty
         found = known.abstains_below(error)
         if found is None:
-            possible = ", ".join(f"{target:g}" for target, _ in known.abstentions) or "none"
+            possible = ", ".join(f"{target:g}" for target, _ in known.abstentions)
             raise UsageError(
-                f"--abstain {error:g}: on its out-of-fold answers the model keeps no such error at any threshold",
-                hint=f"errors that it can keep: {possible}",
+                f"--abstain {error:g}: on pictures that it had not seen, the model kept no such error at any threshold",
+                hint=f"errors that it can keep: {possible}" if possible else "it can keep none of up to 0.6",
             )
         return found

@@ -211,6 +211,8 @@ def load(file: Path, zoo: Zoo) -> TrainedModel:
         member.statistics = _statistics(state, spec.num_features, file)
         _load_state(member, state, file)
         members.append(member.eval())
+    if len({member.statistics is None for member in members}) > 1:
+        raise ModelFileError("some of its members have feature statistics, others have none", where=file)
     header = {key: value for key, value in info.items() if key not in ("classes", "preprocessing")}
     return TrainedModel(tuple(members), spec, tuple(classes), preprocessing, header)
 
@@ -220,7 +222,7 @@ def _by_member(tensors: dict[str, Tensor], info: dict[str, Any], file: Path) -> 
     told = info.get("members")
     if told is None:
         return [tensors]
-    if not isinstance(told, list) or not told:
+    if not isinstance(told, list) or not told or not all(map(_is_member, told)):
         raise ModelFileError("the header is damaged: members", where=file)
     found: list[dict[str, Tensor]] = [{} for _ in told]
     for key, tensor in tensors.items():
@@ -232,13 +234,18 @@ def _by_member(tensors: dict[str, Tensor], info: dict[str, Any], file: Path) -> 
     return found
 
 
+def _is_member(told: Any) -> bool:
+    return isinstance(told, dict) and all(type(told.get(key)) in (int, type(None)) for key in ("seed", "fold"))
+
+
 def _statistics(state: dict[str, Tensor], num_features: int, file: Path) -> FeatureStatistics | None:
     found = {name: state[key] for name in STATISTICS if (key := f"statistics.{name}") in state}
     if not found:
         return None
     shapes = {name: tuple(value.shape) for name, value in found.items()}
-    rank = shapes.get("projection", (0, 0))[-1]
-    if shapes != {"mean": (num_features,), "projection": (num_features, rank), "residual": ()}:
+    rank = (*shapes.get("projection", ()), 0, 0)[1]
+    fits = shapes == {"mean": (num_features,), "projection": (num_features, rank), "residual": ()} and rank > 0
+    if not fits or not all(value.dtype == torch.float32 and value.isfinite().all() for value in found.values()):
         raise ModelFileError(f"its feature statistics do not fit {num_features} features: {shapes}", where=file)
     return FeatureStatistics(**found)
 

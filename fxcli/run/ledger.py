@@ -55,14 +55,17 @@ def look(folder: Path, *, part: str, model: str, **more: Any) -> Look:
         OSError: The folder cannot be written to.
     """
     file = folder / NAME
+    # After a line that was cut short, a line of its own.
+    start = "" if not file.exists() or file.read_bytes()[-1:] in (b"", b"\n") else "\n"
+    line = json.dumps({"time": now(), "part": part, "model": model, **more}, ensure_ascii=False)
     with file.open("a", encoding="utf-8") as handle:
-        handle.write(json.dumps({"time": now(), "part": part, "model": model, **more}, ensure_ascii=False) + "\n")
+        handle.write(f"{start}{line}\n")
     same = [line["model"] for line in _lines(file) if line.get("part") == part]
     return Look(len(same), len(set(same)))
 
 
 def _lines(file: Path) -> Iterable[dict[str, Any]]:
-    for text in file.read_text(encoding="utf-8").splitlines():
+    for text in file.read_text(encoding="utf-8", errors="replace").splitlines():
         try:
             line = json.loads(text)
         except ValueError:

@@ -40,12 +40,14 @@ class Part:
 
     Attributes:
         run: Where it goes, within the run of all.
+        of_seed: The run that holds the parts with its seed: that of all, unless there are several seeds.
         recipe: With its seed, and without the wish for others.
         manifest: With its held-out pictures, if there are folds.
         fold: Its number, or None.
     """
 
     run: Run
+    of_seed: Run
     recipe: ClassifyRecipe
     manifest: Manifest
     fold: int | None
@@ -69,11 +71,10 @@ def parts(recipe: ClassifyRecipe, manifest: Manifest, run: Run) -> list[Part]:
     folds = _divided(recipe, manifest) if wanted.folds > 1 else [manifest]
     found = []
     for number, (fold, divided) in product(range(wanted.seeds), enumerate(folds)):
-        path = run.path
-        path = path / "seeds" / str(number) if wanted.seeds > 1 else path
-        path = path / "folds" / str(fold) if wanted.folds > 1 else path
+        of_seed = run.path / "seeds" / str(number) if wanted.seeds > 1 else run.path
+        path = of_seed / "folds" / str(fold) if wanted.folds > 1 else of_seed
         alone = recipe.model_copy(update={"seed": recipe.seed + number, "ensemble": Ensemble()})
-        found.append(Part(Run(path), alone, divided, fold if wanted.folds > 1 else None))
+        found.append(Part(Run(path), Run(of_seed), alone, divided, fold if wanted.folds > 1 else None))
     return found
 
 
@@ -129,13 +130,16 @@ def combine(run: Run, manifest: Manifest, made: Sequence[Part], zoo: Zoo, header
     ]
     info |= {"manifest_sha256": manifest.digest, "agreement": _agreement(models_of), **header}
     figures: dict[str, Any] = {}
+    settings = made[0].recipe.evaluate
     if made[0].fold is not None:
         said = oof(run, manifest, made, info)
         figures = metrics.classification(said.mean_logits, said.targets, first.classes)
-        held_out_by = {path: part.fold for part in made for path in _paths(part.manifest)}
+        held_out_by = {row.path: part.fold for part in made for row in part.manifest.part(HELD_OUT)}
         folds = np.array([held_out_by[path] for path in said.paths])
-        settings = made[0].recipe.evaluate
         info["uncertainty"] = uncertainty.fit(said, settings, first.classes, source="oof", folds=folds).to_mapping()
+    elif manifest.part(HELD_OUT):
+        said = Labelled.of_seeds([_held_out(part.run) for part in made])
+        info["uncertainty"] = uncertainty.fit(said, settings, first.classes, source=HELD_OUT).to_mapping()
     members = tuple(model.classifier for model in models_of)
     TrainedModel(members, first.spec, first.classes, first.preprocessing, info).save(run.model_file)
     return figures
@@ -150,10 +154,6 @@ def _agreement(models_of: Sequence[TrainedModel]) -> dict[str, Any]:
         if len(found) == len(models_of):
             told[engine] = {"bf16": agreement.pooled(found).to_mapping(agreement.BF16)}
     return told
-
-
-def _paths(manifest: Manifest) -> list[str]:
-    return [row.path for row in manifest.part(HELD_OUT)]
 
 
 def oof(run: Run, manifest: Manifest, made: Sequence[Part], info: Mapping[str, Any]) -> Labelled:
@@ -174,18 +174,15 @@ def oof(run: Run, manifest: Manifest, made: Sequence[Part], info: Mapping[str, A
         seeds.append(joined.chosen(np.argsort([order[path] for path in joined.paths])))
     said = Labelled.of_seeds(seeds)
     classes = manifest.classes
-    for part, each in zip(made[:: len(made) // len(seeds)], seeds, strict=True):
-        # Of one seed, beside its folds; of all, in the run itself.
-        file = Run(part.run.path.parent.parent).oof_file
-        file.parent.mkdir(exist_ok=True)
-        write_text(file, labelled_csv(each.rows(classes), classes, info))
-    run.oof_file.parent.mkdir(exist_ok=True)
-    write_text(run.oof_file, labelled_csv(said.rows(classes), classes, info))
+    runs = dict.fromkeys(part.of_seed for part in made)
+    for whole, each in [*zip(runs, seeds, strict=True), (run, said)]:
+        whole.oof_file.parent.mkdir(exist_ok=True)
+        write_text(whole.oof_file, labelled_csv(each.rows(classes), classes, info))
     return said
 
 
 def _held_out(run: Run) -> Labelled:
     try:
-        return read_labelled(run.held_out_file.read_text(encoding="utf-8"))[0]
+        return read_labelled(run.held_out_file.read_bytes().decode("utf-8"))[0]
     except (OSError, ValueError) as error:
         raise RunError(f"damaged: {error}", where=run.held_out_file) from error

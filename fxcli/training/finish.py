@@ -80,13 +80,12 @@ def _write_held_out(training: Training, run: Run) -> None:
         groups=tuple(groups_of(rows)),
         targets=np.asarray(targets),
         logits=np.stack(logits, axis=1),
-        distances=np.array(distances, dtype=float),
+        distances=None if None in distances else np.array(distances, dtype=float),
     )
     classes = model.classes
     write_text(run.held_out_file, labelled_csv(said.rows(classes), classes, model.info))
     if run.info().get("part_of") is None:
-        settings = training.recipe.evaluate
-        found = uncertainty.fit(said, settings, classes, source="calibration")
+        found = uncertainty.fit(said, training.recipe.evaluate, classes, source=HELD_OUT)
         model.info["uncertainty"] = found.to_mapping()
 
 

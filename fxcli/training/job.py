@@ -39,11 +39,7 @@ def manifest_of(recipe: TrainRecipe) -> Manifest:
     """
     if recipe.data.source != PHANTOM:
         manifest = read_manifest(Path(str(recipe.data.manifest)))
-        if straddling := len(manifest.straddling):
-            console.warn(
-                f"{straddling} of {len(manifest.part('test'))} test pictures share a group with a picture that is "
-                "learnt from; figures on them will flatter (fx prepare with audit.leaks=drop_train)"
-            )
+        warn_of_leaks(manifest)
         return manifest
     folder = PREPARED / PHANTOM
     drawing = cast("PrepareRecipe", load(PHANTOM).recipe)
@@ -60,6 +56,19 @@ def manifest_of(recipe: TrainRecipe) -> Manifest:
     return manifest
 
 
+def warn_of_leaks(manifest: Manifest) -> None:
+    """Says how many pictures of the parts that measure share a group with what is learnt from."""
+    for split, others, what in (
+        ("test", ("train", "val", "calibration"), "figures on them will flatter"),
+        ("calibration", ("train", "val"), "what is fitted to them will be too sure of itself"),
+    ):
+        if straddling := len(manifest.shared(split, others)):
+            console.warn(
+                f"{straddling} of {len(manifest.part(split))} {split} pictures share a group with a picture that is "
+                f"learnt from; {what} (fx prepare with audit.leaks=drop_train, or a split that fx draws)"
+            )
+
+
 def create(recipe: TrainRecipe, manifest: Manifest, out: Path | None, **more: Any) -> Run:
     """A new run directory, with the recipe and the manifest in it.
 
@@ -71,7 +80,10 @@ def create(recipe: TrainRecipe, manifest: Manifest, out: Path | None, **more: An
 
     Raises:
         RunError: `out` is in use, or `model.init` names no run or file.
+        DataError: The manifest cannot be trained on, or not in so many folds.
     """
+    if isinstance(recipe, ClassifyRecipe):
+        _check(recipe, manifest)
     text = resolved_yaml(recipe)
     info = {
         "created": provenance.now(),
@@ -94,6 +106,32 @@ def create(recipe: TrainRecipe, manifest: Manifest, out: Path | None, **more: An
     if fingerprint.is_file():
         shutil.copyfile(fingerprint, run.path / "fingerprint.json")
     return run
+
+
+def _check(recipe: ClassifyRecipe, manifest: Manifest) -> None:
+    """Whether every training that the recipe asks for can begin: a fold that cannot must not be found after hours."""
+    parts = ensemble.parts(recipe, manifest, Run(Path()))
+    if not parts:
+        state.check_parts(recipe, manifest)
+    for part in parts:
+        try:
+            state.check_parts(part.recipe, part.manifest)
+        except DataError as error:
+            if part.fold is None:
+                raise
+            what = f"fold {part.fold} cannot be trained: {error.what}"
+            hint = "fewer folds, or others: --set ensemble.fold_seed=1"
+            raise DataError(what, where=error.where, hint=hint) from error
+
+
+def is_begun(run: Run) -> bool:
+    """Whether a run directory was made, and whole; what a process that was killed left of making one is taken away."""
+    names = ("run.json", "recipe.yaml", "manifest.csv")
+    if all((run.path / name).is_file() for name in names):
+        return True
+    if run.path.is_dir() and not run.state_file.exists() and not run.model_file.exists():
+        shutil.rmtree(run.path)
+    return False
 
 
 def _init(recipe: TrainRecipe) -> dict[str, str]:
@@ -171,7 +209,7 @@ def _parts(run: Run, recipe: TrainRecipe, manifest: Manifest, parts: list[Part])
     """Trains each part that is not finished yet, and puts them together."""
     console.note(f"run {run.path}: {len(parts)} trainings")
     for part in parts:
-        exists = (part.run.path / "run.json").is_file()
+        exists = is_begun(part.run)
         if exists:
             _check_unchanged(part.run, part.recipe, part.manifest)
             if part.run.info()["status"] == "finished":

@@ -66,8 +66,12 @@ class Results:
             value = json.loads(file.read_text(encoding="utf-8"))
         except (OSError, ValueError) as error:
             raise RunError(f"damaged: {error}", where=file, hint="it may hold what a merge left") from error
-        if not isinstance(value, dict) or not all(isinstance(line, dict) for line in value.values()):
-            raise RunError("damaged: not one mapping for each training", where=file)
+        wanted: dict[str, Any] = {"run": str, "minutes": float | int, "recipe_sha256": str, "manifest_sha256": str}
+        if not isinstance(value, dict) or not all(
+            isinstance(line, dict) and all(isinstance(line.get(key), kind) for key, kind in wanted.items())
+            for line in value.values()
+        ):
+            raise RunError(f"damaged: not a line with {', '.join(wanted)} for each training", where=file)
         return value
 
     def find(self, entry: Entry, index: Mapping[str, dict[str, Any]]) -> dict[str, Any] | None:

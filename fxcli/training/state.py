@@ -115,14 +115,19 @@ def build(recipe: ClassifyRecipe, manifest: Manifest, compute: Compute, zoo: Zoo
         DataError: The training part is empty, or a class has no picture in it; or validation is monitored but empty.
         WeightsUnavailable: See `model.init`.
     """
-    _check_parts(recipe, manifest)
+    check_parts(recipe, manifest)
     spec = zoo.backbone(recipe.model.backbone)
     network, preprocessing = session.start(recipe, manifest, spec, len(manifest.classes))
     model = TrainedModel((compute.place(network),), spec, manifest.classes, preprocessing, info)
     return Training(recipe, manifest, model, compute, zoo, workers=recipe.data.workers)
 
 
-def _check_parts(recipe: ClassifyRecipe, manifest: Manifest) -> None:
+def check_parts(recipe: ClassifyRecipe, manifest: Manifest) -> None:
+    """Whether the parts of a manifest are what a training needs.
+
+    Raises:
+        DataError: See `build`.
+    """
     train = {row.label for row in manifest.part("train")}
     absent = [name for name in manifest.classes if name not in train]
     if absent:

@@ -45,6 +45,8 @@ def work(entries: Sequence[Entry], folder: Path, results: Results) -> None:
     index = results.index()
     left = [entry for entry in entries if not results.find(entry, index)]
     manifests = {entry.data: read_manifest(Path(str(entry.recipe.data.manifest))) for entry in left}
+    for manifest in manifests.values():
+        job.warn_of_leaks(manifest)
     for entry in left:
         results.check(entry.data, manifests[entry.data].digest, index)
         _check(entry, Run(folder / entry.name), manifests[entry.data])
@@ -67,7 +69,7 @@ def _check(entry: Entry, run: Run, manifest: Manifest) -> None:
     """Whether the test part can be measured, and a run that was begun belongs to this entry: before hours are spent."""
     if not manifest.part("test"):
         raise DataError("no picture in split 'test', which a study measures", where=manifest.file)
-    if not (run.path / "run.json").is_file():
+    if not job.is_begun(run):
         return
     recipe = load(run.path / "recipe.yaml", check_init=False).recipe
     changed = []
@@ -86,7 +88,7 @@ def _check(entry: Entry, run: Run, manifest: Manifest) -> None:
 
 def _trained(entry: Entry, run: Run, manifest: Manifest) -> Run:
     """The finished run of an entry: made, gone on with, or found."""
-    if not (run.path / "run.json").is_file():
+    if not job.is_begun(run):
         run = job.create(entry.recipe, manifest, run.path)
         with Lock(run):
             job.execute(run, entry.recipe, manifest, resume=False)
