@@ -68,16 +68,16 @@ def test_draw_answer_explains_the_answer_or_the_target(trained, prepared):
     opened = open_model(str(trained.path))
     file = next((prepared / "pictures" / "test" / "class_1").iterdir())
     answer = next(opened.pipeline.map(lambda answer: answer, [file]))
-    made = draw_answer(opened.model, answer)
+    made = draw_answer(opened, answer)
     assert made.target == answer.logits.argmax()
-    other = draw_answer(opened.model, answer, target=(made.target + 1) % 3)
+    other = draw_answer(opened, answer, target=(made.target + 1) % 3)
     assert made.saliency.shape == (8, 8)
     assert not np.array_equal(made.saliency, other.saliency)
     assert made.probability > other.probability
     assert made.caption.startswith("class_")
     opened.model.info["demo"] = True
-    demo = draw_answer(opened.model, answer)
+    demo = draw_answer(opened, answer)
     assert demo.notice.startswith("DEMO")
     assert demo.caption.startswith("DEMO  class_")
     with pytest.raises(FxError, match="needs an answer with its picture"):
-        draw_answer(opened.model, answer.row)
+        draw_answer(opened, answer.row)

@@ -98,7 +98,10 @@ class Options(BaseModel):
         ),
         ("phases: {a: {optm: {lr: 1}}}", "phases.a.optm: unknown key — did you mean optim?"),
         ("hardware: {zzz: 1}", "hardware.zzz: unknown key; allowed here: device, precision, channels_last, threads"),
-        ("evaluate: {'': 1}", "evaluate.: unknown key; allowed here: batch_size"),
+        (
+            "evaluate: {'': 1}",
+            "evaluate.: unknown key; allowed here: batch_size, coverage, per_class_sets, negative_class",
+        ),
     ],
 )
 def test_unknown_keys(text, expected):
