@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 from typing import Any
 
 from fxcli.console import console
@@ -108,7 +109,9 @@ def _sets(result: dict[str, Any]) -> None:
         console.data(line)
     rows = [
         [f"{100 * row['target']:.0f} %", f"{row['threshold']:.3f}", f"{100 * row['answered']:.0f} %", _percent(row)]
-        for row in result["abstentions"]
+        for before, row in pairwise([{"threshold": None}, *result["abstentions"]])
+        # Where a stricter target has the same threshold, it says all.
+        if row["threshold"] != before["threshold"]
     ]
     if rows:
         console.table(["tolerated error", "answers above", "answered here", "error here"], rows)

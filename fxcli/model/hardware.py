@@ -15,7 +15,8 @@ from torch import Tensor, nn
 
 from fxcli.console import console
 from fxcli.errors import RunError, UsageError
-from fxcli.recipe.schema import DEVICE, PATTERNS, Hardware
+from fxcli.recipe.fields import DEVICE, PATTERNS
+from fxcli.recipe.schema import Hardware
 
 Module = TypeVar("Module", bound=nn.Module)
 

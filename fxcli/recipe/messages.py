@@ -11,7 +11,8 @@ from typing import Any
 
 from pydantic import BaseModel, ValidationError
 
-from fxcli.recipe.schema import PATTERNS, TASKS, Phase, StudyComparison, StudyRun
+from fxcli.recipe.fields import PATTERNS
+from fxcli.recipe.schema import TASKS, Phase, StudyComparison, StudyRun
 from fxcli.recipe.source import Key, Leaf
 
 Origins = Mapping[Key, Leaf]

@@ -7,43 +7,9 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+from pydantic import Field
 
-
-class Section(BaseModel):
-    """Base of every part of a recipe: frozen, strict, and closed to unknown keys."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
-
-
-def _ordered(value: tuple[float, float]) -> tuple[float, float]:
-    if value[0] > value[1]:
-        raise ValueError(f"the smaller number comes first: [{value[1]}, {value[0]}]")
-    return value
-
-
-Probability = Annotated[float, Field(ge=0, le=1)]
-PositiveRange = Annotated[tuple[Annotated[float, Field(gt=0)], Annotated[float, Field(gt=0)]], AfterValidator(_ordered)]
-FracRange = Annotated[
-    tuple[Annotated[float, Field(gt=0, le=1)], Annotated[float, Field(gt=0, le=1)]], AfterValidator(_ordered)
-]
-
-# Patterns, with the words that messages use for them.
-NAME = r"^[A-Za-z0-9_-][A-Za-z0-9_.-]*$"
-PART_NAME = r"^[A-Za-z0-9_-]+$"
-FREEZE = r"^(none|all|until:[A-Za-z0-9_.-]+)$"
-DEVICE = r"^(auto|cpu|mps|cuda(:\d+)?)$"
-PATTERNS = {
-    NAME: "letters, digits, _, - and ., which is not the first",
-    PART_NAME: "letters, digits, _ and -",
-    FREEZE: "none, all or until:<stage>",
-    DEVICE: "auto, cpu, mps, cuda or cuda:<number>",
-}
-
-Name = Annotated[str, Field(pattern=NAME, max_length=64)]
-# Of phases, and of the runs and data of a study: without dots, so that --set can tell where a name ends.
-PartName = Annotated[str, Field(pattern=PART_NAME, max_length=64)]
-Freeze = Annotated[str, Field(pattern=FREEZE)]
+from fxcli.recipe.fields import DEVICE, FracRange, Freeze, Name, PartName, PositiveRange, Probability, Section
 
 
 class Columns(Section):
