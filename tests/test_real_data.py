@@ -37,7 +37,7 @@ def test_bone_break_from_folder_to_heat_maps(real_data):
     fx("train", "baseline", *(part for value in sets for part in ("--set", value)), "--out", "runs/it", "--quiet")
     record = json.loads(fx("evaluate", "runs/it", "--json", "--quiet").stdout)
     # The majority class is 20 %: a frozen backbone that learnt anything is above.
-    assert record["figures"]["accuracy"] > 0.27
+    assert record["figures"]["accuracy"]["value"] > 0.27
     folder = source / "Hairline Fracture" / "Test"
     rows = list(csv.DictReader(io.StringIO(fx("predict", folder, "--cam", "out", "--quiet").stdout)))
     assert len(rows) == len(list(Path("out").iterdir())) == 10
