@@ -129,7 +129,9 @@ def is_begun(run: Run) -> bool:
     names = ("run.json", "recipe.yaml", "manifest.csv")
     if all((run.path / name).is_file() for name in names):
         return True
-    if run.path.is_dir() and not run.state_file.exists() and not run.model_file.exists():
+    left = {path.name.removesuffix(".part") for path in run.path.rglob("*") if not path.is_dir()}
+    # Never anything else: it may be somebody's folder.
+    if run.path.is_dir() and left <= {*names, "fingerprint.json", "lock.json"}:
         shutil.rmtree(run.path)
     return False
 
