@@ -237,7 +237,7 @@ class InterruptedByTest(Exception):
 
 
 @pytest.mark.parametrize("mode", ["memory", "disk"])
-@pytest.mark.parametrize("method", ["fork", "spawn"])
+@pytest.mark.parametrize("method", ["fork", pytest.param("spawn", marks=pytest.mark.slow)])
 def test_processes_share_it(paths, mode, method, monkeypatch):
     """Any start method gives the same batches, and what is sent to a process does not grow with the pictures."""
     if method not in multiprocessing.get_all_start_methods():

@@ -83,6 +83,7 @@ def test_a_run_is_converted_once_for_an_engine(trained, raw, engine):
     assert np.abs(probabilities(Path("a/predictions.csv")) - probabilities(Path("c/predictions.csv"))).max() < 1e-5
 
 
+@pytest.mark.slow
 def test_maps_are_the_same_in_every_engine(trained, raw):
     picture = sorted(raw.rglob("*.png"))[:3]
     found = {}
@@ -113,6 +114,7 @@ def test_int8_is_checked_and_runs_in_int8_alone(trained, raw, runtime, monkeypat
     assert not Path(f"other.{runtime}").exists()
 
 
+@pytest.mark.slow
 def test_no_path_of_this_machine_is_in_the_file(trained, demo_zoo):
     model = models.load(trained.model_file, demo_zoo)
     model.info["model"] = model.info["model"] | {"init": "/home/somebody/secret/run"}
@@ -181,6 +183,7 @@ def test_an_engine_without_bf16_gives_no_advice_on_it(trained, raw, monkeypatch)
     assert "bf16" not in done.stderr
 
 
+@pytest.mark.slow
 def test_mistakes(trained, prepared, raw):
     fx("export", "openvino", trained.path, "--out", "m.openvino")
     fx("export", "onnx", trained.path, "--out", "m.onnx")
@@ -315,6 +318,7 @@ class TestHostileFiles:
         self.refused(raw, "bad.onnx", "damaged")
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not hasattr(signal, "SIGUSR1"), reason="this system has no such signal")
 def test_signals_are_survived_after_openvino(trained, raw):
     assert fx("export", "openvino", trained.path, "--out", "m.openvino").exit_code == 0
@@ -337,6 +341,7 @@ def test_an_exported_file_is_told_from_a_model_file(trained):
     assert not exported.is_exported(trained.model_file)
 
 
+@pytest.mark.slow
 def test_an_ensemble_is_exported_with_all_that_it_knows(tiny_recipe, raw):
     tiny_recipe()
     done = fx("train", "tiny.yaml", "--set", "train.epochs=1", "--folds", 2, "--out", "runs/folds", "--quiet")
