@@ -91,14 +91,19 @@ class Labelled:
 
     @classmethod
     def of_seeds(cls, seeds: Sequence[Labelled]) -> Labelled:
-        """Of the same pictures by several trainings; distances are the first one's.
+        """Of the same pictures by several trainings; distances are their mean.
 
         Raises:
             ValueError: They are not the same pictures.
         """
         if any(each.paths != seeds[0].paths for each in seeds):
             raise ValueError("the seeds did not say something of the same pictures")
-        return replace(seeds[0], logits=np.concatenate([each.logits for each in seeds]))
+        distances = [each.distances for each in seeds if each.distances is not None]
+        return replace(
+            seeds[0],
+            logits=np.concatenate([each.logits for each in seeds]),
+            distances=np.mean(distances, axis=0) if len(distances) == len(seeds) else None,
+        )
 
     def rows(self, classes: Sequence[str]) -> Iterator[LabelledRow]:
         """One for each picture, with the mean logits."""
