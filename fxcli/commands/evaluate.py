@@ -219,7 +219,7 @@ def _rows(opened: Opened, manifest: Manifest, asked: Asked) -> list[Row]:
 
     if asked.split == OOF:
         return [row for row in manifest.rows if row.split != "test"]
-    is_own = manifest.digest == opened.model.info["manifest_sha256"]
+    is_own = manifest.digest == opened.model.info.get("manifest_sha256")
     in_folds = any(member.get("fold") is not None for member in opened.model.info.get("members") or ())
     if is_own and in_folds and asked.split != "test":
         raise UsageError(
@@ -253,7 +253,9 @@ def _report(
     from fxcli.evaluation.predictions import notice
     from fxcli.evaluation.report import contradicted, report
 
-    unseen = asked.split == "test" or (asked.split != OOF and manifest.digest != opened.model.info["manifest_sha256"])
+    unseen = asked.split == "test" or (
+        asked.split != OOF and manifest.digest != opened.model.info.get("manifest_sha256")
+    )
     classes, negative = opened.model.classes, opened.model.info.get("negative_class")
     found = report(said, classes, opened.uncertainty, by=by, unseen=unseen, negative=negative)
     if asked.split == OOF:
