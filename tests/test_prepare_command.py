@@ -1,0 +1,63 @@
+"""fx prepare as a command: what it shows, and what it says of mistakes."""
+
+import json
+from pathlib import Path
+
+from sources import draw, fx, tree
+
+from fxcli.data.manifest import read_manifest
+
+
+def test_command_on_a_folder():
+    tree("my pictures", parts=("Train", "Test"))
+    done = fx("my pictures", "--set", "data.prepared_px=32")
+    assert Path("prepared/my_pictures/manifest.csv").is_file()
+    lines = [line.split() for line in done.stdout.splitlines() if line.strip()]
+    assert ["class", "train", "val", "test"] in lines
+    rows = read_manifest(Path("prepared/my_pictures/manifest.csv")).rows
+    for name in ("one", "two", "all"):
+        chosen = [row.split for row in rows if name in ("all", row.label)]
+        assert [name, *(str(chosen.count(part)) for part in ("train", "val", "test"))] in lines
+    assert f"fx train RECIPE --set data.manifest={Path('prepared/my_pictures/manifest.csv')}" in done.stderr
+
+
+def test_command_on_a_csv():
+    draw(*(f"{i}.png" for i in range(12)))
+    Path("a list's.CSV").write_text("path,label\n" + "".join(f"{i}.png,c{i % 2}\n" for i in range(12)))
+    record = json.loads(fx("a list's.CSV", "--json").stdout)
+    assert record["folder"] == str(Path("prepared/a_list_s"))
+    assert {name: sum(row.values()) for name, row in record["counts"].items()} == {"c0": 6, "c1": 6}
+
+
+def test_command_on_a_recipe():
+    tree()
+    Path("mine.yaml").write_text("task: prepare\ndata: {source: source, prepared_px: 32, classes: {one: x, two: y}}\n")
+    fx("mine.yaml", "--set", "split.val_frac=0", "--out", "there", "--quiet")
+    manifest = read_manifest(Path("there/manifest.csv"))
+    assert manifest.classes == ("x", "y")
+    assert manifest.part("val") == []
+    assert manifest.fingerprint()["name"] == "mine"
+
+
+def test_command_says_what_is_wrong():
+    tree()
+    assert "no such file, and no recipe of this name" in fx("gone", code=3).stderr
+    assert "data.prepared_px" in fx("source", "--set", "data.prepared_px=3", code=3).stderr
+    assert "run it with: fx train quickstart" in fx("quickstart", code=3).stderr
+    assert "the recipe names no source" in fx("bone_break", code=4).stderr
+    fx("source", "--set", "data.prepared_px=32", "--quiet")
+    assert "--overwrite replaces it" in fx("source", code=4).stderr
+    fx("source", "--set", "data.prepared_px=32", "--quiet", "--overwrite")
+
+
+def test_command_on_a_name_that_means_two_things():
+    tree("phantom")
+    assert "phantom is a folder here, and a recipe of fx" in fx("phantom", code=2).stderr
+    fx("./phantom", "--quiet", "--set", "data.prepared_px=32")
+    assert read_manifest(Path("prepared/phantom/manifest.csv")).classes == ("one", "two")
+
+
+def test_command_warns_of_a_single_class():
+    tree("outer/inner")
+    assert "there is one class, inner" in fx("outer", "--set", "data.prepared_px=32", "--quiet").stderr
+    assert "warning" not in fx("outer/inner", "--set", "data.prepared_px=32", "--quiet").stderr
