@@ -75,7 +75,7 @@ def tiny_dataset(folder: Path, *, classes: int = 3, per_class: int = 4, size_px:
 
 
 def _bar(generator: np.random.Generator, angle: float, size_px: int) -> Image.Image:
-    # The clouds differ from picture to picture, so that no two count as near-duplicates.
+    # The clouds differ from picture to picture; so smooth are they that an audit may still take two for one.
     clouds = generator.integers(0, 160, (5, 5), dtype=np.uint8)
     picture = Image.fromarray(clouds).resize((size_px, size_px), Image.Resampling.BICUBIC)
     x, y = generator.uniform(0.4, 0.6, 2) * size_px

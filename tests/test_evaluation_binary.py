@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 from sklearn import metrics as sk
 
-from fxcli.evaluation.binary import areas, at_sensitivity, measured_binary, rates, youden
+from fxcli.evaluation.binary import areas, at_sensitivity, measured_binary, rates
 from fxcli.evaluation.intervals import proportion, wilson
 
 
@@ -59,12 +59,6 @@ def test_all_of_them_are_plain_values(sample):
     assert found["threshold"] == 0.4
 
 
-def test_youdens_threshold_is_the_best_of_the_roc_curve(sample):
-    values, positive, _ = sample
-    fpr, tpr, thresholds = sk.roc_curve(positive, values, drop_intermediate=False)
-    assert youden(values, positive) == thresholds[np.argmax(tpr - fpr)]
-
-
 @pytest.mark.parametrize("least", [0.5, 0.9, 0.95, 1.0])
 def test_the_threshold_of_a_sensitivity_is_the_highest(sample, least):
     values, positive, _ = sample
@@ -85,7 +79,7 @@ def test_one_class_alone_has_half_of_the_figures(positive):
     found = measured_binary(values, labels, threshold=0.5)
     assert found["auroc"] is found["auprc"] is None
     assert (found["sensitivity"] is None, found["specificity"] is None) == (not positive, positive)
-    assert youden(values, labels) is at_sensitivity(values, labels, 0.9) is None
+    assert at_sensitivity(values, labels, 0.9) is None
     assert rates(values, labels, threshold=2.0)["ppv"] is None
 
 

@@ -91,18 +91,6 @@ def measured_binary(
     }
 
 
-def youden(probabilities: np.ndarray, positive: np.ndarray) -> float | None:
-    """The threshold of greatest sensitivity + specificity − 1 (Youden 1950), the highest of several; O(N log N).
-
-    Returns:
-        None with one class alone.
-    """
-    thresholds, sensitivity, specificity = _curve(probabilities, positive)
-    if not len(thresholds):
-        return None
-    return float(thresholds[np.argmax(sensitivity + specificity)])
-
-
 def at_sensitivity(probabilities: np.ndarray, positive: np.ndarray, least: float) -> float | None:
     """The highest threshold whose sensitivity is at least `least` (0…1): that of the best specificity; O(N log N).
 

@@ -42,15 +42,17 @@ def finish(training: Training, run: Run) -> dict[str, Any]:
             network.load_state_dict(training.average.values)
         model.info["epoch"] = training.place.epoch
     network.eval()
-    figures: dict[str, Any] = {}
-    unseen = next((split for split in ("val", HELD_OUT) if training.manifest.part(split)), None)
-    if unseen is not None:
-        paths, targets = training.part(unseen)
-        exact = state.pipeline_of(training).logits(paths)
-        figures = state.figures_of(training, exact, targets) if unseen == "val" else {}
-        model.info["agreement"] = _compare_bf16(training, paths, exact, targets)
     network.statistics = _statistics(training)
-    _write_held_out(training, run)
+    held_out = _held_out(training, run)
+    figures: dict[str, Any] = {}
+    paths, targets = training.part("val")
+    if paths:
+        exact = state.pipeline_of(training).logits(paths)
+        figures = state.figures_of(training, exact, targets)
+        model.info["agreement"] = _compare_bf16(training, paths, exact, targets)
+    elif held_out is not None:
+        paths, targets = training.part(HELD_OUT)
+        model.info["agreement"] = _compare_bf16(training, paths, held_out.mean_logits, targets)
     model.save(run.model_file)
     return figures
 
@@ -65,14 +67,14 @@ def _statistics(training: Training) -> FeatureStatistics | None:
     return FeatureStatistics(*values).to(training.compute.device)
 
 
-def _write_held_out(training: Training, run: Run) -> None:
-    """Writes what the model says of the pictures that were held out, if there are any, and learns its errors from it.
+def _held_out(training: Training, run: Run) -> Labelled | None:
+    """What the model says of the pictures that were held out, if there are any: written, and learnt from.
 
     A part of a run leaves the learning to the whole.
     """
     model, rows = training.model, training.manifest.part(HELD_OUT)
     if not rows:
-        return
+        return None
     paths, targets = training.part(HELD_OUT)
     logits, distances = zip(*state.pipeline_of(training).readable(paths), strict=True)
     said = Labelled(
@@ -87,6 +89,7 @@ def _write_held_out(training: Training, run: Run) -> None:
     if run.info().get("part_of") is None:
         found = uncertainty.fit(said, training.recipe.evaluate, classes, source=HELD_OUT)
         model.info["uncertainty"] = found.to_mapping()
+    return said
 
 
 def _compare_bf16(training: Training, paths: list[Path], exact: np.ndarray, targets: list[int]) -> dict[str, Any]:
