@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from fxcli.console import console
 from fxcli.errors import RunError, UsageError
+from fxcli.model.depthwise import DepthwiseGradients
 from fxcli.recipe.fields import DEVICE, PATTERNS
 from fxcli.recipe.schema import Hardware
 
@@ -50,9 +51,13 @@ class Compute:
         layout = torch.channels_last if self.channels_last else torch.contiguous_format
         return images.to(self.device, memory_format=layout)
 
-    def autocast(self) -> contextlib.AbstractContextManager[object]:
+    @contextlib.contextmanager
+    def autocast(self) -> Iterator[None]:
         """The context of a forward pass."""
-        return torch.autocast(self.device.type, torch.bfloat16, enabled=self.precision == "bf16")
+        bf16 = self.precision == "bf16"
+        gradients = DepthwiseGradients() if bf16 and self.device.type == "cpu" else contextlib.nullcontext()
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=bf16), gradients:
+            yield
 
 
 def compute(settings: Hardware, *, device: str | None = None, training: bool = False) -> Compute:
