@@ -47,8 +47,9 @@ def cam(
     console.configure(json=json, quiet=quiet, debug=debug)
     import_torch()
     from fxcli.data import scan
+    from fxcli.data.names import path_cell
     from fxcli.evaluation.predictions import assumes_fracture, notice
-    from fxcli.evaluation.table import csv_line, output_names, path_cell
+    from fxcli.evaluation.table import csv_line, output_names
     from fxcli.inference.opened import open_model
 
     # At a layer the gradient is taken through hooks, which only one forward pass at a time may meet.

@@ -116,7 +116,8 @@ def predict(
 
 def _write_rows(target: TextIO, table: PredictionTable, verdicts: Iterable[dict[str, Any]], *, json: bool) -> int:
     """Writes a row for each verdict as it comes; how many are errors."""
-    from fxcli.evaluation.table import csv_line, path_cell
+    from fxcli.data.names import path_cell
+    from fxcli.evaluation.table import csv_line
 
     failed = 0
     if not json:
