@@ -21,6 +21,8 @@ T = TypeVar("T")
 INTENDED_USE = "Research use only; not a medical device."
 ASSUMES_FRACTURE = "Every answer assumes that the picture shows a fracture."
 
+# JSON allows them within text.
+_LINE_ENDS = {ord(sign): f"\\u{ord(sign):04x}" for sign in "\x85\u2028\u2029"}
 # But for tabs and line ends.
 _CONTROLS = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u200e\u200f\u202a-\u202e\u2066-\u2069]")
 
@@ -56,7 +58,7 @@ class Console:
 
     def record(self, value: Mapping[str, Any]) -> None:
         """Writes one JSON object to stdout, on one line."""
-        self.data(json.dumps(value, ensure_ascii=False, allow_nan=False))
+        self.data(json_line(value))
 
     def table(self, columns: Sequence[str], rows: Iterable[Sequence[object]], *, title: str | None = None) -> None:
         """Draws a table on stdout; columns whose cells are all numbers stand to the right."""
@@ -92,6 +94,11 @@ class Console:
         return tqdm(
             items, total=total, desc=what, unit=unit, initial=done, disable=hidden, leave=False, file=sys.stderr
         )
+
+
+def json_line(value: Mapping[str, Any]) -> str:
+    """One JSON object on one line, as JSON Lines want it, for readers that see further line ends, too."""
+    return json.dumps(value, ensure_ascii=False, allow_nan=False).translate(_LINE_ENDS)
 
 
 def _say(text: str) -> None:

@@ -172,9 +172,7 @@ def odd():
     Path("in/to_pipe.png").symlink_to("pipe.png")
     os.mkfifo("in/pipe")
     with socket.socket(socket.AF_UNIX) as server:
-        # Its path may have 107 bytes.
-        server.bind(f"/tmp/fx{os.getpid()}")
-        os.rename(f"/tmp/fx{os.getpid()}", "in/socket.png")
+        server.bind("in/socket.png")
     return Path("in")
 
 

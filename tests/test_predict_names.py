@@ -279,8 +279,7 @@ def test_sources_that_are_no_files():
     os.mkfifo("in/a/pipe.png")
     os.symlink("nowhere", "in/a/gone.png")
     with socket.socket(socket.AF_UNIX) as server:
-        server.bind(f"/tmp/fx-{os.getpid()}")
-        os.rename(f"/tmp/fx-{os.getpid()}", "in/b/socket.png")
+        server.bind("in/b/socket.png")
     done = prepare("in", "--set", "audit.search=false", "--json")
     assert done.exit_code == 9, done.output
     assert json.loads(done.stdout)["unreadable"] == [

@@ -15,6 +15,7 @@ import pytest
 from typer.testing import CliRunner
 
 from fxcli.cli import app
+from fxcli.explain.png import sweep
 from fxcli.inference import rows as output
 from fxcli.inference.pipeline import Pipeline
 from fxcli.model import classifier as models
@@ -145,6 +146,53 @@ def test_heat_maps_that_are_gone_are_drawn_again(raw, decoded):
     assert set(decoded) == {row["path"] for row in table()} - (set(kept) - set(kept[3:5]))
     assert set(pictures("maps")) >= {name for name in drawn if name.endswith(".png")}
     assert len(pictures("maps")) == 48
+
+
+def test_heat_maps_among_the_pictures(raw):
+    options = ("--cam", "raw/maps")
+    predict(*options)
+    assert len(table()) == 48
+    told = predict(*options, "--resume").stderr
+    assert "passed over: 48 heat maps in raw/maps" in told
+    assert "nothing is missing" in told
+    shutil.rmtree("raw/maps")
+    if hasattr(os, "fork"):
+        shutil.rmtree("out")
+        killed_at(20, *options)
+        predict(*options, "--resume")
+        assert len(table()) == 48
+        assert len(pictures("raw/maps")) == 48
+    done = fx("predict", "raw/maps", "--model", "runs/trained", "--cam", "raw/maps")
+    assert done.exit_code == 4
+    assert "no picture found here, but 48 heat maps" in done.stderr
+
+
+@pytest.mark.parametrize("command", [("predict", "--cam"), ("cam", "--out")])
+def test_no_heat_map_takes_the_place_of_a_picture(raw, command):
+    shutil.copy("raw/class_0/1.png", "raw/class_0/0.png.png")
+    before = Path("raw/class_0/0.png.png").read_bytes()
+    done = fx(command[0], "raw", "--model", "runs/trained", command[1], "raw")
+    assert done.exit_code == 2
+    assert "a heat map would replace the picture raw/class_0/0.png.png" in done.stderr
+    assert Path("raw/class_0/0.png.png").read_bytes() == before
+    assert len(pictures("raw")) == 49
+
+
+def test_cam_twice_beside_the_pictures(raw):
+    for _ in range(2):
+        done = fx("cam", "raw/class_0", "--model", "runs/trained", "--out", "raw/class_0/why", "--quiet")
+        assert done.exit_code == 0, done.output
+        assert len(done.stdout.splitlines()) == 17
+
+
+def test_what_is_left_of_a_drawing_that_was_killed(raw):
+    kept = [Path("maps/a.png.part"), Path("maps/b.png.0123456789ab.part"), Path("maps/a.png")]
+    left = Path("maps/a.png.0123456789ab.part")
+    Path("maps").mkdir()
+    for path in (*kept, left):
+        path.touch()
+    sweep([Path("maps/a.png"), Path("elsewhere/a.png")])
+    assert [path.exists() for path in (*kept, left)] == [True, True, True, False]
 
 
 def test_interrupted_by_people(raw, monkeypatch):

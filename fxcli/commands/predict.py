@@ -116,9 +116,10 @@ def predict(
     for path in paths:
         listed = path == "-"
         files += scan.pictures(_listed() if listed else [Path(path)], keep_absent=listed)
+    files, maps = _with_maps(files, cam) if cam else (files, [])
     lines = Lines(PredictionTable(opened.model.classes, opened.model.info, extra=judge.columns), json=json)
     with output.going_to(out, lines, judge.made_with(), resume=resume, overwrite=overwrite) as rows:
-        _predict(judge, files, cam, lines.table, rows, strict=strict, resume=resume)
+        _predict(judge, files, maps, lines.table, rows, strict=strict, resume=resume)
     where = str(out / lines.file_name) if out else "the output"
     console.note(f"{len(files)} pictures" + (f", heat maps in {cam}" if cam else "") + (f", {where}" if out else ""))
     console.note(lines.table.notice)
@@ -129,7 +130,7 @@ def predict(
 def _predict(
     judge: Judge,
     files: Sequence[Path],
-    cam: Path | None,
+    maps: Sequence[Path],
     table: PredictionTable,
     rows: Rows,
     *,
@@ -138,10 +139,8 @@ def _predict(
 ) -> None:
     """Writes a row for each picture that has none."""
     from fxcli.data.names import path_cell
-    from fxcli.evaluation.table import output_names
     from fxcli.explain.png import sweep
 
-    maps = [cam / f"{name}.png" for name in output_names(files)] if cam else []
     todo = rows.missing(files, path_cell, lambda index: not maps or maps[index].is_file())
     chosen = [files[index] for index in todo]
     if resume and maps:
@@ -155,6 +154,17 @@ def _predict(
         if strict and verdict["status"] == "error":
             raise UnreadableImage(path, verdict["reason"])
     rows.finish()
+
+
+def _with_maps(files: Sequence[Path], cam: Path) -> tuple[list[Path], list[Path]]:
+    """The pictures, and where the heat map of each goes."""
+    from fxcli.evaluation.table import output_names
+    from fxcli.explain.draw import check_places, pictures_beside
+
+    pictures = pictures_beside(cam, files)
+    maps = [cam / f"{name}.png" for name in output_names(pictures)]
+    check_places(maps, pictures)
+    return pictures, maps
 
 
 def _listed() -> list[Path]:

@@ -12,11 +12,9 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, BinaryIO, NamedTuple
 
+from fxcli.console import json_line
 from fxcli.evaluation.predictions import PredictionTable
 from fxcli.evaluation.table import csv_line
-
-# They end a line for some readers of JSON Lines, which JSON itself allows within text.
-_SEPARATORS = {ord(sign): f"\\u{ord(sign):04x}" for sign in "\x85\u2028\u2029"}
 
 
 class Place(NamedTuple):
@@ -59,9 +57,7 @@ class Lines:
 
     def line(self, record: Mapping[str, Any]) -> str:
         """One record, with its end."""
-        if not self.json:
-            return csv_line(self.table.cells(record)) + "\n"
-        return json.dumps(record, ensure_ascii=False, allow_nan=False).translate(_SEPARATORS) + "\n"
+        return (json_line(record) if self.json else csv_line(self.table.cells(record))) + "\n"
 
     def found(self, handle: BinaryIO) -> Found:
         """The rows of a file; none, where it does not begin as one of these should."""
