@@ -13,6 +13,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Any
 
+from fxcli.data.names import is_class_name, text_cell, text_of
 from fxcli.data.preprocess import Clean
 from fxcli.errors import DataError
 from fxcli.run.files import sha256_of, write_text
@@ -217,12 +218,13 @@ def _row(record: dict[str, str], place: str) -> Row:
     if leaves or not record["path"] or "\\" in record["path"] or "\0" in record["path"]:
         raise DataError(f"path {record['path']!r} leaves the manifest's folder", where=place)
     label, split = record["label"], record["split"]
-    if not label or not all(c.isascii() and (c.isalnum() or c in "_.-") for c in label):
-        raise DataError(f"class {label!r}: only letters, digits, _ . and - are allowed", where=place)
+    if not is_class_name(label):
+        raise DataError(f"class {label!r}: only letters, digits, _, . and - are allowed, no - first", where=place)
     if split not in SPLITS:
         raise DataError(f"split {split!r} is none of {', '.join(SPLITS)}", where=place)
     if record.get("leaked", "") not in ("", "yes", "no"):
         raise DataError(f"leaked {record['leaked'][:20]!r} is neither yes nor no", where=place)
+    record = {text_of(name): text_of(cell) for name, cell in record.items()}
     known: dict[str, Any] = {name: record[name] for name in COLUMNS if name in record} | {"path": str(path)}
     for name in ("width_px", "height_px"):
         text = known.get(name) or "0"
@@ -244,10 +246,10 @@ def groups_of(rows: Sequence[Row]) -> list[str]:
 
 def _text(rows: Sequence[Row]) -> str:
     extra = list(dict.fromkeys(name for row in rows for name in row.extra))
-    table: list[list[str]] = [[*COLUMNS, *extra]]
+    table: list[list[str]] = [[*COLUMNS, *map(text_cell, extra)]]
     for row in rows:
         known = [str(getattr(row, name)) for name in COLUMNS]
-        table.append([*known, *(row.extra.get(name, "") for name in extra)])
+        table.append([text_cell(text) for text in (*known, *(row.extra.get(name, "") for name in extra))])
     # The csv module would leave a lone carriage return unquoted, and then refuse to read it.
     has_return = any("\r" in cell for cells in table for cell in cells)
     out = io.StringIO()

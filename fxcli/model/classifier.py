@@ -13,6 +13,7 @@ from pydantic import ValidationError
 from torch import Tensor, nn
 from torch.nn import functional
 
+from fxcli.data.names import are_class_names
 from fxcli.data.preprocess import Preprocessing
 from fxcli.errors import DataError, FxError, ModelFileError, RecipeError, UnknownName
 from fxcli.model.empty import EmptyParameters
@@ -195,8 +196,8 @@ def load(file: Path, zoo: Zoo) -> TrainedModel:
         classes: Sequence[str] = info["classes"]
         preprocessing = Preprocessing.from_mapping(info["preprocessing"])
         settings = Model.model_validate_json(json.dumps(info["model"]))
-        if not classes or not all(isinstance(name, str) for name in classes):
-            raise ModelFileError("not the file of a classifier", where=file)
+        if not are_class_names(classes):
+            raise ModelFileError("the header is damaged: classes", where=file)
     except (KeyError, TypeError, ValueError, DataError) as error:
         raise ModelFileError(f"the header is damaged: {error}", where=file) from error
     spec = _spec_of(file, info, settings.backbone, zoo)
