@@ -25,7 +25,8 @@ from fxcli.data import audit, audit_page, oddities, phantom, scan, split
 from fxcli.data.audit import Audit
 from fxcli.data.manifest import Row, counts, write_manifest
 from fxcli.data.preprocess import Clean, Cleaned
-from fxcli.data.read import MARK, Radiograph, colour_frac, read
+from fxcli.data.radiograph import Radiograph
+from fxcli.data.read import MARK, read
 from fxcli.data.views import LOOKED_AT_PX, View, view
 from fxcli.errors import DataError, UnreadableImage
 from fxcli.recipe.schema import Columns, PrepareRecipe
@@ -49,7 +50,6 @@ class Item:
         patient: As given, or None.
         digest: sha256 of the source.
         load: Decodes it.
-        path: The file; None if fx draws it.
         extra: Further columns of the manifest.
     """
 
@@ -59,7 +59,6 @@ class Item:
     patient: str | None
     digest: str
     load: Callable[[], Radiograph]
-    path: Path | None = None
     extra: dict[str, str] = field(default_factory=dict)
 
 
@@ -191,9 +190,7 @@ def _files(recipe: PrepareRecipe, unreadable: list[dict[str, str]]) -> list[Item
             continue
         load = functools.partial(read, picture.path)
         label = label_of[picture.folder]
-        items.append(
-            Item(picture.name, label, picture.split, picture.patient, digest, load, picture.path, picture.extra)
-        )
+        items.append(Item(picture.name, label, picture.split, picture.patient, digest, load, picture.extra))
     return items
 
 
@@ -249,7 +246,7 @@ def _convert(clean: Clean, part: Path, is_searched: bool, item: Item) -> Made | 
     file = part / "pictures" / _file_name(item.name)
     _save(cleaned, clean.mark(cleaned), file)
     seen = _view(clean, cleaned, radiograph) if is_searched else None
-    colour = colour_frac(item.path) if is_searched and item.path else 0.0
+    colour = radiograph.colour_frac if is_searched else 0.0
     return Made(item, file, cleaned.width_px, cleaned.height_px, cleaned.is_phantom, seen, colour)
 
 
