@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterable, Iterator
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
@@ -11,13 +12,27 @@ from typing import TYPE_CHECKING, Annotated, Any, TextIO
 
 import typer
 
-from fxcli.commands.options import BatchSize, Debug, Device, Engine, Json, Model, Out, Precision, Quiet, Workers
+from fxcli.commands.options import (
+    BatchSize,
+    Debug,
+    Device,
+    Engine,
+    Json,
+    Model,
+    Out,
+    Paths,
+    PathStyle,
+    Precision,
+    Quiet,
+    Workers,
+)
 from fxcli.commands.startup import import_torch
 from fxcli.console import console
 from fxcli.errors import SomeRowsFailed, UsageError
 from fxcli.run.files import replacing
 
 if TYPE_CHECKING:
+    from fxcli.data.paths import Shown
     from fxcli.evaluation.predictions import PredictionTable
     from fxcli.inference.pipeline import Answer
     from fxcli.inference.verdict import Judge
@@ -48,6 +63,7 @@ def predict(
     ] = None,
     engine: Engine = None,
     precision: Precision = None,
+    names: Paths = PathStyle.given,
     draft: Annotated[
         bool,
         typer.Option("--draft/--no-draft", help="Decode large JPEGs at a fraction of their size, if that is enough."),
@@ -63,7 +79,8 @@ def predict(
 
     Without --model it takes the last finished training here, and says on stderr which one. A picture that cannot
     be read is a row with status=error and a reason, and so is a line of stdin that names no file; the exit code is
-    then 9.
+    then 9. What is odd about a picture that is answered all the same (the first of several in one file, in colour,
+    blank) is its reason, too.
 
     It runs as fast as it may: in bf16 where the processor has it and the model's validation pictures got the same
     answers, else in fp32. --model also takes a file that fx export wrote.
@@ -81,7 +98,9 @@ def predict(
     console.configure(json=json, quiet=quiet, debug=debug)
     import_torch()
     from fxcli.data import scan
+    from fxcli.data.paths import Shown
     from fxcli.evaluation.predictions import PredictionTable
+    from fxcli.evaluation.table import output_names
     from fxcli.inference.opened import open_model
     from fxcli.inference.verdict import Judge
 
@@ -103,10 +122,11 @@ def predict(
         files += scan.pictures(_listed() if listed else [Path(path)], keep_absent=listed)
     table = PredictionTable(opened.model.classes, opened.model.info, extra=judge.columns)
     judge.ask_gate(files)
-    told = _drawing(judge, cam, files) if cam else judge.verdict
+    shown = Shown.of(names.value, files)
+    told = _drawing(judge, cam, output_names(files, shown)) if cam else judge.verdict
     verdicts = console.progress(opened.pipeline.map(told, files), total=len(files), what="predict")
     with _target(out, json=json) as target:
-        failed = _write_rows(target, table, verdicts, json=json)
+        failed = _write_rows(target, table, verdicts, shown, json=json)
     where = str(out / _file_name(json)) if out else "the output"
     console.note(f"{len(files)} pictures" + (f", heat maps in {cam}" if cam else "") + (f", {where}" if out else ""))
     console.note(table.notice)
@@ -114,17 +134,23 @@ def predict(
         raise SomeRowsFailed(failed, len(files), where)
 
 
-def _write_rows(target: TextIO, table: PredictionTable, verdicts: Iterable[dict[str, Any]], *, json: bool) -> int:
+def _write_rows(
+    target: TextIO, table: PredictionTable, verdicts: Iterable[dict[str, Any]], shown: Shown, *, json: bool
+) -> int:
     """Writes a row for each verdict as it comes; how many are errors."""
+    from fxcli.data.radiograph import Caution, told
     from fxcli.evaluation.table import csv_line, path_cell
 
-    failed = 0
+    failed, cautions = 0, Counter[Caution]()
     if not json:
         target.write(csv_line(table.columns) + "\n")
     for verdict in verdicts:
-        record = table.record(path_cell(verdict.pop("path")), **verdict)
+        cautions.update(verdict.pop("cautions"))
+        record = table.record(path_cell(shown(verdict.pop("path"))), **verdict)
         failed += record["status"] == "error"
         target.write(_json_line(record) if json else csv_line(table.cells(record)) + "\n")
+    for line in told(cautions):
+        console.warn(line)
     return failed
 
 
@@ -161,12 +187,9 @@ def _json_line(record: dict[str, object]) -> str:
     return json.dumps(record, ensure_ascii=False, allow_nan=False) + "\n"
 
 
-def _drawing(judge: Judge, cam: Path, files: list[Path]) -> Callable[[Answer], dict[str, Any]]:
+def _drawing(judge: Judge, cam: Path, names: Sequence[Path]) -> Callable[[Answer], dict[str, Any]]:
     """Tells and draws an answer on the thread that it was computed on; what is not answered is not drawn, either."""
-    from fxcli.evaluation.table import output_names
     from fxcli.explain.draw import draw_answer
-
-    names = output_names(files)
 
     def draw(answer: Answer) -> dict[str, Any]:
         verdict = judge.verdict(answer)

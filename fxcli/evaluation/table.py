@@ -8,6 +8,8 @@ import os
 from collections.abc import Sequence
 from pathlib import Path, PurePath
 
+from fxcli.data.paths import AS_GIVEN, HASHED, Shown
+
 _FORMULA = ("=", "+", "-", "@")
 
 
@@ -31,8 +33,13 @@ def path_of(cell: str) -> str:
     return cell[2:] if cell.startswith("./") and cell[2:].startswith(_FORMULA) else cell
 
 
-def output_names(paths: Sequence[Path]) -> list[Path]:
-    """A name for what is made of each picture: its place below the folder that all share; a suffix is to be added."""
+def output_names(paths: Sequence[Path], shown: Shown = AS_GIVEN) -> list[Path]:
+    """A name for what is made of each picture; a suffix is to be added.
+
+    It is the picture's place below the folder that all share, or its hash, where those are shown.
+    """
+    if shown.style == HASHED:
+        return [Path(shown(path)) for path in paths]
     return below_shared([Path(os.path.abspath(path)) for path in paths])
 
 
