@@ -11,7 +11,6 @@ from dataclasses import dataclass, replace
 import numpy as np
 import numpy.typing as npt
 from PIL import Image
-from scipy.special import expit
 
 # Of a picture that a window leaves no more than this share of between black and white, next to nothing is left.
 _LEAST_SHOWN_FRAC = 0.01
@@ -36,7 +35,8 @@ class Window:
     def __call__(self, values: Values) -> Values:
         """Rescaled values → [0, 1] (C.11.2.1.2.1, C.11.2.1.3.2 and C.11.2.1.3.1)."""
         if self.function == "SIGMOID":
-            return np.asarray(expit(4 * (values - self.centre) / self.width))
+            # 1 / (1 + exp(-4 (x - c) / w)), which would overflow.
+            return np.asarray((1 + np.tanh(2 * (values - self.centre) / self.width)) / 2)
         half = 0.5 if self.function == "LINEAR" else 0.0
         return np.clip((values - (self.centre - half)) / (self.width - 2 * half) + 0.5, 0, 1)
 
