@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 Box = tuple[int, int, int, int]
 
 # Of a blank picture the grey values but the darkest and the brightest hundredth lie within this: JPEG noise is less.
-_FLAT, _OUTLIERS_FRAC = 24, 0.01
+_FLAT, _OUTLIERS_FRAC, _SAMPLED_PX = 24, 0.01, 128
 _FILTERS = {"bilinear": Image.Resampling.BILINEAR, "bicubic": Image.Resampling.BICUBIC}
 
 
@@ -133,7 +133,7 @@ def letterbox(width_px: int, height_px: int, side_px: int) -> Box:
 
 def _blank(picture: Image.Image) -> tuple[Caution, ...]:
     """A caution if an 8-bit picture has next to no contrast."""
-    counts = np.cumsum(picture.histogram())
+    counts = np.cumsum(picture.resize((_SAMPLED_PX, _SAMPLED_PX), Image.Resampling.NEAREST).histogram())
     low, high = np.searchsorted(counts, (_OUTLIERS_FRAC * counts[-1], (1 - _OUTLIERS_FRAC) * counts[-1]))
     return (Caution.BLANK,) if high - low <= _FLAT else ()
 

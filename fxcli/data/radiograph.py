@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image
+from PIL import Image, ImageChops
 
 from fxcli.errors import UnreadableImage
 
@@ -95,9 +95,10 @@ def colour_frac(image: Image.Image) -> float:
     """The fraction of a decoded picture's area whose colour is far from grey, from a sample of its pixels."""
     if image.mode in ("L", "1", "I", "F") or image.mode.startswith("I;16"):
         return 0.0
-    small = image.resize((_COLOUR_PX, _COLOUR_PX), Image.Resampling.NEAREST).convert("RGB")
-    channels = np.asarray(small, dtype=np.int16)
-    return float((channels.max(axis=2) - channels.min(axis=2) > _COLOURED).mean())
+    red, green, blue = image.resize((_COLOUR_PX, _COLOUR_PX), Image.Resampling.NEAREST).convert("RGB").split()
+    apart = ImageChops.lighter(ImageChops.difference(red, green), ImageChops.difference(green, blue))
+    counts = ImageChops.lighter(apart, ImageChops.difference(blue, red)).histogram()
+    return sum(counts[_COLOURED + 1 :]) / _COLOUR_PX**2
 
 
 def told(counts: Mapping[Caution, int]) -> list[str]:

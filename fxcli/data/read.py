@@ -35,11 +35,10 @@ _SAMPLE_FORMAT, _UNSIGNED, _SIGNED = 339, (1,), (2,)
 # Of 16 bits a channel Pillow keeps the upper 8. Below this, of 255, too little is left.
 _LEAST_TOP = 64
 _SCAN, _END, _TAIL_BYTES = b"\xff\xda", b"\xff\xd9", 64
-# In place of missing scan data: two that begin differently, and one for each restart marker that may be waited for.
-_OTHER_DATA = (
-    *(b"\xb4\x6a\xd3\x2c" * 256, b"\x4b\x95\x2c\xd3" * 256),
-    *(bytes((0xFF, 0xD0 + number)) + b"\xb4\x6a\xd3\x2c" * 256 for number in range(8)),
-)
+# In place of missing scan data, what begins with a one: zeros are what libjpeg takes for it.
+_OTHER_DATA = b"\xb4\x6a\xd3\x2c" * 256
+# A restart interval is announced, and each begins with one of eight markers.
+_INTERVAL, _RESTARTS = b"\xff\xdd", tuple(bytes((0xFF, 0xD0 + number)) for number in range(8))
 _TURNS = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
@@ -169,8 +168,9 @@ def _ended(handle: BinaryIO, path: Path) -> bytes:
         end = len(rest) - rest.endswith(b"\xff") + 2 * (rest.endswith(b"\xff") and len(rest) < len(data))
     data = data[:end]
     shown = _rgb(data + _END)
-    # Zeros stand in for what is missing before an end marker (libjpeg); something else must look the same.
-    if not all(_rgb(data + other + _END) == shown for other in _OTHER_DATA) or not _is_refined(data):
+    # A restart marker that is waited for must come, or nothing that follows is looked at.
+    before = (b"", *(_RESTARTS if _INTERVAL in data else ()))
+    if any(_rgb(data + marker + _OTHER_DATA + _END) != shown for marker in before) or not _is_refined(data):
         raise UnreadableImage(path, "cut short: the end of the picture is missing")
     return data + _END
 
