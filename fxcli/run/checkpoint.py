@@ -77,12 +77,15 @@ def read_header(file: Path) -> dict[str, Any]:
 
 
 def _save(file: Path, tensors: Mapping[str, Tensor], header: Mapping[str, Any]) -> None:
-    from safetensors.torch import save_file
+    from safetensors.torch import save
 
     # Tensors of a module may be views or channels-last; safetensors stores plain ones.
     plain = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}
+    data = save(plain, metadata={"fx": json.dumps(header, ensure_ascii=False, allow_nan=False)})
     with replacing(file) as part:
-        save_file(plain, part, metadata={"fx": json.dumps(header, ensure_ascii=False, allow_nan=False)})
+        # Not by safetensors' own save_file: of a full disk it makes an error of its own, and in a process that is
+        # killed it leaves a file under a name that nobody knows.
+        part.write_bytes(data)
 
 
 def _load(file: Path, kind: str) -> tuple[dict[str, Tensor], dict[str, Any]]:
