@@ -269,8 +269,7 @@ def _row(record: dict[str, str], place: str) -> Row:
     if leaves or not record["path"] or "\\" in record["path"] or "\0" in record["path"]:
         raise DataError(f"path {record['path'][:200]!r} leaves the manifest's folder", where=place)
     label, split = record["label"], record["split"]
-    # A class may name a folder: neither . nor .. may be one.
-    if not label.strip(".") or not all(c.isascii() and (c.isalnum() or c in "_.-") for c in label):
+    if not is_class_name(label):
         raise DataError(f"class {label[:80]!r}: only letters, digits, _ . and - are allowed", where=place)
     if split not in SPLITS:
         raise DataError(f"split {split[:80]!r} is none of {', '.join(SPLITS)}", where=place)
@@ -283,6 +282,11 @@ def _row(record: dict[str, str], place: str) -> Row:
             raise DataError(f"{name} {text[:20]!r} is not a number of pixels", where=place)
         known[name] = int(text)
     return Row(**known, extra={name: value for name, value in record.items() if name not in COLUMNS})
+
+
+def is_class_name(text: str) -> bool:
+    """Whether a class may be called so; it may name a folder, so neither `.` nor `..` is one."""
+    return bool(text.strip(".")) and len(text) <= 255 and all(c.isascii() and (c.isalnum() or c in "_.-") for c in text)
 
 
 def write_manifest(file: Path, rows: Sequence[Row]) -> None:
