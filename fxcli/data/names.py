@@ -12,12 +12,15 @@ from pathlib import PurePath
 # What a spreadsheet may take for the start of a formula, or skip in front of one (OWASP, CSV injection).
 FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n", "\uff1d", "\uff0b", "\uff0d", "\uff20")
 
+# A table of confusions has its square.
+MAX_CLASSES = 1000
+
 _LONE = re.compile("[\ud800-\udfff]")
 _ESCAPE = re.compile(r"\\u(d[89a-f][0-9a-f]{2})")
 _BACKSLASH = "\udc5c"
 _GUARDED = re.compile(f"'+[{re.escape(''.join(FORMULA))}]")
 _NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)(e[+-]?\d+)?", re.ASCII | re.IGNORECASE)
-_CLASS = re.compile(r"[A-Za-z0-9_.][A-Za-z0-9_.-]*")
+_CLASS = re.compile(r"[A-Za-z0-9_.][A-Za-z0-9_.-]{0,254}")
 
 
 def escaped(name: str) -> str:
@@ -70,5 +73,6 @@ def is_class_name(name: object) -> bool:
 
 
 def are_class_names(names: object) -> bool:
-    """Whether a header's list may be the classes of a model: at least one, each a name, none twice."""
-    return isinstance(names, list) and bool(names) and all(map(is_class_name, names)) and len(set(names)) == len(names)
+    """Whether a header's list may be the classes of a model: at least one, not too many, each a name, none twice."""
+    is_list = isinstance(names, list) and 0 < len(names) <= MAX_CLASSES
+    return is_list and all(map(is_class_name, names)) and len(set(names)) == len(names)

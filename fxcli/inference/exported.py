@@ -15,7 +15,7 @@ from __future__ import annotations
 import json
 import re
 import zipfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -24,6 +24,7 @@ from fxcli.console import INTENDED_USE
 from fxcli.data.names import are_class_names
 from fxcli.data.preprocess import Preprocessing
 from fxcli.errors import DataError, MissingDependency, ModelFileError
+from fxcli.model.classifier import check_load
 from fxcli.run.files import replacing
 
 if TYPE_CHECKING:
@@ -101,10 +102,11 @@ def load(file: Path) -> Exported:
         preprocessing = Preprocessing.from_mapping(header.pop("preprocessing"))
         if not are_class_names(classes):
             raise ValueError("classes")
+        check_load(header, preprocessing)
         if header["precision"] not in ("fp32", "int8"):
             raise ValueError(f"precision {header['precision']}")
     except (KeyError, TypeError, ValueError, RecursionError, DataError) as error:
-        raise ModelFileError(f"the header is damaged: {error}", where=file) from error
+        raise ModelFileError(f"the header is damaged: {str(error)[:300]}", where=file) from error
     return Exported(file, runtime, graph, weights, tuple(classes), preprocessing, header)
 
 
