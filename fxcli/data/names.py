@@ -74,5 +74,6 @@ def is_class_name(name: object) -> bool:
 
 def are_class_names(names: object) -> bool:
     """Whether a header's list may be the classes of a model: at least one, not too many, each a name, none twice."""
-    is_list = isinstance(names, list) and 0 < len(names) <= MAX_CLASSES
-    return is_list and all(map(is_class_name, names)) and len(set(names)) == len(names)
+    if not isinstance(names, list) or not 0 < len(names) <= MAX_CLASSES:
+        return False
+    return all(map(is_class_name, names)) and len(set(names)) == len(names)
