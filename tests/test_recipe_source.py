@@ -98,11 +98,12 @@ def test_infinities_are_numbers_which_the_schema_refuses_later():
         ("a: 1\n b: 2", "r.yaml:2: not valid YAML:"),
         ("a: \x07", "r.yaml: not valid YAML: unacceptable character #x0007"),
         ("a: " + "9" * 5000, "r.yaml: not valid YAML: Exceeds the limit"),
-        ("a: " + "[" * 5000, "r.yaml: not valid YAML: maximum recursion depth exceeded"),
+        ("a: " + "[" * 5000, "r.yaml:1: not valid YAML: nested too deeply"),
+        ("- " * 5000, "r.yaml: not valid YAML: maximum recursion depth exceeded"),
         ("- a", "r.yaml:1: a recipe is a mapping of sections"),
         ("text", "r.yaml:1: a recipe is a mapping of sections"),
         (b"a: \xff", "r.yaml: not UTF-8 text"),
-        ("a: " + "x" * (1 << 20), "r.yaml: larger than 1 MiB; this is no recipe"),
+        ("a: " + "x" * (1 << 20), "r.yaml: larger than 64 KiB; this is no recipe"),
     ],
 )
 def test_refused_with_the_line(text, expected):

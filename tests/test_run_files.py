@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from fxcli.run import files
-from fxcli.run.files import replace, replacing, sha256_of, write_json, write_text
+from fxcli.run.files import append_line, copy, replace, replacing, sha256_of, write_json, write_text
 
 
 def test_replacing():
@@ -58,12 +58,60 @@ def test_nothing_written_is_an_error():
     assert os.listdir() == []
 
 
-def test_it_is_on_the_disk_before_it_gets_its_name(monkeypatch):
-    steps, fsync, rename = [], os.fsync, os.replace
-    monkeypatch.setattr(files.os, "fsync", lambda handle: (steps.append("fsync"), fsync(handle)))
-    monkeypatch.setattr(files.os, "replace", lambda a, b: (steps.append("replace"), rename(a, b)))
+@pytest.fixture
+def steps(monkeypatch):
+    """What is made to outlive a power cut, in order: ("fsync", file or folder) and ("replace", new name)."""
+    found, fsync, rename = [], os.fsync, os.replace
+
+    def name_of(handle):
+        return Path(os.readlink(f"/proc/self/fd/{handle}")).name
+
+    if not Path("/proc/self/fd").is_dir():
+        pytest.skip("needs /proc, to tell which file a handle is of")
+    monkeypatch.setattr(files.os, "fsync", lambda handle: (found.append(("fsync", name_of(handle))), fsync(handle)))
+    monkeypatch.setattr(files.os, "replace", lambda a, b: (found.append(("replace", Path(b).name)), rename(a, b)))
+    return found
+
+
+def test_content_is_on_the_disk_before_the_name_and_then_the_name(steps, tmp_path):
     write_text(Path("a.txt"), "x")
-    assert steps == ["fsync", "replace"]
+    assert steps == [("fsync", "a.txt.part"), ("replace", "a.txt"), ("fsync", tmp_path.name)]
+
+
+def test_a_copy_is_atomic_too(steps, tmp_path):
+    Path("a").write_bytes(b"\0x")
+    copy(Path("a"), Path("b"))
+    assert Path("b").read_bytes() == b"\0x"
+    assert steps == [("fsync", "b.part"), ("replace", "b"), ("fsync", tmp_path.name)]
+    with pytest.raises(FileNotFoundError):
+        copy(Path("gone"), Path("b"))
+    assert Path("b").read_bytes() == b"\0x"
+    assert sorted(os.listdir()) == ["a", "b"]
+
+
+def test_lines_are_on_the_disk_when_they_are_told(steps):
+    append_line(Path("a.jsonl"), "größe")
+    append_line(Path("a.jsonl"), "2")
+    assert steps == [("fsync", "a.jsonl")] * 2
+    assert Path("a.jsonl").read_text(encoding="utf-8") == "größe\n2\n"
+
+
+def test_after_a_line_cut_short_comes_one_of_its_own():
+    Path("a.jsonl").write_bytes(b'{"a": 1}\n{"b":')
+    append_line(Path("a.jsonl"), "c")
+    assert Path("a.jsonl").read_bytes() == b'{"a": 1}\n{"b":\nc\n'
+
+
+def test_nothing_is_added_to_what_is_no_plain_file(tmp_path):
+    Path("other").write_text("mine")
+    Path("link").symlink_to("other")
+    Path("dangling").symlink_to(tmp_path / "new")
+    os.mkfifo("pipe")
+    for name in ("link", "dangling", "pipe", str(tmp_path)):
+        with pytest.raises(OSError, match="not a plain file"):
+            append_line(Path(name), "x")
+    assert Path("other").read_text() == "mine"
+    assert not Path("new").exists()
 
 
 @pytest.mark.parametrize("failures", [0, 3, 9])

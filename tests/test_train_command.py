@@ -1,6 +1,7 @@
 import csv
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -142,8 +143,7 @@ def test_resume_refuses_what_changed(trained, what, prepared):
         file.write_text(yaml.safe_dump(values))
     else:
         folder = Path("moved")
-        folder.mkdir()
-        (folder / "pictures").symlink_to(prepared / "pictures")
+        shutil.copytree(prepared / "pictures", folder / "pictures")
         lines = (prepared / "manifest.csv").read_text().splitlines()
         (folder / "manifest.csv").write_text("\n".join(lines[:-1]) + "\n")
         trained.update(manifest=str(folder / "manifest.csv"))
@@ -227,10 +227,7 @@ def test_a_folder_of_others_is_not_taken_for_the_phantoms(tiny_recipe, prepared)
 
 
 def test_a_linked_manifest_keeps_its_pictures(tiny_recipe, prepared):
-    Path("linked").mkdir()
-    Path("linked/pictures").symlink_to(prepared / "pictures")
-    Path("linked/manifest.csv").symlink_to(prepared / "manifest.csv")
-    Path("linked/fingerprint.json").symlink_to(prepared / "fingerprint.json")
+    shutil.copytree(prepared, "linked")
     tiny_recipe()
     Path("store").mkdir()
     Path("store/content").write_bytes((prepared / "manifest.csv").read_bytes())

@@ -258,7 +258,7 @@ def test_what_was_left_of_making_a_part_is_made_anew(several, tiny_recipe, monke
     with monkeypatch.context() as patched:
         patched.setattr(classify, "train", stop)
         fx("train", "tiny.yaml", "--set", "train.epochs=1", "--folds", 2, "--out", again.path, "--quiet")
-    (part / "recipe.yaml").unlink()
+    (part / "run.json").unlink()
     (part / "notes.txt").write_text("mine", encoding="utf-8")
     refused = fx("train", "--resume", again.path, "--quiet")
     assert refused.exit_code == 6

@@ -40,7 +40,7 @@ def study(tiny_recipe, prepared):
     text = Path("tiny.yaml").read_text(encoding="utf-8").replace("epochs: 2", "epochs: 1")
     Path("tiny.yaml").write_text(text, encoding="utf-8")
     Path("data").mkdir()
-    Path("data/pictures").symlink_to(prepared / "pictures")
+    shutil.copytree(prepared / "pictures", "data/pictures")
     shutil.copy(prepared / "fingerprint.json", "data")
     rows = read_manifest(prepared / "manifest.csv").rows
     told = [
@@ -306,9 +306,7 @@ def test_a_manifest_without_a_test_part_is_refused_at_once(study, trainings):
     assert trainings[0] == []
 
 
-def test_a_damaged_test_picture_stops_and_the_training_is_kept(study, prepared, trainings):
-    Path("data/pictures").unlink()
-    shutil.copytree(prepared / "pictures", "data/pictures")
+def test_a_damaged_test_picture_stops_and_the_training_is_kept(study, trainings):
     row = read_manifest(Path("data/manifest.csv")).part("test")[1]
     good = Path("data", row.path).read_bytes()
     Path("data", row.path).write_bytes(b"no picture")

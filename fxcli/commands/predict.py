@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, TextIO
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -28,13 +28,13 @@ from fxcli.commands.options import (
 )
 from fxcli.commands.startup import import_torch
 from fxcli.console import console
-from fxcli.errors import SomeRowsFailed, UsageError
-from fxcli.run.files import replacing
+from fxcli.errors import SomeRowsFailed, UnreadableImage, UsageError
 
 if TYPE_CHECKING:
     from fxcli.data.paths import Shown
     from fxcli.evaluation.predictions import PredictionTable
     from fxcli.inference.pipeline import Answer
+    from fxcli.inference.rows import Rows
     from fxcli.inference.verdict import Judge
 
 
@@ -48,6 +48,11 @@ def predict(
         Path | None, typer.Option("--cam", metavar="DIR", help="Write a heat map of each answer here.")
     ] = None,
     out: Out = None,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Go on with what a stopped prediction left in --out DIR.")
+    ] = False,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace predictions in --out DIR.")] = False,
+    strict: Annotated[bool, typer.Option("--strict", help="Stop at the first picture that cannot be read.")] = False,
     sets: Annotated[
         bool, typer.Option("--sets", help="Add prediction sets, which hold the true class with a stated probability.")
     ] = False,
@@ -80,7 +85,11 @@ def predict(
     Without --model it takes the last finished training here, and says on stderr which one. A picture that cannot
     be read is a row with status=error and a reason, and so is a line of stdin that names no file; the exit code is
     then 9. What is odd about a picture that is answered all the same (the first of several in one file, in colour,
-    blank) is its reason, too.
+    blank) is its reason, too. Lines of stdin may end with zero bytes, as those of find -print0 do.
+
+    With --out DIR the file grows as DIR/predictions.csv.part and gets its name when it is complete. Whatever stopped
+    it, the same command with --resume does only what is missing: pictures without a row or a heat map, pictures that
+    were changed since, and errors. Rows that are there already are replaced with --overwrite alone.
 
     It runs as fast as it may: in bf16 where the processor has it and the model's validation pictures got the same
     answers, else in fp32. --model also takes a file that fx export wrote.
@@ -93,14 +102,19 @@ def predict(
 
     Example: fx predict folder/ --model final --sets --abstain 0.3 --gate runs/fracatlas-20260101T120000Z-1a2b
 
+    Example: fx predict folder/ --out answers/ --resume
+
     Example: find . -name '*.png' | fx predict - --model runs/final-20260101T120000Z-1a2b --json
     """
     console.configure(json=json, quiet=quiet, debug=debug)
+    if (resume or overwrite) and (out is None or (resume and overwrite)):
+        raise UsageError("--resume or --overwrite goes with --out DIR", hint="rows on stdout are not kept")
     import_torch()
     from fxcli.data import scan
     from fxcli.data.paths import Shown
+    from fxcli.evaluation.lines import Lines
     from fxcli.evaluation.predictions import PredictionTable
-    from fxcli.evaluation.table import output_names
+    from fxcli.inference import rows as output
     from fxcli.inference.opened import open_model
     from fxcli.inference.verdict import Judge
 
@@ -120,81 +134,87 @@ def predict(
     for path in paths:
         listed = path == "-"
         files += scan.pictures(_listed() if listed else [Path(path)], keep_absent=listed)
-    table = PredictionTable(opened.model.classes, opened.model.info, extra=judge.columns)
-    judge.ask_gate(files)
+    files, maps = _with_maps(files, cam, names.value) if cam else (files, [])
     shown = Shown.of(names.value, files)
-    told = _drawing(judge, cam, output_names(files, shown)) if cam else judge.verdict
-    verdicts = console.progress(opened.pipeline.map(told, files), total=len(files), what="predict")
-    with _target(out, json=json) as target:
-        failed = _write_rows(target, table, verdicts, shown, json=json)
-    where = str(out / _file_name(json)) if out else "the output"
+    lines = Lines(PredictionTable(opened.model.classes, opened.model.info, extra=judge.columns), json=json)
+    made_with = judge.made_with() | {"paths": names.value}
+    with output.going_to(out, lines, made_with, resume=resume, overwrite=overwrite) as rows:
+        _predict(judge, files, maps, shown, lines.table, rows, strict=strict, resume=resume)
+    where = str(out / lines.file_name) if out else "the output"
     console.note(f"{len(files)} pictures" + (f", heat maps in {cam}" if cam else "") + (f", {where}" if out else ""))
-    console.note(table.notice)
-    if failed:
-        raise SomeRowsFailed(failed, len(files), where)
+    console.note(lines.table.notice)
+    if rows.failed:
+        raise SomeRowsFailed(rows.failed, len(files), where)
 
 
-def _write_rows(
-    target: TextIO, table: PredictionTable, verdicts: Iterable[dict[str, Any]], shown: Shown, *, json: bool
-) -> int:
-    """Writes a row for each verdict as it comes; how many are errors."""
+def _predict(
+    judge: Judge,
+    files: Sequence[Path],
+    maps: Sequence[Path],
+    shown: Shown,
+    table: PredictionTable,
+    rows: Rows,
+    *,
+    strict: bool,
+    resume: bool,
+) -> None:
+    """Writes a row for each picture that has none."""
+    from fxcli.data.names import path_cell
     from fxcli.data.radiograph import Caution, told
-    from fxcli.evaluation.table import csv_line, path_cell
+    from fxcli.explain.png import sweep
 
-    failed, cautions = 0, Counter[Caution]()
-    if not json:
-        target.write(csv_line(table.columns) + "\n")
-    for verdict in verdicts:
+    def called(path: Path) -> str:
+        return path_cell(shown(path))
+
+    cautions = Counter[Caution]()
+    todo = rows.missing(files, called, lambda index: not maps or maps[index].is_file())
+    chosen = [files[index] for index in todo]
+    if resume and maps:
+        sweep([maps[index] for index in todo])
+    judge.ask_gate(chosen)
+    tell = _drawing(judge, [maps[index] for index in todo]) if maps else judge.verdict
+    verdicts = judge.opened.pipeline.map(tell, chosen)
+    for verdict in console.progress(verdicts, total=len(files), done=len(files) - len(chosen), what="predict"):
+        path = verdict.pop("path")
         cautions.update(verdict.pop("cautions"))
-        record = table.record(path_cell(shown(verdict.pop("path"))), **verdict)
-        failed += record["status"] == "error"
-        target.write(_json_line(record) if json else csv_line(table.cells(record)) + "\n")
+        rows.write(table.record(called(path), **verdict))
+        if strict and verdict["status"] == "error":
+            raise UnreadableImage(path, verdict["reason"])
+    rows.finish()
     for line in told(cautions):
         console.warn(line)
-    return failed
+
+
+def _with_maps(files: Sequence[Path], cam: Path, style: str) -> tuple[list[Path], list[Path]]:
+    """The pictures, and where the heat map of each goes, which is called as paths are shown."""
+    from fxcli.data.paths import Shown
+    from fxcli.evaluation.table import output_names
+    from fxcli.explain.draw import check_places, pictures_beside
+
+    pictures = pictures_beside(cam, files)
+    maps = [cam / f"{name}.png" for name in output_names(pictures, Shown.of(style, pictures))]
+    check_places(maps, pictures)
+    return pictures, maps
 
 
 def _listed() -> list[Path]:
-    """The lines of stdin."""
-    lines = [line.rstrip("\n") for line in sys.stdin]
+    """The lines of stdin, in whatever bytes names have."""
+    data = sys.stdin.buffer.read()
+    # A name may hold a line end, but no zero byte.
+    lines = data.split(b"\0") if b"\0" in data else data.replace(b"\r\n", b"\n").split(b"\n")
     if not any(lines):
         raise UsageError("no path on stdin", hint="find DIR -name '*.jpg' | fx predict -")
-    return [Path(line) for line in lines if line]
+    return [Path(os.fsdecode(line)) for line in lines if line]
 
 
-@contextmanager
-def _target(out: Path | None, *, json: bool) -> Iterator[TextIO]:
-    """Where rows go: stdout, or a file that gets its name when it is complete."""
-    if out is None:
-        yield sys.stdout
-        sys.stdout.flush()
-        return
-    out.mkdir(parents=True, exist_ok=True)
-    with (
-        replacing(out / _file_name(json)) as part,
-        part.open("w", encoding="utf-8", errors="backslashreplace", newline="") as handle,
-    ):
-        yield handle
-
-
-def _file_name(json: bool) -> str:
-    return "predictions.jsonl" if json else "predictions.csv"
-
-
-def _json_line(record: dict[str, object]) -> str:
-    import json
-
-    return json.dumps(record, ensure_ascii=False, allow_nan=False) + "\n"
-
-
-def _drawing(judge: Judge, cam: Path, names: Sequence[Path]) -> Callable[[Answer], dict[str, Any]]:
+def _drawing(judge: Judge, maps: Sequence[Path]) -> Callable[[Answer], dict[str, Any]]:
     """Tells and draws an answer on the thread that it was computed on; what is not answered is not drawn, either."""
     from fxcli.explain.draw import draw_answer
 
     def draw(answer: Answer) -> dict[str, Any]:
         verdict = judge.verdict(answer)
         if verdict["status"] == "ok":
-            target = cam / f"{names[answer.index]}.png"
+            target = maps[answer.index]
             target.parent.mkdir(parents=True, exist_ok=True)
             draw_answer(judge.opened, answer).save_overlay(target)
         return verdict

@@ -6,19 +6,26 @@ import csv
 import hashlib
 import io
 import json
-import shutil
+import os
+import stat
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Any
 
+from fxcli.data.names import MAX_CLASSES, is_class_name, text_cell, text_of
 from fxcli.data.preprocess import Clean
 from fxcli.errors import DataError
-from fxcli.run.files import sha256_of, write_text
+from fxcli.run.files import copy, sha256_of, write_text
 
 COLUMNS = ("path", "label", "split", "group", "patient", "source", "width_px", "height_px", "sha256", "leaked")
 SPLITS = ("train", "val", "calibration", "test")
+
+# A manifest of a million pictures has about as much.
+_SIZE_LIMIT_BYTES = 256 << 20
+_FINGERPRINT_LIMIT_BYTES = 64 << 20
+_LINK = "a link that leaves the folder, and could lead anywhere"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -95,7 +102,7 @@ class Manifest:
     def save(self, target: Path) -> None:
         """Writes the file as it was read; of a divided one, its rows."""
         if sha256_of(self.file) == self.digest:
-            shutil.copyfile(self.file, target)
+            copy(self.file, target)
         else:
             write_manifest(target, self.rows)
 
@@ -118,15 +125,24 @@ class Manifest:
         """The file of a row."""
         return self.root / row.path
 
+    @property
+    def fingerprint_file(self) -> Path:
+        """fingerprint.json beside the manifest, which a manifest from elsewhere may lack."""
+        return self.root / "fingerprint.json"
+
     def fingerprint(self) -> dict[str, Any]:
-        """fingerprint.json beside the manifest; empty if there is none.
+        """What fingerprint.json says; empty if there is none.
 
         Raises:
-            DataError: It is damaged.
+            DataError: It is damaged, or a link that leaves the folder.
         """
-        file = self.root / "fingerprint.json"
+        file = self.fingerprint_file
         if not file.is_file():
             return {}
+        if not _lies_within(file, os.path.realpath(self.root)):
+            raise DataError(_LINK, where=file)
+        if file.stat().st_size > _FINGERPRINT_LIMIT_BYTES:
+            raise DataError("damaged: too large", where=file)
         try:
             value = json.loads(file.read_text(encoding="utf-8"))
         except (OSError, ValueError, RecursionError) as error:
@@ -145,7 +161,7 @@ class Manifest:
         try:
             return Clean() if values is None else Clean.from_mapping(values)
         except DataError as error:
-            raise DataError(f"damaged: {error.what}", where=self.root / "fingerprint.json") from error
+            raise DataError(f"damaged: {error.what}", where=self.fingerprint_file) from error
 
     @property
     def is_phantom(self) -> bool:
@@ -161,8 +177,8 @@ def read_manifest(file: Path, *, root: Path | None = None) -> Manifest:
         root: Folder of the pictures, where it is not the CSV's own (a run keeps a copy of its manifest).
 
     Raises:
-        DataError: Absent, not UTF-8, a column missing, a bad split or class name, a path that leaves the folder,
-            a picture listed twice, or pictures that are not there.
+        DataError: Absent, not UTF-8, too large, a column missing, a bad split or class name, too many classes, a path
+            that leaves the folder, by a link too, a picture listed twice, or pictures that are not there.
     """
     if not file.is_file():
         hint = f"name the file: {file / 'manifest.csv'}" if file.is_dir() else "fx prepare RECIPE makes one"
@@ -178,14 +194,48 @@ def read_manifest(file: Path, *, root: Path | None = None) -> Manifest:
     doubled = [path for path, count in Counter(row.path for row in rows).items() if count > 1]
     if doubled:
         raise DataError(f"{len(doubled)} pictures are listed twice, the first: {doubled[0]}", where=file)
-    absent = [row.path for row in rows if not (base / row.path).is_file()]
+    if len({row.label for row in rows}) > MAX_CLASSES:
+        raise DataError(f"more than {MAX_CLASSES} classes: this is no list of kinds of fractures", where=file)
+    _check_files(file, base, rows)
+    return Manifest(file=file, root=base, rows=rows, digest=sha256_of(file))
+
+
+def _check_files(file: Path, base: Path, rows: Sequence[Row]) -> None:
+    """Whether all pictures are there, and none is reached by a link that leaves the folder."""
+    root = os.path.realpath(base)
+    folders: dict[str, bool] = {}
+    absent, linked = [], []
+    for row in rows:
+        path = os.path.join(base, row.path)
+        folder = os.path.dirname(path)
+        if folder not in folders:
+            folders[folder] = _lies_within(Path(folder), root)
+        try:
+            mode = os.lstat(path).st_mode
+            is_link = stat.S_ISLNK(mode)
+            if not (os.path.isfile(path) if is_link else stat.S_ISREG(mode)):
+                absent.append(row.path)
+            elif not folders[folder] or (is_link and not _lies_within(Path(path), root)):
+                linked.append(row.path)
+        except (OSError, ValueError):
+            absent.append(row.path)
     if absent:
         raise DataError(
             f"{len(absent)} of {len(rows)} pictures are not there, the first: {absent[0]}",
             where=file,
             hint=f"they are looked for in {base}",
         )
-    return Manifest(file=file, root=base, rows=rows, digest=sha256_of(file))
+    if linked:
+        raise DataError(
+            f"{len(linked)} of {len(rows)} pictures lie elsewhere, the first: {linked[0]}: {_LINK}",
+            where=file,
+            hint="copy them; a link to the whole folder is fine",
+        )
+
+
+def _lies_within(path: Path, root: str) -> bool:
+    """Whether a path, its links followed, lies within a folder whose links were followed."""
+    return Path(os.path.realpath(path)).is_relative_to(root)
 
 
 def read_csv(path: Path) -> tuple[list[str], list[tuple[str, dict[str, str]]]]:
@@ -195,6 +245,8 @@ def read_csv(path: Path) -> tuple[list[str], list[tuple[str, dict[str, str]]]]:
         DataError: It cannot be read, a column's name stands there twice, or a row has more or fewer cells.
     """
     try:
+        if path.stat().st_size > _SIZE_LIMIT_BYTES:
+            raise DataError(f"larger than {_SIZE_LIMIT_BYTES >> 20} MiB: this is no list of pictures", where=path)
         with path.open(newline="", encoding="utf-8-sig") as handle:
             reader = csv.reader(handle, strict=True)
             header = next(reader, [])
@@ -215,14 +267,15 @@ def _row(record: dict[str, str], place: str) -> Row:
     # What is harmless here may be absolute on Windows, where a prepared folder can be carried to.
     leaves = path.is_absolute() or ".." in path.parts or PureWindowsPath(record["path"]).anchor
     if leaves or not record["path"] or "\\" in record["path"] or "\0" in record["path"]:
-        raise DataError(f"path {record['path']!r} leaves the manifest's folder", where=place)
+        raise DataError(f"path {record['path'][:200]!r} leaves the manifest's folder", where=place)
     label, split = record["label"], record["split"]
-    if not label or not all(c.isascii() and (c.isalnum() or c in "_.-") for c in label):
-        raise DataError(f"class {label!r}: only letters, digits, _ . and - are allowed", where=place)
+    if not is_class_name(label):
+        raise DataError(f"class {label[:80]!r}: only letters, digits, _, . and - are allowed, no - first", where=place)
     if split not in SPLITS:
-        raise DataError(f"split {split!r} is none of {', '.join(SPLITS)}", where=place)
+        raise DataError(f"split {split[:80]!r} is none of {', '.join(SPLITS)}", where=place)
     if record.get("leaked", "") not in ("", "yes", "no"):
         raise DataError(f"leaked {record['leaked'][:20]!r} is neither yes nor no", where=place)
+    record = {text_of(name): text_of(cell) for name, cell in record.items()}
     known: dict[str, Any] = {name: record[name] for name in COLUMNS if name in record} | {"path": str(path)}
     for name in ("width_px", "height_px"):
         text = known.get(name) or "0"
@@ -244,10 +297,10 @@ def groups_of(rows: Sequence[Row]) -> list[str]:
 
 def _text(rows: Sequence[Row]) -> str:
     extra = list(dict.fromkeys(name for row in rows for name in row.extra))
-    table: list[list[str]] = [[*COLUMNS, *extra]]
+    table: list[list[str]] = [[*COLUMNS, *map(text_cell, extra)]]
     for row in rows:
         known = [str(getattr(row, name)) for name in COLUMNS]
-        table.append([*known, *(row.extra.get(name, "") for name in extra)])
+        table.append([text_cell(text) for text in (*known, *(row.extra.get(name, "") for name in extra))])
     # The csv module would leave a lone carriage return unquoted, and then refuse to read it.
     has_return = any("\r" in cell for cells in table for cell in cells)
     out = io.StringIO()

@@ -21,9 +21,10 @@ from PIL import Image, PngImagePlugin
 
 from fxcli import __version__
 from fxcli.console import console
-from fxcli.data import audit, audit_page, oddities, people, phantom, scan, split
+from fxcli.data import audit, audit_page, oddities, people, phantom, scan, split, tree
 from fxcli.data.audit import Audit
 from fxcli.data.manifest import Row, counts, write_manifest
+from fxcli.data.names import no_formula
 from fxcli.data.paths import HASHED, RELATIVE
 from fxcli.data.preprocess import Clean, Cleaned
 from fxcli.data.radiograph import Caution, Radiograph
@@ -198,9 +199,12 @@ def _files(recipe: PrepareRecipe, unreadable: list[dict[str, str]], paths: str) 
     for picture in found:
         name = hashed(os.path.abspath(picture.path)) if paths == HASHED else picture.name
         try:
-            digest = sha256_of(picture.path)
+            reason = tree.unusable(picture.path)
+            digest = "" if reason else sha256_of(picture.path)
         except (OSError, ValueError) as error:
-            unreadable.append({"path": name, "reason": getattr(error, "strerror", None) or str(error)})
+            reason = (getattr(error, "strerror", None) or str(error)).lower()
+        if reason:
+            unreadable.append({"path": name, "reason": reason})
             continue
         load = functools.partial(read, picture.path)
         label = label_of[picture.folder]
@@ -323,7 +327,7 @@ def _rows(made: Sequence[Made], found: Audit, part: Path) -> list[Row]:
             split=part_name,
             group=found.groups[index],
             patient=patients[index],
-            source=item.name,
+            source=no_formula(item.name),
             width_px=picture.width_px,
             height_px=picture.height_px,
             sha256=item.digest,

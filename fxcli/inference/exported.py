@@ -21,8 +21,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fxcli.console import INTENDED_USE
+from fxcli.data.names import are_class_names
 from fxcli.data.preprocess import Preprocessing
 from fxcli.errors import DataError, MissingDependency, ModelFileError
+from fxcli.model.classifier import check_load
 from fxcli.run.files import replacing
 
 if TYPE_CHECKING:
@@ -98,12 +100,13 @@ def load(file: Path) -> Exported:
             raise ModelFileError("exported by another version of fx", where=file, hint="export the model again")
         classes: Sequence[str] = header.pop("classes")
         preprocessing = Preprocessing.from_mapping(header.pop("preprocessing"))
-        if not classes or not all(isinstance(name, str) for name in classes):
-            raise ValueError("no classes")
+        if not are_class_names(classes):
+            raise ValueError("classes")
+        check_load(header, preprocessing)
         if header["precision"] not in ("fp32", "int8"):
             raise ValueError(f"precision {header['precision']}")
     except (KeyError, TypeError, ValueError, RecursionError, DataError) as error:
-        raise ModelFileError(f"the header is damaged: {error}", where=file) from error
+        raise ModelFileError(f"the header is damaged: {str(error)[:300]}", where=file) from error
     return Exported(file, runtime, graph, weights, tuple(classes), preprocessing, header)
 
 

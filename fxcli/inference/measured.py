@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
-from pathlib import Path
 
 import numpy as np
 
@@ -64,7 +63,7 @@ def learnt_from(opened: Opened, rows: Sequence[Row]) -> int:
     """How many of the rows, by the hash of their source, stand among the pictures that the model's run learnt from."""
     if opened.run is None or not (opened.run.path / "manifest.csv").is_file():
         return 0
-    recorded = Path(opened.run.info()["manifest"]).parent
+    recorded = opened.run.manifest_file.parent
     known = read_manifest(opened.run.path / "manifest.csv", root=recorded)
     learnt = {row.sha256 for row in known.rows if row.split != "test"} - {""}
     return sum(row.sha256 in learnt for row in rows)

@@ -115,10 +115,10 @@ class Opened:
         again = f"{command} {shlex.quote(str(self.file))} --data"
         if self.run is None:
             raise UsageError(f"{self.file} lies in no run, so it has no data of its own", hint=f"{again} MANIFEST")
-        recorded = Path(self.run.info()["manifest"])
+        recorded = self.run.manifest_file
         # The run's copy says what was trained on; the pictures are still beside the original.
         manifest = read_manifest(self.run.path / "manifest.csv", root=recorded.parent)
-        if manifest.digest != self.model.info["manifest_sha256"]:
+        if manifest.digest != self.model.info.get("manifest_sha256"):
             raise DataError(
                 "the run's manifest was changed since training",
                 where=manifest.file,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -13,6 +13,7 @@ from pydantic import ValidationError
 from torch import Tensor, nn
 from torch.nn import functional
 
+from fxcli.data.names import are_class_names
 from fxcli.data.preprocess import Preprocessing
 from fxcli.errors import DataError, FxError, ModelFileError, RecipeError, UnknownName
 from fxcli.model.empty import EmptyParameters
@@ -22,6 +23,9 @@ from fxcli.zoo.plugins import Zoo
 from fxcli.zoo.specs import BackboneArgs, BackboneSpec
 
 STATISTICS = ("mean", "projection", "residual")
+
+# 1,024 pictures of 512 × 512: 3 GiB as the network sees them.
+_BATCH_LIMIT_PX = 1 << 28
 
 
 class Outputs(NamedTuple):
@@ -195,13 +199,20 @@ def load(file: Path, zoo: Zoo) -> TrainedModel:
         classes: Sequence[str] = info["classes"]
         preprocessing = Preprocessing.from_mapping(info["preprocessing"])
         settings = Model.model_validate_json(json.dumps(info["model"]))
-        if not classes or not all(isinstance(name, str) for name in classes):
-            raise ModelFileError("not the file of a classifier", where=file)
-    except (KeyError, TypeError, ValueError, DataError) as error:
-        raise ModelFileError(f"the header is damaged: {error}", where=file) from error
+        if not are_class_names(classes):
+            raise ModelFileError("the header is damaged: classes", where=file)
+        check_load(info, preprocessing)
+    except (KeyError, TypeError, ValueError, RecursionError, DataError) as error:
+        raise ModelFileError(f"the header is damaged: {str(error)[:300]}", where=file) from error
     spec = _spec_of(file, info, settings.backbone, zoo)
     members = []
     for state in _by_member(tensors, info, file):
+        # Before a network of that size is made.
+        head = state.get("head.weight")
+        if head is None or head.shape != (len(classes), spec.num_features):
+            told = None if head is None else tuple(head.shape)
+            what = f"its weights do not fit its header: head.weight is {told}, not {(len(classes), spec.num_features)}"
+            raise ModelFileError(what, where=file)
         try:
             # The file holds every parameter, or _load_state fails.
             with EmptyParameters():
@@ -217,6 +228,17 @@ def load(file: Path, zoo: Zoo) -> TrainedModel:
     return TrainedModel(tuple(members), spec, tuple(classes), preprocessing, header)
 
 
+def check_load(info: Mapping[str, Any], preprocessing: Preprocessing) -> None:
+    """Whether a batch as the header wants it fits into memory: a file may come from anywhere.
+
+    Raises:
+        ValueError: Its batch size is no number, or too large.
+    """
+    size = info.get("batch_size") or 1
+    if type(size) is not int or not 0 < size * preprocessing.image_size_px**2 <= _BATCH_LIMIT_PX:
+        raise ValueError("batch_size")
+
+
 def _by_member(tensors: dict[str, Tensor], info: dict[str, Any], file: Path) -> list[dict[str, Tensor]]:
     """The tensors of each network of the file."""
     told = info.get("members")
@@ -224,6 +246,8 @@ def _by_member(tensors: dict[str, Tensor], info: dict[str, Any], file: Path) -> 
         return [tensors]
     if not isinstance(told, list) or not told or not all(map(_is_member, told)):
         raise ModelFileError("the header is damaged: members", where=file)
+    if len(told) > len(tensors):
+        raise ModelFileError(f"its weights are not of {len(told)} members", where=file)
     found: list[dict[str, Tensor]] = [{} for _ in told]
     for key, tensor in tensors.items():
         prefix, _, rest = key.partition(".")

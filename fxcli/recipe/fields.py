@@ -20,7 +20,9 @@ def _ordered(value: tuple[float, float]) -> tuple[float, float]:
 
 
 Probability = Annotated[float, Field(ge=0, le=1)]
-PositiveRange = Annotated[tuple[Annotated[float, Field(gt=0)], Annotated[float, Field(gt=0)]], AfterValidator(_ordered)]
+PositiveRange = Annotated[
+    tuple[Annotated[float, Field(gt=0, le=1000)], Annotated[float, Field(gt=0, le=1000)]], AfterValidator(_ordered)
+]
 FracRange = Annotated[
     tuple[Annotated[float, Field(gt=0, le=1)], Annotated[float, Field(gt=0, le=1)]], AfterValidator(_ordered)
 ]

@@ -7,6 +7,7 @@ the end, so that `fx recipe check` finds everything that can be found without lo
 from __future__ import annotations
 
 import json
+import os
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
@@ -111,7 +112,7 @@ def find(name: str) -> Path:
         RecipeError: There is none.
     """
     path = Path(name)
-    if path.is_file():
+    if _is_file(path):
         return path
     known = shipped()
     if name in known:
@@ -160,12 +161,27 @@ def _extended(path: Path, chain: tuple[Path, ...] = ()) -> Tree:
 
 
 def _named(name: str, folder: Path, place: str, shown: str) -> Path:
-    """The file that a recipe means by the name of another: in its own folder, else one that comes with fx."""
-    base = folder / name if (folder / name).is_file() else shipped().get(name)
+    """The file that a recipe means by the name of another: beside it, else one that comes with fx.
+
+    A recipe may come from anywhere: what it names lies in its own folder or in the current one, or below them.
+    """
+    base = folder / name if _is_file(folder / name) else shipped().get(name)
+    if base is not None and name not in shipped():
+        allowed = (os.path.realpath(folder), os.path.realpath(Path.cwd()))
+        if not any(Path(os.path.realpath(base)).is_relative_to(root) for root in allowed):
+            line = f"{place}: {name} leads out of the recipe's folder and of this one; run fx in one that holds both"
+            raise RecipeError([line], recipe=shown)
     if base is None:
         meant = likely(Path(name).stem, [*shipped(), *(file.name for file in folder.glob("*.yaml"))])
         raise RecipeError([f"{place}: no recipe {name}, here or with fx{meant}"], recipe=shown)
     return base
+
+
+def _is_file(path: Path) -> bool:
+    try:
+        return path.is_file()
+    except (OSError, ValueError):
+        return False  # a name too long, or one that no file can have
 
 
 def _task(tree: Tree, shown: str) -> str:

@@ -30,6 +30,8 @@ _KINDS = {
 }
 _UNITS = {"px": "pixels", "mm": "millimetres", "deg": "degrees", "min": "minutes", "epochs": "epochs"}
 _TOP = "the top level"
+# More mistakes than this in one recipe are a file of another kind.
+_TOLD = 50
 _NUMBER = re.compile(r"([-+]?(?:\.\d+|\d+(?:\.\d*)?)(?:[eE][-+]?\d+)?)\s*([A-Za-z°µ%/]*)")
 
 
@@ -53,13 +55,16 @@ def from_pydantic(
         at: Where `section` stands in the recipe.
     """
     lines = []
-    for item in error.errors():
+    found = error.errors()
+    for item in found[:_TOLD]:
         loc = tuple(f"{part}" for part in item["loc"] if part != "[key]")
         if item["type"] == "extra_forbidden":
             text = _unknown(loc, section or task, task)
         else:
             text = _wrong(item, loc[-1] if loc else "")
         lines.append(f"{written((*at, *loc), origins, shown)}: {text}")
+    if len(found) > _TOLD:
+        lines.append(f"{shown}: and {len(found) - _TOLD} more")
     return lines
 
 
@@ -113,6 +118,8 @@ def _wrong(item: Mapping[str, Any], field: str) -> str:
     shown = shown if len(shown) <= 60 else f"{shown[:59]}…"
     if kind == "missing":
         return "is missing"
+    if kind == "json_invalid":
+        return "nested too deeply"
     if kind == "literal_error":
         choices = re.findall(r"'([^']*)'", context["expected"])
         return f"{shown} must be {' or '.join(choices)}{likely(str(value), choices)}"

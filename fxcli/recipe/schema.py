@@ -5,9 +5,10 @@ A field exists only if something reads it. Merging, origins and messages are not
 
 from __future__ import annotations
 
+from pathlib import PurePosixPath, PureWindowsPath
 from typing import Annotated, Any, Literal
 
-from pydantic import Field
+from pydantic import AfterValidator, Field
 
 from fxcli.recipe.fields import DEVICE, FracRange, Freeze, Name, PartName, PositiveRange, Probability, Section
 
@@ -122,14 +123,16 @@ class Augment(Section):
     shear_deg: float = Field(0.0, ge=0, lt=90, description="sheared by up to ± this many degrees")
     brightness: float = Field(0.0, ge=0, le=1, description="multiplied by 1 ± up to this")
     contrast: float = Field(0.0, ge=0, le=1, description="contrast multiplied by 1 ± up to this")
-    elastic: float = Field(0.0, ge=0, description="elastic deformation: root mean square shift in pixels of the input")
+    elastic: float = Field(
+        0.0, ge=0, le=1000, description="elastic deformation: root mean square shift in pixels of the input"
+    )
     crop_scale: FracRange | None = Field(
         None, description="[min, max] fraction of the picture's area that a random crop keeps"
     )
     erase: Probability = Field(0.0, description="probability that a random rectangle is blanked")
     erase_scale: FracRange = Field((0.02, 0.2), description="[min, max] fraction of the area that is blanked")
-    mixup: float = Field(0.0, ge=0, description="Mixup's α of Beta(α, α)")
-    cutmix: float = Field(0.0, ge=0, description="CutMix's α; with Mixup, each batch draws one of the two")
+    mixup: float = Field(0.0, ge=0, le=1000, description="Mixup's α of Beta(α, α)")
+    cutmix: float = Field(0.0, ge=0, le=1000, description="CutMix's α; with Mixup, each batch draws one of the two")
 
 
 class PhaseModel(Section):
@@ -171,11 +174,11 @@ class Schedule(Section):
     """How the learning rate moves within a phase."""
 
     name: Literal["onecycle", "cosine", "step", "constant"] = Field("constant", description="shape of the curve")
-    warmup_epochs: float = Field(0.0, ge=0, description="linear rise from zero (not for onecycle)")
+    warmup_epochs: float = Field(0.0, ge=0, le=1e6, description="linear rise from zero (not for onecycle)")
     pct_start: float = Field(0.3, gt=0, lt=1, description="onecycle: fraction of the steps that rise")
     div_factor: float = Field(25.0, ge=1, description="onecycle: starts at lr / this")
     final_div_factor: float = Field(1e4, ge=1, description="onecycle: ends at start / this")
-    step_epochs: float = Field(10.0, gt=0, description="step: epochs between drops")
+    step_epochs: float = Field(10.0, gt=0, le=1e6, description="step: epochs between drops")
     gamma: float = Field(0.1, gt=0, le=1, description="step: factor of each drop")
 
 
@@ -185,11 +188,11 @@ Monitor = Literal["val_accuracy", "val_balanced_accuracy", "val_macro_f1", "val_
 class Train(Section):
     """The loop."""
 
-    epochs: int = Field(30, ge=1, description="passes over the training part")
-    batch_size: int = Field(32, ge=1, description="pictures per forward pass")
-    accumulate: int = Field(1, ge=1, description="forward passes per optimizer step")
+    epochs: int = Field(30, ge=1, le=1_000_000, description="passes over the training part")
+    batch_size: int = Field(32, ge=1, le=65_536, description="pictures per forward pass")
+    accumulate: int = Field(1, ge=1, le=65_536, description="forward passes per optimizer step")
     loss: Literal["ce", "focal"] = Field("ce", description="cross-entropy, or focal loss")
-    focal_gamma: float = Field(2.0, ge=0, description="focusing parameter of the focal loss")
+    focal_gamma: float = Field(2.0, ge=0, le=100, description="focusing parameter of the focal loss")
     label_smoothing: float = Field(0.0, ge=0, lt=1, description="weight moved from the label to all classes")
     class_weights: Literal["none", "balanced"] = Field(
         "none", description="balanced: the loss of a class counts inversely to its frequency"
@@ -199,9 +202,11 @@ class Train(Section):
         None, gt=0, lt=1, description="decay per step of averaged weights, which are then evaluated and kept"
     )
     monitor: Monitor = Field("val_macro_f1", description="what decides the best epoch; none keeps the last")
-    patience: int | None = Field(None, ge=1, description="epochs without improvement after which the phase ends")
-    save_every_min: float = Field(10.0, gt=0, description="minutes between checkpoints within an epoch")
-    max_minutes: float | None = Field(None, gt=0, description="the run ends once it took this many minutes")
+    patience: int | None = Field(
+        None, ge=1, le=1_000_000, description="epochs without improvement after which the phase ends"
+    )
+    save_every_min: float = Field(10.0, gt=0, le=1e6, description="minutes between checkpoints within an epoch")
+    max_minutes: float | None = Field(None, gt=0, le=1e9, description="the run ends once it took this many minutes")
 
 
 class Phase(Section):
@@ -233,7 +238,7 @@ class Hardware(Section):
 class Evaluate(Section):
     """How validation, `fx evaluate` and `fx predict` run the model."""
 
-    batch_size: int = Field(32, ge=1, description="pictures per forward pass")
+    batch_size: int = Field(32, ge=1, le=1024, description="pictures per forward pass")
     coverage: float = Field(
         0.9, gt=0, lt=1, description="share of prediction sets that are to hold the true class (fx predict --sets)"
     )
@@ -268,7 +273,7 @@ class ClassifyRecipe(Section):
     hardware: Hardware = Hardware()
     evaluate: Evaluate = Evaluate()
     ensemble: Ensemble = Ensemble()
-    phases: dict[PartName, Phase] = Field({}, min_length=1, description="in order, by name")
+    phases: dict[PartName, Phase] = Field({}, min_length=1, max_length=50, description="in order, by name")
 
 
 class PrepareRecipe(Section):
@@ -292,10 +297,10 @@ class PretrainMethod(Section):
 class PretrainLoop(Section):
     """The loop of a pretraining."""
 
-    epochs: int = Field(30, ge=1, description="passes over the pool")
-    batch_size: int = Field(64, ge=2, description="pictures per step; each gives one positive pair")
-    save_every_min: float = Field(10.0, gt=0, description="minutes between checkpoints within an epoch")
-    max_minutes: float | None = Field(None, gt=0, description="the run ends once it took this many minutes")
+    epochs: int = Field(30, ge=1, le=1_000_000, description="passes over the pool")
+    batch_size: int = Field(64, ge=2, le=65_536, description="pictures per step; each gives one positive pair")
+    save_every_min: float = Field(10.0, gt=0, le=1e6, description="minutes between checkpoints within an epoch")
+    max_minutes: float | None = Field(None, gt=0, le=1e9, description="the run ends once it took this many minutes")
 
 
 class PretrainRecipe(Section):
@@ -313,11 +318,20 @@ class PretrainRecipe(Section):
     hardware: Hardware = Hardware()
 
 
+def _within(folder: str) -> str:
+    path, windows = PurePosixPath(folder), PureWindowsPath(folder)
+    if path.is_absolute() or windows.anchor or ".." in (*path.parts, *windows.parts) or "\0" in folder:
+        raise ValueError("must lie in the current folder, for files are written there")
+    return folder
+
+
 class StudyRun(Section):
     """One recipe of a study."""
 
     recipe: str = Field(description="a recipe with task: classify, relative to this file or by its name")
-    set: dict[str, Any] = Field({}, description="overrides, key → value as --set has them; after those of the study")
+    set: dict[str, Any] = Field(
+        {}, max_length=200, description="overrides, key → value as --set has them; after those of the study"
+    )
     published: float | None = Field(
         None, ge=0, le=100, description="accuracy on the test part that was published, in percent; shown in the table"
     )
@@ -341,17 +355,19 @@ class StudyRecipe(Section):
     task: Literal["study"] = "study"
     name: Name = Field("unnamed", description="names the folder under runs/; the file's name where absent")
     seeds: tuple[Annotated[int, Field(ge=0, lt=2**63)], ...] = Field(
-        (0,), min_length=1, description="each recipe is trained once with each"
+        (0,), min_length=1, max_length=1000, description="each recipe is trained once with each"
     )
     data: dict[PartName, str] = Field(
-        min_length=1, description="name → manifest.csv that `fx prepare` wrote, relative to the current folder"
+        min_length=1,
+        max_length=100,
+        description="name → manifest.csv that `fx prepare` wrote, relative to the current folder",
     )
-    set: dict[str, Any] = Field({}, description="overrides of every run, key → value as --set has them")
-    runs: dict[PartName, StudyRun] = Field(min_length=1, description="in order, by name")
+    set: dict[str, Any] = Field({}, max_length=200, description="overrides of every run, key → value as --set has them")
+    runs: dict[PartName, StudyRun] = Field(min_length=1, max_length=100, description="in order, by name")
     comparisons: tuple[StudyComparison, ...] = Field(
-        (), description="the first was named beforehand and decides; the others are exploratory"
+        (), max_length=1000, description="the first was named beforehand and decides; the others are exploratory"
     )
-    results: str | None = Field(
+    results: Annotated[str, AfterValidator(_within)] | None = Field(
         None,
         description="folder of what each training said of the test part, relative to the current folder; what lies "
         "there counts as done. null = results in the study's folder",

@@ -61,6 +61,12 @@ _SCALARS = (
 class _Loader(yaml.SafeLoader):
     yaml_implicit_resolvers: dict[str, Any] = {}
 
+    def fetch_flow_collection_start(self, token_class: Any) -> None:
+        if self.flow_level > _DEPTH_LIMIT:
+            # PyYAML's time grows with the square of this depth.
+            raise yaml.MarkedYAMLError(problem="nested too deeply", problem_mark=self.get_mark())
+        super().fetch_flow_collection_start(token_class)
+
     def compose_node(self, parent: yaml.Node | None, index: int) -> yaml.Node | None:
         event = self.peek_event()  # type: ignore[no-untyped-call]
         if isinstance(event, yaml.AliasEvent) or event.anchor:
@@ -89,7 +95,9 @@ def _float(loader: yaml.SafeLoader, node: yaml.ScalarNode) -> float:
 _Loader.add_constructor("tag:yaml.org,2002:int", lambda loader, node: int(node.value))
 _Loader.add_constructor("tag:yaml.org,2002:float", _float)
 
-_SIZE_LIMIT_BYTES = 1 << 20
+_DEPTH_LIMIT = 100
+# The largest recipe of fx has 2 KiB; and a long list of mistakes takes long to tell.
+_SIZE_LIMIT_BYTES = 64 << 10
 
 
 def read_tree(path: Path, shown: str) -> Tree:
@@ -104,7 +112,7 @@ def read_tree(path: Path, shown: str) -> Tree:
     """
     try:
         if path.stat().st_size > _SIZE_LIMIT_BYTES:
-            raise RecipeError([f"{shown}: larger than 1 MiB; this is no recipe"], recipe=shown)
+            raise RecipeError([f"{shown}: larger than 64 KiB; this is no recipe"], recipe=shown)
         text = path.read_text(encoding="utf-8")
     except OSError as error:
         raise RecipeError([f"{shown}: {error.strerror or error}"], recipe=shown) from error

@@ -19,7 +19,8 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 FORMAT = 1
-_HEADER_LIMIT_BYTES = 16 << 20
+# A hundred networks in one file have half as much.
+_HEADER_LIMIT_BYTES = 8 << 20
 
 
 def save_model_file(file: Path, tensors: Mapping[str, Tensor], header: Mapping[str, Any]) -> None:
@@ -65,7 +66,8 @@ def read_header(file: Path) -> dict[str, Any]:
         header = json.loads(raw["__metadata__"]["fx"])
         if header["format"] != FORMAT:
             raise ModelFileError(
-                f"written by another version of fx (format {header['format']}, this one reads {FORMAT})", where=file
+                f"written by another version of fx (format {str(header['format'])[:20]}, this one reads {FORMAT})",
+                where=file,
             )
         return dict(header)
     except OSError as error:
@@ -77,12 +79,15 @@ def read_header(file: Path) -> dict[str, Any]:
 
 
 def _save(file: Path, tensors: Mapping[str, Tensor], header: Mapping[str, Any]) -> None:
-    from safetensors.torch import save_file
+    from safetensors.torch import save
 
     # Tensors of a module may be views or channels-last; safetensors stores plain ones.
     plain = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}
+    data = save(plain, metadata={"fx": json.dumps(header, ensure_ascii=False, allow_nan=False)})
     with replacing(file) as part:
-        save_file(plain, part, metadata={"fx": json.dumps(header, ensure_ascii=False, allow_nan=False)})
+        # Not by safetensors' own save_file: of a full disk it makes an error of its own, and in a process that is
+        # killed it leaves a file under a name that nobody knows.
+        part.write_bytes(data)
 
 
 def _load(file: Path, kind: str) -> tuple[dict[str, Tensor], dict[str, Any]]:
@@ -91,7 +96,7 @@ def _load(file: Path, kind: str) -> tuple[dict[str, Tensor], dict[str, Any]]:
 
     header = read_header(file)
     if header.get("kind") != kind:
-        raise ModelFileError(f"this is a {header.get('kind')} file, not a {kind} file", where=file)
+        raise ModelFileError(f"this is a {str(header.get('kind'))[:20]} file, not a {kind} file", where=file)
     try:
         return load_file(file), header
     except (SafetensorError, OSError, ValueError) as error:

@@ -14,23 +14,28 @@ Nothing here imports torch.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import secrets
+import shlex
 import socket
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from fxcli.errors import RunError
-from fxcli.run.files import write_json
+from fxcli.run.files import append_line, sync_folder, write_json
 
 RUNS = Path("runs")
+_INFO_LIMIT_BYTES = 16 << 20
 # Folders of a run that hold models, and how deep they lie in it.
 _DEPTHS = {"best": 2, "exports": 1}
+_FOLDERS = ("checkpoints/last", "checkpoints/best", "predictions", "evaluation")
 STATUSES = ("running", "finished", "failed", "interrupted")
 
 
@@ -76,13 +81,28 @@ class Run:
         Raises:
             RunError: It is absent or damaged.
         """
+        file = self.path / "run.json"
         try:
-            value = json.loads((self.path / "run.json").read_text(encoding="utf-8"))
-        except (OSError, ValueError) as error:
+            if file.stat().st_size > _INFO_LIMIT_BYTES:
+                raise RunError("run.json is damaged: too large", where=self.path)
+            value = json.loads(file.read_text(encoding="utf-8"))
+        except (OSError, ValueError, RecursionError) as error:
             raise RunError("no run directory: its run.json cannot be read", where=self.path) from error
         if not isinstance(value, dict) or value.get("status") not in STATUSES:
             raise RunError("run.json is damaged", where=self.path)
         return value
+
+    @property
+    def manifest_file(self) -> Path:
+        """The manifest that it was started with, beside its pictures; the run has a copy of it.
+
+        Raises:
+            RunError: run.json is absent or damaged.
+        """
+        recorded = self.info().get("manifest")
+        if not isinstance(recorded, str) or not recorded or "\0" in recorded:
+            raise RunError("run.json is damaged: it names no manifest", where=self.path)
+        return Path(recorded)
 
     def update(self, **values: Any) -> None:
         """Changes entries of run.json."""
@@ -91,29 +111,67 @@ class Run:
     def log(self, text: str) -> None:
         """Appends a line to log.txt."""
         stamp = datetime.now(UTC).strftime("%Y-%m-%d %H:%M:%S")
-        with (self.path / "log.txt").open("a", encoding="utf-8") as handle:
-            handle.write(f"{stamp} {text}\n")
+        append_line(self.path / "log.txt", f"{stamp} {text}")
 
 
-def create(name: str, info: Mapping[str, Any], *, out: Path | None) -> Run:
+def create(
+    name: str,
+    info: Mapping[str, Any],
+    *,
+    out: Path | None,
+    files: Mapping[str, Callable[[Path], object]] = MappingProxyType({}),
+) -> Run:
     """Makes a new run directory, with status running.
 
     Args:
         name: Of the recipe.
         info: For run.json.
         out: The directory itself; default runs/<name>-<UTC>-<id>.
+        files: Name → what writes it; all before run.json, so that a directory with that file is whole.
 
     Raises:
-        RunError: `out` exists and is not empty.
+        RunError: `out` holds something, but for what a process that was killed left of making a run there; or it
+            cannot be written to.
     """
     stamp = datetime.now(UTC).strftime("%Y%m%dT%H%M%SZ")
-    path = out or RUNS / f"{name}-{stamp}-{secrets.token_hex(2)}"
-    if path.exists() and (not path.is_dir() or any(path.iterdir())):
+    run = Run(out or RUNS / f"{name}-{stamp}-{secrets.token_hex(2)}")
+    _check_free(run.path, files)
+    with writing(run.path):
+        run.path.mkdir(parents=True, exist_ok=True)
+        with Lock(run):
+            _check_free(run.path, files)  # another process may have been faster
+            for folder in _FOLDERS:
+                (run.path / folder).mkdir(parents=True, exist_ok=True)
+            for file, write in files.items():
+                write(run.path / file)
+            write_json(run.path / "run.json", {"status": "running", **info})
+        sync_folder(run.path.parent)
+    return run
+
+
+def _check_free(path: Path, files: Iterable[str]) -> None:
+    begun = {*_FOLDERS, "checkpoints", "lock.json", "run.json.part", *files, *(f"{file}.part" for file in files)}
+    is_free = not path.exists() or (
+        path.is_dir() and all(found.relative_to(path).as_posix() in begun for found in path.rglob("*"))
+    )
+    if not is_free:
         raise RunError("this folder is in use", where=path, hint=f"another --out, or: fx train --resume {path}")
-    for folder in ("checkpoints/last", "checkpoints/best", "predictions", "evaluation"):
-        (path / folder).mkdir(parents=True, exist_ok=True)
-    write_json(path / "run.json", {"status": "running", **info})
-    return Run(path)
+
+
+@contextlib.contextmanager
+def writing(path: Path) -> Iterator[None]:
+    """Tells of a run directory that cannot be written to, full or read-only, as a RunError."""
+    try:
+        yield
+    except BrokenPipeError:
+        raise  # of somebody who listens to us, not of a file
+    except OSError as error:
+        raise RunError(
+            f"cannot be written to: {error.strerror or error}",
+            where=error.filename or path,
+            hint=f"check the space and permissions there; what was saved is whole, and goes on with: "
+            f"fx train --resume {shlex.quote(str(path))}",
+        ) from error
 
 
 def open_run(path: Path) -> Run:
@@ -124,6 +182,8 @@ def open_run(path: Path) -> Run:
     """
     for folder in (path, RUNS / path):
         if folder.is_dir():
+            if not (folder / "run.json").exists() and (folder / "recipe.yaml").exists():
+                raise RunError("this run was stopped before it began", where=folder, hint="start it again, as it was")
             Run(folder).info()
             return Run(folder)
     raise RunError("no such run directory", where=path, hint="fx runs lists the runs here")
@@ -147,8 +207,13 @@ class Lock:
             except FileExistsError:
                 self._take_over()
                 continue
-            os.write(handle, mine.encode())
-            os.close(handle)
+            try:
+                os.write(handle, mine.encode())
+            except BaseException:
+                self.file.unlink(missing_ok=True)
+                raise
+            finally:
+                os.close(handle)
             return
         raise RunError("the lock of this folder cannot be taken", where=self.file)
 

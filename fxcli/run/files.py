@@ -1,11 +1,13 @@
-"""Atomic writes: a file is either the old one or the whole new one, whatever happens in between."""
+"""Atomic writes: a file is either the old one or the whole new one, whatever happens in between, power cuts too."""
 
 from __future__ import annotations
 
 import contextlib
+import errno
 import hashlib
 import json
 import os
+import shutil
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,7 +16,7 @@ from typing import Any
 
 @contextlib.contextmanager
 def replacing(path: Path) -> Iterator[Path]:
-    """Gives a path beside `path` to write to; on success it is fsynced and becomes `path`."""
+    """Gives a path beside `path` to write to; on success it is fsynced and becomes `path`, for good."""
     part = path.with_name(path.name + ".part")
     try:
         yield part
@@ -22,8 +24,22 @@ def replacing(path: Path) -> Iterator[Path]:
             os.fsync(handle.fileno())
         replace(part, path)
     except BaseException:
-        part.unlink(missing_ok=True)
+        # Not missing_ok alone: what went wrong must not be hidden by what is wrong with the folder.
+        with contextlib.suppress(OSError):
+            part.unlink()
         raise
+    sync_folder(path.parent)
+
+
+def sync_folder(folder: Path) -> None:
+    """Makes the names in a folder outlive a power cut: fsync of a file keeps its content, not its name."""
+    # Windows opens no folder, and keeps its names in a journal.
+    if os.name != "nt":
+        handle = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)
 
 
 def replace(source: Path, target: Path) -> None:
@@ -48,6 +64,30 @@ def write_text(path: Path, text: str) -> None:
 def write_json(path: Path, value: Any) -> None:
     """Writes indented JSON atomically; NaN is refused."""
     write_text(path, json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
+
+
+def copy(source: Path, target: Path) -> None:
+    """Copies a file's bytes atomically."""
+    with replacing(target) as part:
+        shutil.copyfile(source, part)
+
+
+def append_line(path: Path, line: str) -> None:
+    """Adds a line of UTF-8 text to a file, made where it is not there, and fsyncs it; after one cut short, a new one.
+
+    Raises:
+        OSError: It cannot be written to, or is no plain file: a link could lead anywhere, and a pipe would wait.
+    """
+    if path.is_symlink() or (path.exists() and not path.is_file()):
+        raise OSError(errno.EINVAL, "not a plain file", str(path))
+    with path.open("a+b") as handle:
+        start = b""
+        if handle.tell():
+            handle.seek(-1, os.SEEK_END)
+            start = b"" if handle.read(1) == b"\n" else b"\n"
+        handle.write(start + line.encode("utf-8", "backslashreplace") + b"\n")
+        handle.flush()
+        os.fsync(handle.fileno())
 
 
 def sha256_of(path: Path) -> str:

@@ -6,16 +6,21 @@ countable.
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
+import os
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from fxcli.run.files import append_line
 from fxcli.run.provenance import now
 
 NAME = "test_looks.jsonl"
+# Some 300,000 looks.
+_SIZE_LIMIT_BYTES = 64 << 20
 
 
 @dataclass(frozen=True)
@@ -52,14 +57,12 @@ def look(folder: Path, *, part: str, model: str, **more: Any) -> Look:
         more: For the line, such as the manifest's hash.
 
     Raises:
-        OSError: The folder cannot be written to.
+        OSError: The file cannot be written to, is a link, or is no ledger by its size.
     """
     file = folder / NAME
-    # After a line that was cut short, a line of its own.
-    start = "" if not file.exists() or file.read_bytes()[-1:] in (b"", b"\n") else "\n"
-    line = json.dumps({"time": now(), "part": part, "model": model, **more}, ensure_ascii=False)
-    with file.open("a", encoding="utf-8") as handle:
-        handle.write(f"{start}{line}\n")
+    if file.exists() and file.stat().st_size > _SIZE_LIMIT_BYTES:
+        raise OSError(errno.EFBIG, os.strerror(errno.EFBIG), str(file))
+    append_line(file, json.dumps({"time": now(), "part": part, "model": model, **more}, ensure_ascii=False))
     same = [line["model"] for line in _lines(file) if line.get("part") == part]
     return Look(len(same), len(set(same)))
 
@@ -68,7 +71,7 @@ def _lines(file: Path) -> Iterable[dict[str, Any]]:
     for text in file.read_text(encoding="utf-8", errors="replace").splitlines():
         try:
             line = json.loads(text)
-        except ValueError:
+        except (ValueError, RecursionError):
             continue  # cut short when a disk was full; the other looks still count
         if isinstance(line, dict) and isinstance(line.get("model"), str):
             yield line

@@ -25,7 +25,7 @@ from fxcli.run.directory import Run
 from fxcli.training import features, finish, losses, optim, state
 from fxcli.training import feed as feeds
 from fxcli.training.feed import Feed
-from fxcli.training.session import Average, Log, Stop, Timer, finite
+from fxcli.training.session import Average, Log, Stop, Timer, check_weights, finite
 from fxcli.training.state import Place, Training
 
 # Minutes after the last save at which the end of an epoch makes one.
@@ -204,6 +204,7 @@ def _end_epoch(training: Training, run: Run, log: Log, timer: Timer, feed: Feed,
     """Evaluates, keeps the best, logs, and decides whether the phase goes on; `speed` is of the epoch, as logged."""
     place = training.place
     name, phase = training.phases[place.phase]
+    check_weights(training.model.classifier, place.step)
     place.epoch, place.phase_epoch, place.batch = place.epoch + 1, place.phase_epoch + 1, 0
     values: dict[str, Any] = {
         "phase": name,

@@ -6,14 +6,17 @@ becomes of those parts together is in ensemble. The loops are in classify and pr
 
 from __future__ import annotations
 
+import contextlib
+import functools
 import os
 import shlex
-import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, cast
 
 from fxcli import __version__
 from fxcli.console import console
+from fxcli.data.cache import contents
 from fxcli.data.manifest import Manifest, read_manifest
 from fxcli.data.prepare import PHANTOM, PREPARED, prepare
 from fxcli.errors import DataError, Interrupted, RunError
@@ -23,7 +26,7 @@ from fxcli.recipe.load import load, resolved_yaml
 from fxcli.recipe.schema import ClassifyRecipe, PrepareRecipe, PretrainRecipe, StudyRecipe
 from fxcli.run import directory, provenance
 from fxcli.run.directory import Run
-from fxcli.run.files import sha256_of, write_text
+from fxcli.run.files import copy, sha256_of, write_text
 from fxcli.training import classify, ensemble, pretrain, state
 from fxcli.training.ensemble import Part
 from fxcli.zoo.plugins import load_zoo
@@ -79,7 +82,7 @@ def create(recipe: TrainRecipe, manifest: Manifest, out: Path | None, **more: An
         more: For run.json.
 
     Raises:
-        RunError: `out` is in use, or `model.init` names no run or file.
+        RunError: `out` is in use or cannot be written to, or `model.init` names no run or file.
         DataError: The manifest cannot be trained on, or not in so many folds.
     """
     if isinstance(recipe, ClassifyRecipe):
@@ -93,19 +96,26 @@ def create(recipe: TrainRecipe, manifest: Manifest, out: Path | None, **more: An
         "demo": manifest.is_phantom,
         "manifest": os.path.abspath(manifest.file),
         "manifest_sha256": manifest.digest,
+        # Of a part of a run, the whole keeps it.
+        "pictures_sha256": None if "part_of" in more else _pictures(manifest),
         "straddling_test": len(manifest.straddling),
         "recipe_sha256": provenance.digest(text),
         "init": _init(recipe),
         **provenance.describe(load_zoo()),
         **more,
     }
-    run = directory.create(recipe.name, info, out=out)
-    write_text(run.path / "recipe.yaml", text)
-    manifest.save(run.path / "manifest.csv")
-    fingerprint = manifest.root / "fingerprint.json"
-    if fingerprint.is_file():
-        shutil.copyfile(fingerprint, run.path / "fingerprint.json")
-    return run
+    files: dict[str, Callable[[Path], object]] = {
+        "recipe.yaml": lambda file: write_text(file, text),
+        "manifest.csv": manifest.save,
+    }
+    if (fingerprint := manifest.fingerprint_file).is_file():
+        files["fingerprint.json"] = functools.partial(copy, fingerprint)
+    return directory.create(recipe.name, info, out=out, files=files)
+
+
+def _pictures(manifest: Manifest) -> str:
+    """A hash of the files that are learnt from or chosen by, which must be as they were when a run goes on."""
+    return contents([manifest.path_of(row) for row in manifest.rows if row.split != "test"])
 
 
 def _check(recipe: ClassifyRecipe, manifest: Manifest) -> None:
@@ -125,15 +135,8 @@ def _check(recipe: ClassifyRecipe, manifest: Manifest) -> None:
 
 
 def is_begun(run: Run) -> bool:
-    """Whether a run directory was made, and whole; what a process that was killed left of making one is taken away."""
-    names = ("run.json", "recipe.yaml", "manifest.csv")
-    if all((run.path / name).is_file() for name in names):
-        return True
-    left = {path.name.removesuffix(".part") for path in run.path.rglob("*") if not path.is_dir()}
-    # Never anything else: it may be somebody's folder.
-    if run.path.is_dir() and left <= {*names, "fingerprint.json", "lock.json"}:
-        shutil.rmtree(run.path)
-    return False
+    """Whether a run directory was made, and whole."""
+    return (run.path / "run.json").is_file()
 
 
 def _init(recipe: TrainRecipe) -> dict[str, str]:
@@ -154,22 +157,26 @@ def reopen(path: Path) -> tuple[Run, TrainRecipe, Manifest]:
     run = directory.open_run(path)
     info = run.info()
     if whole := info.get("part_of"):
-        command = f"fx train --resume {shlex.quote(os.path.normpath(run.path / whole))}"
+        command = f"fx train --resume {shlex.quote(os.path.normpath(run.path / str(whole)))}"
         raise RunError("this is one part of a run, and goes on with it", where=path, hint=command)
     if info["status"] == "finished":
         raise RunError("this run is finished", where=path, hint="fx train RECIPE starts another")
     recipe = load(run.path / "recipe.yaml", check_init=False).recipe
     if isinstance(recipe, PrepareRecipe | StudyRecipe):
         raise RunError("this run trains nothing", where=path)
-    manifest = read_manifest(Path(info["manifest"]))
+    manifest = read_manifest(run.manifest_file)
     _check_unchanged(run, recipe, manifest)
     return run, recipe, manifest
 
 
 def _check_unchanged(run: Run, recipe: TrainRecipe, manifest: Manifest) -> None:
     info = run.info()
-    for what, now in (("recipe", provenance.digest(resolved_yaml(recipe))), ("manifest", manifest.digest)):
-        if info[f"{what}_sha256"] != now:
+    digests = {"recipe": provenance.digest(resolved_yaml(recipe)), "manifest": manifest.digest}
+    # Parts of a run have none, and runs of an older fx.
+    if info.get("pictures_sha256"):
+        digests["pictures"] = _pictures(manifest)
+    for what, now in digests.items():
+        if info.get(f"{what}_sha256") != now:
             raise RunError(
                 f"the {what} changed since this run was started; resuming would mix two experiments",
                 where=run.path,
@@ -191,20 +198,29 @@ def execute(run: Run, recipe: TrainRecipe, manifest: Manifest, *, resume: bool) 
 
     Raises:
         Interrupted: After saving, when the user stopped it.
+        RunError: The run cannot be written to; what was saved before is whole.
     """
-    run.update(status="running", ended=None, error=None)
     try:
-        parts = ensemble.parts(recipe, manifest, run) if isinstance(recipe, ClassifyRecipe) else []
-        figures = _parts(run, recipe, manifest, parts) if parts else _one(run, recipe, manifest, resume=resume)
+        with directory.writing(run.path):
+            run.update(status="running", ended=None, error=None)
+            parts = ensemble.parts(recipe, manifest, run) if isinstance(recipe, ClassifyRecipe) else []
+            figures = _parts(run, recipe, manifest, parts) if parts else _one(run, recipe, manifest, resume=resume)
+            run.update(status="finished", ended=provenance.now(), figures=figures)
     except (Interrupted, KeyboardInterrupt):
-        run.update(status="interrupted", ended=provenance.now())
+        _ended(run, status="interrupted")
         raise
     except BaseException as error:
-        run.update(status="failed", ended=provenance.now(), error=str(error))
-        run.log(f"failed: {error}")
+        _ended(run, status="failed", error=str(error))
         raise
-    run.update(status="finished", ended=provenance.now(), figures=figures)
     return figures
+
+
+def _ended(run: Run, **values: Any) -> None:
+    # What cannot be written must not hide why: it may be the same.
+    with contextlib.suppress(OSError, RunError):
+        run.update(ended=provenance.now(), **values)
+        if "error" in values:
+            run.log(f"failed: {values['error']}")
 
 
 def _parts(run: Run, recipe: TrainRecipe, manifest: Manifest, parts: list[Part]) -> dict[str, Any]:

@@ -278,19 +278,22 @@ def _end_epoch(pretraining: Pretraining, run: Run, log: Log, timer: Timer, spent
 
 def _save(pretraining: Pretraining, run: Run, timer: Timer) -> None:
     place = pretraining.place
+    session.check_weights(pretraining.module, place.step)
     place.__dict__.update(timer.totals)
     tensors = {f"model.{key}": value for key, value in pretraining.module.state_dict().items()}
     tensors |= {f"optim.{key}": value for key, value in optim.state_tensors(pretraining.optimizer).items()}
-    checkpoint.save_state(run.state_file, tensors, {"place": asdict(place)})
+    header = {"place": asdict(place), "recipe_sha256": session.digest_of(pretraining.recipe)}
+    checkpoint.save_state(run.state_file, tensors, header)
     timer.saved()
 
 
 def _restore(pretraining: Pretraining, run: Run) -> None:
     tensors, header = checkpoint.load_state(run.state_file)
     parts: dict[str, dict[str, Tensor]] = {"model": {}, "optim": {}}
-    for key, tensor in tensors.items():
-        part, _, name = key.partition(".")
-        parts[part][name] = tensor
-    pretraining.module.load_state_dict(parts["model"])
-    optim.load_state(pretraining.optimizer, parts["optim"])
-    pretraining.place.__dict__.update(header["place"])
+    session.take_over(pretraining.place, header, pretraining.recipe, run.state_file)
+    with session.fitting():
+        for key, tensor in tensors.items():
+            part, _, name = key.partition(".")
+            parts[part][name] = tensor
+        pretraining.module.load_state_dict(parts["model"])
+        optim.load_state(pretraining.optimizer, parts["optim"])

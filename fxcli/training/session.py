@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
 import shlex
@@ -9,6 +10,8 @@ import signal
 import threading
 import time
 from collections.abc import Iterator, Mapping
+from dataclasses import asdict
+from pathlib import Path
 from types import FrameType
 from typing import Any, TypeVar
 
@@ -18,18 +21,21 @@ from torch import Tensor, nn
 from fxcli.console import console
 from fxcli.data.manifest import Manifest
 from fxcli.data.preprocess import Preprocessing
-from fxcli.errors import Interrupted, RunError
+from fxcli.errors import Interrupted, ModelFileError, RunError
 from fxcli.model import classifier as models
 from fxcli.model import init
 from fxcli.model.classifier import Classifier
+from fxcli.recipe.load import resolved_yaml
 from fxcli.recipe.schema import ClassifyRecipe, PretrainRecipe
-from fxcli.run import randomness
+from fxcli.run import provenance, randomness
 from fxcli.run.directory import Run
-from fxcli.run.files import write_text
+from fxcli.run.files import append_line, write_text
 from fxcli.zoo.plugins import Zoo
 from fxcli.zoo.specs import BackboneSpec
 
 T = TypeVar("T")
+
+DIVERGED = "start a new run with a lower optim.lr, or with optim.clip_norm; the last checkpoint of this one is intact"
 
 
 def start(
@@ -64,9 +70,56 @@ def finite(loss: Tensor, step: int) -> float:
     if not math.isfinite(value):
         raise RunError(
             f"the loss is {value} at step {step}",
-            hint="lower optim.lr, or set optim.clip_norm; the last checkpoint is intact",
+            hint=DIVERGED,
         )
     return value
+
+
+def check_weights(module: nn.Module, step: int) -> None:
+    """Looks at the weights before they are saved or measured: a step can spoil them although its loss was finite.
+
+    Raises:
+        RunError: One of them is not finite.
+    """
+    if not all(bool(value.isfinite().all()) for value in module.parameters()):
+        raise RunError(f"the weights are no longer finite after step {step}", hint=DIVERGED)
+
+
+def digest_of(recipe: ClassifyRecipe | PretrainRecipe) -> str:
+    """What a resume state says of its recipe."""
+    return provenance.digest(resolved_yaml(recipe))
+
+
+def take_over(place: Any, header: Mapping[str, Any], recipe: ClassifyRecipe | PretrainRecipe, file: Path) -> None:
+    """Puts the saved place of a resume state into a dataclass of defaults.
+
+    Raises:
+        ModelFileError: The state is damaged, or of another recipe.
+    """
+    saved, known = header.get("place"), asdict(place)
+    if not isinstance(saved, dict) or saved.keys() != known.keys():
+        raise ModelFileError("this resume state is damaged: place", where=file)
+    for name, value in saved.items():
+        kind = type(known[name])
+        kinds = (float, int, type(None)) if known[name] is None else (float, int) if kind is float else (kind,)
+        if type(value) not in kinds or (kind is int and value < 0):
+            raise ModelFileError(f"this resume state is damaged: {name}", where=file)
+    # Those of an older fx do not say.
+    if header.get("recipe_sha256") not in (None, digest_of(recipe)):
+        raise ModelFileError("this resume state is of another recipe", where=file)
+    place.__dict__.update(saved)
+
+
+@contextlib.contextmanager
+def fitting() -> Iterator[None]:
+    """Tells of a resume state whose tensors do not fit the training."""
+    try:
+        yield
+    except (RuntimeError, KeyError, ValueError) as error:
+        raise ModelFileError(
+            f"the resume state of this run does not fit it: {str(error).partition(chr(10))[0]}",
+            hint="start a new run; what it had reached is in checkpoints/best",
+        ) from error
 
 
 class Stop:
@@ -168,8 +221,7 @@ class Log:
 
     def write(self, step: int, values: Mapping[str, Any]) -> None:
         """Appends one object."""
-        with self.run.metrics_file.open("a", encoding="utf-8") as handle:
-            handle.write(json.dumps({"step": step, **values}, allow_nan=False) + "\n")
+        append_line(self.run.metrics_file, json.dumps({"step": step, **values}, allow_nan=False))
         scalars = {name: float(value) for name, value in values.items() if isinstance(value, int | float)}
         self.zoo.log_metrics(self.run.path, step, scalars)
 

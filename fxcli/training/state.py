@@ -28,6 +28,8 @@ from fxcli.training import optim, session
 from fxcli.training.session import Average
 from fxcli.zoo.plugins import Zoo
 
+MEANS_OF_CLASSES = {"val_macro_f1", "val_balanced_accuracy"}
+
 
 @dataclass
 class Place:
@@ -112,7 +114,8 @@ def build(recipe: ClassifyRecipe, manifest: Manifest, compute: Compute, zoo: Zoo
     """Everything in place for the first step.
 
     Raises:
-        DataError: The training part is empty, or a class has no picture in it; or validation is monitored but empty.
+        DataError: The training part is empty, or a class has no picture in it; or validation is monitored, and is
+            empty, or lacks a class that counts in what is monitored.
         WeightsUnavailable: See `model.init`.
     """
     check_parts(recipe, manifest)
@@ -132,12 +135,20 @@ def check_parts(recipe: ClassifyRecipe, manifest: Manifest) -> None:
     absent = [name for name in manifest.classes if name not in train]
     if absent:
         raise DataError(f"no training picture of {', '.join(absent)}", where=manifest.file)
-    monitored = any(phase.train.monitor != "none" for phase in recipe.phases.values())
-    if monitored and not manifest.part("val"):
+    monitors = {phase.train.monitor for phase in recipe.phases.values()} - {"none"}
+    val = {row.label for row in manifest.part("val")}
+    if monitors and not val:
         raise DataError(
             "there is no validation part, which train.monitor needs",
             where=manifest.file,
             hint="prepare with split.val_frac above 0, or set train.monitor=none to keep the last epoch",
+        )
+    unseen = [name for name in manifest.classes if name not in val]
+    if unseen and (means := sorted(monitors & MEANS_OF_CLASSES)):
+        raise DataError(
+            f"no validation picture of {', '.join(unseen)}: {means[0]}, a mean over classes, would leave it out",
+            where=manifest.file,
+            hint="prepare with a larger split.val_frac, or set train.monitor=val_loss",
         )
     negative = recipe.evaluate.negative_class
     if negative is not None and negative not in manifest.classes:
@@ -187,34 +198,49 @@ def figures_of(training: Training, logits: np.ndarray, targets: list[int]) -> di
 
 
 def save(training: Training, run: Run) -> None:
-    """Writes the resume state."""
+    """Writes the resume state.
+
+    Raises:
+        RunError: The weights are not finite: the state before them is the better one.
+    """
     place = training.place
+    session.check_weights(training.model.classifier, place.step)
     tensors = {f"model.{key}": value for key, value in training.model.classifier.state_dict().items()}
     if training.optimizer:
         tensors |= {f"optim.{key}": value for key, value in optim.state_tensors(training.optimizer).items()}
     if training.average:
         tensors |= {f"ema.{key}": value for key, value in training.average.values.items()}
-    checkpoint.save_state(run.state_file, tensors, {"place": asdict(place)})
+    header = {"place": asdict(place), "recipe_sha256": session.digest_of(training.recipe)}
+    checkpoint.save_state(run.state_file, tensors, header)
 
 
 def resumed(training: Training, run: Run) -> dict[str, Tensor]:
-    """Loads the resume state; {} if the run was stopped before its first save."""
+    """Loads the resume state; {} if the run was stopped before its first save.
+
+    Raises:
+        ModelFileError: It is damaged, or of another recipe.
+    """
     if not run.state_file.exists():
         return {}
     tensors, header = checkpoint.load_state(run.state_file)
-    training.place.__dict__.update(header["place"])
+    session.take_over(training.place, header, training.recipe, run.state_file)
     return tensors
 
 
 def restore(training: Training, tensors: Mapping[str, Tensor]) -> None:
-    """Puts saved weights, averages and optimizer state into a phase that was set up."""
+    """Puts saved weights, averages and optimizer state into a phase that was set up.
+
+    Raises:
+        ModelFileError: They do not fit.
+    """
 
     def named(prefix: str) -> dict[str, Tensor]:
         return {key.removeprefix(prefix): value for key, value in tensors.items() if key.startswith(prefix)}
 
     if not tensors or training.optimizer is None:
         return
-    training.model.classifier.load_state_dict(named("model."))
-    optim.load_state(training.optimizer, named("optim."))
-    if training.average:
-        training.average.load(named("ema."))
+    with session.fitting():
+        training.model.classifier.load_state_dict(named("model."))
+        optim.load_state(training.optimizer, named("optim."))
+        if training.average:
+            training.average.load(named("ema."))
