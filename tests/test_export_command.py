@@ -352,7 +352,7 @@ def test_an_ensemble_is_exported_with_all_that_it_knows(tiny_recipe, raw):
         done = fx("export", runtime, "runs/folds", "--out", f"folds.{runtime}", "--quiet")
         assert done.exit_code == 0, done.output
         for model, name in (("runs/folds", "torch"), (f"folds.{runtime}", runtime)):
-            done = fx("predict", raw, "--model", model, "--sets", "--precision", "fp32", "--out", name)
+            done = fx("predict", raw, "--model", model, "--sets", "--precision", "fp32", "--out", name, "--overwrite")
             assert done.exit_code == 0, done.output
         assert probabilities(Path("torch/predictions.csv")) == pytest.approx(
             probabilities(Path(runtime) / "predictions.csv"), abs=1e-4

@@ -2,10 +2,12 @@
 
 import json
 import multiprocessing
+import multiprocessing.connection
 import os
 import random
 import shutil
 import signal
+import threading
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -112,6 +114,8 @@ def place(forks, prepared, tmp_path_factory):
 class Place:
     """A folder with a recipe and the run of it."""
 
+    asking = threading.Lock()
+
     def __init__(self, forks, case, folder):
         self.forks, self.case, self.folder = forks, case, folder
         self.run = folder / "runs" / "x"
@@ -124,11 +128,15 @@ class Place:
         command = ["train", "--resume", "runs/x"] if begun else ["train", "tiny.yaml", "--out", "runs/x"]
         how |= {"out": str(self.folder / "told.json"), "start_method": self.case.start_method}
         child = self.forks.Process(target=killed.fx, args=(str(self.folder), [*command, "--quiet"]), kwargs=how)
-        child.start()
-        child.join(120)
-        if child.exitcode is None:
-            child.kill()
-        return child.exitcode
+        # A start looks after all children that ended: two threads that ask for one's exit code at once lose it.
+        with self.asking:
+            child.start()
+        multiprocessing.connection.wait([child.sentinel], 120)
+        with self.asking:
+            if child.exitcode is None:
+                child.kill()
+                child.join()
+            return child.exitcode
 
     def told(self):
         return json.loads((self.folder / "told.json").read_text())
