@@ -6,6 +6,7 @@ Every command calls `console.configure()` first, so that --quiet, --json and --d
 from __future__ import annotations
 
 import json
+import re
 import sys
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -19,6 +20,11 @@ T = TypeVar("T")
 
 INTENDED_USE = "Research use only; not a medical device."
 ASSUMES_FRACTURE = "Every answer assumes that the picture shows a fracture."
+
+# JSON allows them within text.
+_LINE_ENDS = {ord(sign): f"\\u{ord(sign):04x}" for sign in "\x85\u2028\u2029"}
+# But for tabs and line ends.
+_CONTROLS = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u200e\u200f\u202a-\u202e\u2066-\u2069]")
 
 
 class Console:
@@ -42,7 +48,7 @@ class Console:
 
     def error(self, error: FxError) -> None:
         """Shows an error on stderr, as one block."""
-        sys.stderr.write(f"error: {error}\n")
+        sys.stderr.write(_plain(f"error: {error}\n"))
 
     def data(self, text: str) -> None:
         """Writes one line of data to stdout."""
@@ -52,7 +58,7 @@ class Console:
 
     def record(self, value: Mapping[str, Any]) -> None:
         """Writes one JSON object to stdout, on one line."""
-        self.data(json.dumps(value, ensure_ascii=False, allow_nan=False))
+        self.data(json_line(value))
 
     def table(self, columns: Sequence[str], rows: Iterable[Sequence[object]], *, title: str | None = None) -> None:
         """Draws a table on stdout; columns whose cells are all numbers stand to the right."""
@@ -61,7 +67,7 @@ class Console:
         from rich.table import Table
         from rich.text import Text
 
-        cells = [["" if cell is None else str(cell) for cell in row] for row in rows]
+        cells = [["" if cell is None else _plain(str(cell)) for cell in row] for row in rows]
         table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
         for index, name in enumerate(columns):
             column = [row[index] for row in cells if row[index]]
@@ -90,11 +96,21 @@ class Console:
         )
 
 
+def json_line(value: Mapping[str, Any]) -> str:
+    """One JSON object on one line, as JSON Lines want it, for readers that see further line ends, too."""
+    return json.dumps(value, ensure_ascii=False, allow_nan=False).translate(_LINE_ENDS)
+
+
 def _say(text: str) -> None:
     from tqdm import tqdm
 
     # Not sys.stderr.write: a line must not run into a progress bar.
-    tqdm.write(text, file=sys.stderr)
+    tqdm.write(_plain(text), file=sys.stderr)
+
+
+def _plain(text: str) -> str:
+    """Text without what moves a terminal's cursor or turns its direction: names of files may hold anything."""
+    return _CONTROLS.sub(lambda found: ascii(found[0])[1:-1], text)
 
 
 def _is_number(text: str) -> bool:

@@ -117,11 +117,19 @@ class UnreadableImage(DataError):
 
 
 class NothingFound(DataError):
-    """A folder or list has no picture in it."""
+    """A folder or list has no picture in it.
 
-    def __init__(self, where: str | Path, extensions: Sequence[str]) -> None:
+    Args:
+        where: It.
+        extensions: Of pictures.
+        others: What is there instead, in words; "" for nothing at all.
+    """
+
+    def __init__(self, where: str | Path, extensions: Sequence[str], others: str = "") -> None:
         super().__init__(
-            "no picture found here", where=where, hint=f"pictures are files ending in {' '.join(extensions)}"
+            f"no picture found here, but {others}" if others else "no picture found here: there is nothing in it",
+            where=where,
+            hint=f"pictures are files ending in {' '.join(extensions)}, or beginning as those do",
         )
 
 

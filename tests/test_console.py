@@ -9,7 +9,7 @@ import sys
 import pytest
 
 from fxcli.console import Console, console
-from fxcli.errors import DataError
+from fxcli.errors import DataError, FxError
 
 
 @pytest.fixture
@@ -146,3 +146,14 @@ def test_a_reader_that_left_is_no_error(command):
     finally:
         os.close(writer)
     assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_no_name_moves_the_cursor(out, capsys):
+    name = "a\x1b[2J\x1b]0;title\x07\rb\x9bc\u202ed\té\u0301.png"
+    shown = r"a\x1b[2J\x1b]0;title\x07\rb\x9bc\u202ed" + "\té\u0301.png"
+    out.note(name)
+    out.warn(name)
+    out.error(FxError("no such file", where=name, hint="a\nb"))
+    assert capsys.readouterr().err == f"{shown}\nwarning: {shown}\nerror: {shown}: no such file\n  → a\nb\n"
+    out.table(["name"], [["a\x1b[2J"]])
+    assert "\x1b" not in capsys.readouterr().out

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+import fxcli
 from fxcli.data import audit_page
 from fxcli.data.audit import Audit, Pair
 from fxcli.data.oddities import Oddity
@@ -86,11 +87,23 @@ def test_names_are_escaped():
 def test_it_loads_nothing():
     text = page()
     policies = [a["content"] for tag, a in tags(text) if a.get("http-equiv") == "Content-Security-Policy"]
-    assert policies == ["default-src 'none'; img-src data:; style-src 'unsafe-inline'"]
+    assert policies == [
+        "default-src 'none'; img-src data:; style-src 'unsafe-inline'; base-uri 'none'; form-action 'none'"
+    ]
     assert all(a["src"].startswith("data:image/jpeg;base64,") for tag, a in tags(text) if tag == "img")
     assert "http://" not in text
     assert "https://" not in text
     assert "url(" not in text
+
+
+def test_every_template_says_so():
+    found = sorted(Path(fxcli.__file__).parent.rglob("*.j2"))
+    assert found
+    for file in found:
+        text = file.read_text(encoding="utf-8")
+        assert "default-src 'none'" in text, file
+        assert "safe" not in re.findall(r"\|\s*(\w+)", text), file
+        assert "<script" not in text or "tojson" in text, file
 
 
 def test_pictures_are_side_by_side(views):

@@ -1,5 +1,6 @@
 """manifest.csv and fingerprint.json: what is written is read again to the letter, and nothing else is accepted."""
 
+import csv
 import hashlib
 import json
 from dataclasses import replace
@@ -79,6 +80,17 @@ def test_round_trip_with_unknown_columns():
 def test_round_trip_of_odd_cells(cell):
     row = replace(ROWS[0], patient=cell, source=cell, extra={"note": cell, f"odd {cell}": "x"})
     assert read_manifest(written([row])).rows == (row,)
+
+
+@pytest.mark.parametrize("cell", ["=1+1", "+a", "-a", "@a", "\ta", "\ra", "'=a", "-1.5"])
+def test_no_cell_is_a_formula(cell):
+    row = replace(ROWS[0], patient=cell, source=f"./{cell}", extra={"note": cell, cell: "x"})
+    with written([row]).open(newline="", encoding="utf-8") as handle:
+        cells = [text for line in csv.reader(handle) for text in line]
+    assert not [text for text in cells if text.startswith(("=", "+", "-", "@", "\t", "\r")) and text != "-1.5"]
+    found = read_manifest(Path("manifest.csv")).rows[0]
+    assert found == row
+    assert read_manifest(written([found])).rows[0] == row
 
 
 def test_bytes_that_are_not_text_become_escapes():
@@ -183,6 +195,8 @@ def test_paths_that_leave_the_folder(path):
         ("path,label,split\npictures/val/b/2.png,b c,val\n", "manifest.csv:2: class 'b c': only letters"),
         ("path,label,split\npictures/val/b/2.png,,val\n", "manifest.csv:2: class '': only letters"),
         ("path,label,split\npictures/val/b/2.png,ü,val\n", "manifest.csv:2: class 'ü': only letters"),
+        ("path,label,split\npictures/val/b/2.png,-b,val\n", "manifest.csv:2: class '-b': only letters"),
+        ("path,label,split\npictures/val/b/2.png,..,val\n", "manifest.csv:2: class '..': only letters"),
         ("path,label,split\npictures/val/b/2.png,b\n", "manifest.csv:2: this row has 2 cells, the header 3"),
         ("path,label,split\npictures/val/b/2.png,b,val,x\n", "manifest.csv:2: this row has 4 cells, the header 3"),
         ("path,label,split,split\na,b,val,val\n", "manifest.csv: two columns are called 'split'"),

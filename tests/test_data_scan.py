@@ -5,7 +5,6 @@ from pathlib import Path
 
 import pytest
 
-from fxcli.data import scan
 from fxcli.data.scan import SourcePicture, class_tree, labels, pictures, source, table
 from fxcli.errors import DataError, NothingFound
 from fxcli.recipe.schema import Columns
@@ -53,7 +52,7 @@ def test_a_folder_that_is_called_like_a_picture():
 
 def test_nothing_found():
     touch("in/notes.txt")
-    with pytest.raises(NothingFound, match="in: no picture found here") as caught:
+    with pytest.raises(NothingFound, match=r"in: no picture found here, but 1 \.txt") as caught:
         pictures([Path("in")])
     assert caught.value.exit_code == 4
     assert ".webp" in caught.value.hint
@@ -61,18 +60,31 @@ def test_nothing_found():
         pictures([Path("gone")])
 
 
+def test_nothing_at_all():
+    Path("in").mkdir()
+    with pytest.raises(NothingFound, match="in: no picture found here: there is nothing in it"):
+        pictures([Path("in")])
+    assert pictures([Path("in")], keep_absent=True) == [Path("in")]
+
+
+def test_what_is_passed_over_is_told(capsys):
+    touch("a/1.png", "a/notes.txt", "a/.DS_Store", "b/2.png", "b/more.txt")
+    pictures([Path("a"), Path("b")])
+    assert capsys.readouterr().err == "passed over: 2 .txt, 1 hidden or of the system\n"
+    pictures([Path("a/1.png")])
+    assert capsys.readouterr().err == ""
+
+
 @pytest.mark.skipif(os.name == "nt", reason="links need rights there")
-def test_links_are_followed_but_not_in_circles():
-    touch("in/1.png", "other/2.png")
-    Path("in/link").symlink_to(Path("other").resolve())
-    Path("in/up").symlink_to(Path("in").resolve())
-    Path("other/back").symlink_to(Path("in").resolve())
-    Path("in/3.png").symlink_to("gone.png")
-    assert names(pictures([Path("in")])) == ["in/1.png", "in/3.png", "in/link/2.png"]
+def test_a_named_link_that_leads_nowhere():
+    Path("1.png").symlink_to("gone.png")
+    with pytest.raises(DataError, match=r"1\.png: a link that leads nowhere"):
+        pictures([Path("1.png")])
+    assert pictures([Path("1.png")], keep_absent=True) == [Path("1.png")]
 
 
-def test_a_folder_that_cannot_be_listed_is_an_error(monkeypatch):
-    touch("in/1.png", "in/locked/2.png")
+def test_a_class_folder_that_cannot_be_listed_is_an_error(monkeypatch):
+    touch("in/one/1.png", "in/locked/2.png")
     real = os.scandir
 
     def refuse(folder):
@@ -80,9 +92,10 @@ def test_a_folder_that_cannot_be_listed_is_an_error(monkeypatch):
             raise PermissionError(13, "Permission denied")
         return real(folder)
 
-    monkeypatch.setattr(scan.os, "scandir", refuse)
+    monkeypatch.setattr(os, "scandir", refuse)
+    assert names(pictures([Path("in")])) == ["in/locked", "in/one/1.png"]
     with pytest.raises(DataError, match="locked: this folder cannot be listed: Permission denied"):
-        pictures([Path("in")])
+        class_tree(Path("in"))
 
 
 # --- class folders ---
@@ -249,6 +262,9 @@ def test_mapped_classes():
         (["..", "a"], {}, "'..' gives no usable class name"),
         (["橈骨", "a"], {}, "'橈骨' gives no usable class name"),
         (["a"], {"a": ".."}, "'a' gives no usable class name"),
+        (["a"], {"a": "-x"}, "'a' gives no usable class name"),
+        (["a"], {"a": "<x>"}, "'a' gives no usable class name"),
+        (["-a", "a"], {}, "'-a' and 'a' would become one class, a"),
     ],
 )
 def test_classes_that_do_not_fit(folders, classes, message):

@@ -75,8 +75,8 @@ def test_messages_of_the_classes():
     ]
     assert "known: none" in str(UnknownName("detector", "x", known=[]))
     assert (
-        str(NothingFound("d", (".png", ".jpg")))
-        == "d: no picture found here\n  → pictures are files ending in .png .jpg"
+        str(NothingFound("d", (".png", ".jpg"))) == "d: no picture found here: there is nothing in it\n"
+        "  → pictures are files ending in .png .jpg, or beginning as those do"
     )
     assert str(MissingDependency("onnx", extra="export", purpose="fx export")) == (
         "fx export needs the package onnx, which is not installed\n  → python -m pip install 'fxcli[export]'"

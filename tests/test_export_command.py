@@ -271,6 +271,8 @@ class TestHostileFiles:
             ({"fx.json": header.replace(b'"precision": "fp32"', b'"precision": "fp9"')}, "the header is damaged"),
             ({"model.xml": xml[:200]}, "damaged"),
             ({"fx.json": b"{}"}, "the header is damaged"),
+            ({"fx.json": header.replace(b'"class_0"', b'"=class"')}, "the header is damaged: classes"),
+            ({"fx.json": header.replace(b'"class_0"', b'"class_1"')}, "the header is damaged: classes"),
             ({"fx.json": b"[" * 100_000}, "the header is damaged"),
             ({"../evil": b""}, "not an exported model"),
             ({"model.bin": b""}, "refuses it"),

@@ -1,6 +1,8 @@
+import os
 import threading
 import time
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -139,6 +141,14 @@ def test_few_pictures_are_divided_among_the_streams(opened, files):
 def test_logits_refuse_an_unreadable_picture(opened, files, tmp_path):
     with pytest.raises(UnreadableImage, match="no such file"):
         opened.pipeline.logits([files[0], tmp_path / "gone.png"])
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="this system has no pipes")
+def test_a_pipe_is_not_waited_for(opened, files):
+    os.mkfifo("pipe.png")
+    answers = list(opened.pipeline.run([files[0], Path("pipe.png"), Path("."), files[1]]))
+    assert [answer.reason for answer in answers] == ["", "a pipe, not a file", "this is a folder", ""]
+    assert answers[3].logits is not None
 
 
 def test_ordered_map_never_runs_far_ahead():

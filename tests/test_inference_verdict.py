@@ -183,3 +183,26 @@ def test_heat_maps_say_the_probability_of_the_table(folds, pictures):
     told = fx("cam", pictures[0], "--model", folds.path, "--json")
     row = rows_of(fx("predict", pictures[0], "--model", folds.path, "--precision", "fp32"))[0]
     assert json.loads(told.stdout)["p"] == pytest.approx(float(row[f"p_{row['class']}"]), abs=1e-4)
+
+
+def test_a_gate_and_going_on(folds, gate, pictures, monkeypatch):
+    from fxcli.inference.rows import Growing
+
+    options = ["--model", folds.path, "--gate", gate.path, "--precision", "fp32", "--batch-size", 1]
+    whole = rows_of(fx("predict", *pictures, *options))
+    write = Growing.write
+
+    def stopping(self, record):
+        if self.count == 5:
+            raise KeyboardInterrupt
+        write(self, record)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Growing, "write", stopping)
+        assert fx("predict", *pictures, *options, "--out", "out").exit_code == 130
+    assert fx("predict", *pictures, *options, "--out", "out", "--resume").exit_code == 0
+    with open("out/predictions.csv", newline="", encoding="utf-8") as handle:
+        assert list(csv.DictReader(handle)) == whole, "each picture has the verdict of the gate on itself"
+    assert len({row["p_finding"] for row in whole}) > 5
+    other = fx("predict", *pictures, *options[:2], "--out", "out", "--overwrite", "--strict")
+    assert other.exit_code == 0

@@ -131,7 +131,12 @@ def test_options_are_read_as_yaml_and_json_have_them(demo_zoo):
 @pytest.mark.parametrize(
     ("change", "match"),
     [
-        ({"classes": []}, "not the file of a classifier"),
+        ({"classes": []}, "header is damaged: classes"),
+        ({"classes": "abc"}, "header is damaged: classes"),
+        ({"classes": ["a", "b", "b"]}, "header is damaged: classes"),
+        ({"classes": ["a", "b", "-c"]}, "header is damaged: classes"),
+        ({"classes": ["a", "b", "<c>"]}, "header is damaged: classes"),
+        ({"classes": ["a", "b", "=1+1"]}, "header is damaged: classes"),
         ({"task": "detect"}, "not the file of a classifier"),
         ({"task": "pretrain", "classes": None}, r"holds a pretrained backbone \(demo_tiny\), not a classifier"),
         ({"model": {"backbone": "demo_tiny", "options": {"gone": 1}}}, "no longer as it was: model.options: gone"),

@@ -85,7 +85,7 @@ def test_out_writes_a_complete_file_only(trained, raw, monkeypatch):
         raise KeyboardInterrupt
 
     monkeypatch.setattr(PredictionTable, "cells", cells)
-    assert fx("predict", raw, "--out", "answers").exit_code == 130
+    assert fx("predict", raw, "--out", "answers", "--overwrite").exit_code == 130
     assert Path("answers/predictions.csv").read_text() == complete
 
 
@@ -141,8 +141,10 @@ def test_an_empty_folder_is_an_error(trained):
     Path("empty").mkdir()
     done = fx("predict", "empty")
     assert done.exit_code == 4
-    assert "no picture found" in done.stderr
+    assert "no picture found here: there is nothing in it" in done.stderr
     assert done.stdout == ""
+    Path("empty/notes.txt").touch()
+    assert "no picture found here, but 1 .txt" in fx("predict", "empty").stderr
 
 
 def test_no_model_here(raw):

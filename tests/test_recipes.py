@@ -93,14 +93,9 @@ def test_the_experiments_are_all_stages_with_their_figures_and_one_backbone():
     assert {run: about.published for run, about in loaded.recipe.runs.items()} == FIGURES
     for run, about in loaded.recipe.runs.items():
         assert about.recipe == run
-        recipe, published = loaded.runs[run], load(run).recipe
-        assert recipe.model.backbone == "efficientnet_lite0"
-        changed = {".".join(key) for key, _ in difference(recipe, published)} - {"model.backbone"}
-        assert {key.rpartition(".")[2] for key in changed} <= {"lr"}
-        # Ten times the rate of ResNet-50 where all layers learn.
-        for phase, own in recipe.phases.items():
-            factor = 1 if own.model.freeze == "all" else 10
-            assert own.optim.lr == pytest.approx(factor * published.phases[phase].optim.lr)
+        changed = {".".join(key) for key, _ in difference(loaded.runs[run], load(run).recipe)}
+        assert changed == {"model.backbone"}
+        assert loaded.runs[run].model.backbone == "efficientnet_lite0"
     first = loaded.recipe.comparisons[0]
     assert (first.data, first.part, first.metric) == ("clean", "test", "accuracy")
 

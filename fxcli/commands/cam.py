@@ -47,20 +47,23 @@ def cam(
     console.configure(json=json, quiet=quiet, debug=debug)
     import_torch()
     from fxcli.data import scan
+    from fxcli.data.names import path_cell
     from fxcli.evaluation.predictions import assumes_fracture, notice
-    from fxcli.evaluation.table import csv_line, output_names, path_cell
+    from fxcli.evaluation.table import csv_line, output_names
+    from fxcli.explain.draw import check_places, pictures_beside
     from fxcli.inference.opened import open_model
 
     # At a layer the gradient is taken through hooks, which only one forward pass at a time may meet.
     opened = open_model(model, device=device, workers=0 if layer else workers, batch_size=batch_size)
     chosen = _target(opened, target)
     explainer = _explainer(opened, layer) if layer else None
-    files = scan.pictures(paths)
+    files = pictures_beside(out, scan.pictures(paths))
+    names = output_names(files)
+    check_places((out / f"{name}{suffix}" for name in names for suffix in (".overlay.png", ".png")), files)
     failed = 0
     columns = ["path", "status", "reason", "target", "p", "max", "sum", "assumes_fracture", "notice"]
     if not json:
         console.data(csv_line(columns))
-    names = output_names(files)
 
     def drawn(answer: Answer) -> tuple[Answer, list[object]]:
         shown = path_cell(answer.path)

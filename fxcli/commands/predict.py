@@ -2,24 +2,24 @@
 
 from __future__ import annotations
 
+import os
 import sys
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, TextIO
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from fxcli.commands.options import BatchSize, Debug, Device, Engine, Json, Model, Out, Precision, Quiet, Workers
 from fxcli.commands.startup import import_torch
 from fxcli.console import console
-from fxcli.errors import SomeRowsFailed, UsageError
-from fxcli.run.files import replacing
+from fxcli.errors import SomeRowsFailed, UnreadableImage, UsageError
 
 if TYPE_CHECKING:
     from fxcli.evaluation.predictions import PredictionTable
     from fxcli.inference.pipeline import Answer
+    from fxcli.inference.rows import Rows
     from fxcli.inference.verdict import Judge
 
 
@@ -33,6 +33,11 @@ def predict(
         Path | None, typer.Option("--cam", metavar="DIR", help="Write a heat map of each answer here.")
     ] = None,
     out: Out = None,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Go on with what a stopped prediction left in --out DIR.")
+    ] = False,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace predictions in --out DIR.")] = False,
+    strict: Annotated[bool, typer.Option("--strict", help="Stop at the first picture that cannot be read.")] = False,
     sets: Annotated[
         bool, typer.Option("--sets", help="Add prediction sets, which hold the true class with a stated probability.")
     ] = False,
@@ -63,7 +68,11 @@ def predict(
 
     Without --model it takes the last finished training here, and says on stderr which one. A picture that cannot
     be read is a row with status=error and a reason, and so is a line of stdin that names no file; the exit code is
-    then 9.
+    then 9. Lines of stdin may end with zero bytes, as those of find -print0 do.
+
+    With --out DIR the file grows as DIR/predictions.csv.part and gets its name when it is complete. Whatever stopped
+    it, the same command with --resume does only what is missing: pictures without a row or a heat map, pictures that
+    were changed since, and errors. Rows that are there already are replaced with --overwrite alone.
 
     It runs as fast as it may: in bf16 where the processor has it and the model's validation pictures got the same
     answers, else in fp32. --model also takes a file that fx export wrote.
@@ -76,12 +85,18 @@ def predict(
 
     Example: fx predict folder/ --model final --sets --abstain 0.3 --gate runs/fracatlas-20260101T120000Z-1a2b
 
+    Example: fx predict folder/ --out answers/ --resume
+
     Example: find . -name '*.png' | fx predict - --model runs/final-20260101T120000Z-1a2b --json
     """
     console.configure(json=json, quiet=quiet, debug=debug)
+    if (resume or overwrite) and (out is None or (resume and overwrite)):
+        raise UsageError("--resume or --overwrite goes with --out DIR", hint="rows on stdout are not kept")
     import_torch()
     from fxcli.data import scan
+    from fxcli.evaluation.lines import Lines
     from fxcli.evaluation.predictions import PredictionTable
+    from fxcli.inference import rows as output
     from fxcli.inference.opened import open_model
     from fxcli.inference.verdict import Judge
 
@@ -101,77 +116,75 @@ def predict(
     for path in paths:
         listed = path == "-"
         files += scan.pictures(_listed() if listed else [Path(path)], keep_absent=listed)
-    table = PredictionTable(opened.model.classes, opened.model.info, extra=judge.columns)
-    judge.ask_gate(files)
-    told = _drawing(judge, cam, files) if cam else judge.verdict
-    verdicts = console.progress(opened.pipeline.map(told, files), total=len(files), what="predict")
-    with _target(out, json=json) as target:
-        failed = _write_rows(target, table, verdicts, json=json)
-    where = str(out / _file_name(json)) if out else "the output"
+    files, maps = _with_maps(files, cam) if cam else (files, [])
+    lines = Lines(PredictionTable(opened.model.classes, opened.model.info, extra=judge.columns), json=json)
+    with output.going_to(out, lines, judge.made_with(), resume=resume, overwrite=overwrite) as rows:
+        _predict(judge, files, maps, lines.table, rows, strict=strict, resume=resume)
+    where = str(out / lines.file_name) if out else "the output"
     console.note(f"{len(files)} pictures" + (f", heat maps in {cam}" if cam else "") + (f", {where}" if out else ""))
-    console.note(table.notice)
-    if failed:
-        raise SomeRowsFailed(failed, len(files), where)
+    console.note(lines.table.notice)
+    if rows.failed:
+        raise SomeRowsFailed(rows.failed, len(files), where)
 
 
-def _write_rows(target: TextIO, table: PredictionTable, verdicts: Iterable[dict[str, Any]], *, json: bool) -> int:
-    """Writes a row for each verdict as it comes; how many are errors."""
-    from fxcli.evaluation.table import csv_line, path_cell
+def _predict(
+    judge: Judge,
+    files: Sequence[Path],
+    maps: Sequence[Path],
+    table: PredictionTable,
+    rows: Rows,
+    *,
+    strict: bool,
+    resume: bool,
+) -> None:
+    """Writes a row for each picture that has none."""
+    from fxcli.data.names import path_cell
+    from fxcli.explain.png import sweep
 
-    failed = 0
-    if not json:
-        target.write(csv_line(table.columns) + "\n")
-    for verdict in verdicts:
-        record = table.record(path_cell(verdict.pop("path")), **verdict)
-        failed += record["status"] == "error"
-        target.write(_json_line(record) if json else csv_line(table.cells(record)) + "\n")
-    return failed
+    todo = rows.missing(files, path_cell, lambda index: not maps or maps[index].is_file())
+    chosen = [files[index] for index in todo]
+    if resume and maps:
+        sweep([maps[index] for index in todo])
+    judge.ask_gate(chosen)
+    told = _drawing(judge, [maps[index] for index in todo]) if maps else judge.verdict
+    verdicts = judge.opened.pipeline.map(told, chosen)
+    for verdict in console.progress(verdicts, total=len(files), done=len(files) - len(chosen), what="predict"):
+        path = verdict.pop("path")
+        rows.write(table.record(path_cell(path), **verdict))
+        if strict and verdict["status"] == "error":
+            raise UnreadableImage(path, verdict["reason"])
+    rows.finish()
+
+
+def _with_maps(files: Sequence[Path], cam: Path) -> tuple[list[Path], list[Path]]:
+    """The pictures, and where the heat map of each goes."""
+    from fxcli.evaluation.table import output_names
+    from fxcli.explain.draw import check_places, pictures_beside
+
+    pictures = pictures_beside(cam, files)
+    maps = [cam / f"{name}.png" for name in output_names(pictures)]
+    check_places(maps, pictures)
+    return pictures, maps
 
 
 def _listed() -> list[Path]:
-    """The lines of stdin."""
-    lines = [line.rstrip("\n") for line in sys.stdin]
+    """The lines of stdin, in whatever bytes names have."""
+    data = sys.stdin.buffer.read()
+    # A name may hold a line end, but no zero byte.
+    lines = data.split(b"\0") if b"\0" in data else data.replace(b"\r\n", b"\n").split(b"\n")
     if not any(lines):
         raise UsageError("no path on stdin", hint="find DIR -name '*.jpg' | fx predict -")
-    return [Path(line) for line in lines if line]
+    return [Path(os.fsdecode(line)) for line in lines if line]
 
 
-@contextmanager
-def _target(out: Path | None, *, json: bool) -> Iterator[TextIO]:
-    """Where rows go: stdout, or a file that gets its name when it is complete."""
-    if out is None:
-        yield sys.stdout
-        sys.stdout.flush()
-        return
-    out.mkdir(parents=True, exist_ok=True)
-    with (
-        replacing(out / _file_name(json)) as part,
-        part.open("w", encoding="utf-8", errors="backslashreplace", newline="") as handle,
-    ):
-        yield handle
-
-
-def _file_name(json: bool) -> str:
-    return "predictions.jsonl" if json else "predictions.csv"
-
-
-def _json_line(record: dict[str, object]) -> str:
-    import json
-
-    return json.dumps(record, ensure_ascii=False, allow_nan=False) + "\n"
-
-
-def _drawing(judge: Judge, cam: Path, files: list[Path]) -> Callable[[Answer], dict[str, Any]]:
+def _drawing(judge: Judge, maps: Sequence[Path]) -> Callable[[Answer], dict[str, Any]]:
     """Tells and draws an answer on the thread that it was computed on; what is not answered is not drawn, either."""
-    from fxcli.evaluation.table import output_names
     from fxcli.explain.draw import draw_answer
-
-    names = output_names(files)
 
     def draw(answer: Answer) -> dict[str, Any]:
         verdict = judge.verdict(answer)
         if verdict["status"] == "ok":
-            target = cam / f"{names[answer.index]}.png"
+            target = maps[answer.index]
             target.parent.mkdir(parents=True, exist_ok=True)
             draw_answer(judge.opened, answer).save_overlay(target)
         return verdict

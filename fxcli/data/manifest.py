@@ -14,13 +14,13 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Any
 
+from fxcli.data.names import MAX_CLASSES, is_class_name, text_cell, text_of
 from fxcli.data.preprocess import Clean
 from fxcli.errors import DataError
 from fxcli.run.files import copy, sha256_of, write_text
 
 COLUMNS = ("path", "label", "split", "group", "patient", "source", "width_px", "height_px", "sha256", "leaked")
 SPLITS = ("train", "val", "calibration", "test")
-MAX_CLASSES = 1000
 
 # A manifest of a million pictures has about as much.
 _SIZE_LIMIT_BYTES = 256 << 20
@@ -270,11 +270,12 @@ def _row(record: dict[str, str], place: str) -> Row:
         raise DataError(f"path {record['path'][:200]!r} leaves the manifest's folder", where=place)
     label, split = record["label"], record["split"]
     if not is_class_name(label):
-        raise DataError(f"class {label[:80]!r}: only letters, digits, _ . and - are allowed", where=place)
+        raise DataError(f"class {label[:80]!r}: only letters, digits, _, . and - are allowed, no - first", where=place)
     if split not in SPLITS:
         raise DataError(f"split {split[:80]!r} is none of {', '.join(SPLITS)}", where=place)
     if record.get("leaked", "") not in ("", "yes", "no"):
         raise DataError(f"leaked {record['leaked'][:20]!r} is neither yes nor no", where=place)
+    record = {text_of(name): text_of(cell) for name, cell in record.items()}
     known: dict[str, Any] = {name: record[name] for name in COLUMNS if name in record} | {"path": str(path)}
     for name in ("width_px", "height_px"):
         text = known.get(name) or "0"
@@ -282,11 +283,6 @@ def _row(record: dict[str, str], place: str) -> Row:
             raise DataError(f"{name} {text[:20]!r} is not a number of pixels", where=place)
         known[name] = int(text)
     return Row(**known, extra={name: value for name, value in record.items() if name not in COLUMNS})
-
-
-def is_class_name(text: str) -> bool:
-    """Whether a class may be called so; it may name a folder, so neither `.` nor `..` is one."""
-    return bool(text.strip(".")) and len(text) <= 255 and all(c.isascii() and (c.isalnum() or c in "_.-") for c in text)
 
 
 def write_manifest(file: Path, rows: Sequence[Row]) -> None:
@@ -301,10 +297,10 @@ def groups_of(rows: Sequence[Row]) -> list[str]:
 
 def _text(rows: Sequence[Row]) -> str:
     extra = list(dict.fromkeys(name for row in rows for name in row.extra))
-    table: list[list[str]] = [[*COLUMNS, *extra]]
+    table: list[list[str]] = [[*COLUMNS, *map(text_cell, extra)]]
     for row in rows:
         known = [str(getattr(row, name)) for name in COLUMNS]
-        table.append([*known, *(row.extra.get(name, "") for name in extra)])
+        table.append([text_cell(text) for text in (*known, *(row.extra.get(name, "") for name in extra))])
     # The csv module would leave a lone carriage return unquoted, and then refuse to read it.
     has_return = any("\r" in cell for cells in table for cell in cells)
     out = io.StringIO()

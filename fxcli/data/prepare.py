@@ -21,9 +21,10 @@ from PIL import Image, PngImagePlugin
 
 from fxcli import __version__
 from fxcli.console import console
-from fxcli.data import audit, audit_page, oddities, phantom, scan, split
+from fxcli.data import audit, audit_page, oddities, phantom, scan, split, tree
 from fxcli.data.audit import Audit
 from fxcli.data.manifest import Row, counts, write_manifest
+from fxcli.data.names import no_formula
 from fxcli.data.preprocess import Clean, Cleaned
 from fxcli.data.read import MARK, Radiograph, colour_frac, read
 from fxcli.data.views import LOOKED_AT_PX, View, view
@@ -185,9 +186,12 @@ def _files(recipe: PrepareRecipe, unreadable: list[dict[str, str]]) -> list[Item
     items = []
     for picture in found:
         try:
-            digest = sha256_of(picture.path)
-        except (OSError, ValueError) as error:
-            unreadable.append({"path": picture.name, "reason": getattr(error, "strerror", None) or str(error)})
+            reason = tree.unusable(picture.path)
+            digest = "" if reason else sha256_of(picture.path)
+        except OSError as error:
+            reason = (error.strerror or str(error)).lower()
+        if reason:
+            unreadable.append({"path": picture.name, "reason": reason})
             continue
         load = functools.partial(read, picture.path)
         label = label_of[picture.folder]
@@ -295,7 +299,7 @@ def _rows(made: Sequence[Made], found: Audit, part: Path) -> list[Row]:
             split=part_name,
             group=found.groups[index],
             patient=item.patient or "",
-            source=item.name,
+            source=no_formula(item.name),
             width_px=picture.width_px,
             height_px=picture.height_px,
             sha256=item.digest,

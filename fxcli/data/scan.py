@@ -1,15 +1,18 @@
-"""Finds pictures: in folders for prediction, in class folders or a CSV for preparation. Opens no picture."""
+"""Finds pictures: in folders for prediction, in class folders or a CSV for preparation. Opens no picture (see tree)."""
 
 from __future__ import annotations
 
 import difflib
 import os
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from fxcli.console import console
+from fxcli.data import tree
 from fxcli.data.manifest import COLUMNS, read_csv
+from fxcli.data.names import escaped, is_class_name
 from fxcli.data.read import EXTENSIONS
 from fxcli.errors import DataError, NothingFound
 from fxcli.recipe.schema import Columns
@@ -31,7 +34,7 @@ class SourcePicture:
 
     Attributes:
         path: The file.
-        name: Path relative to the source, with forward slashes; no two of a source are equal.
+        name: Path relative to the source, with forward slashes, escaped; no two of a source are equal.
         folder: Class folder or label as found; "" if none.
         split: "train", "val" or "test" as given, or None.
         patient: As given, or None.
@@ -47,7 +50,11 @@ class SourcePicture:
 
 
 def pictures(paths: Iterable[Path], *, keep_absent: bool = False) -> list[Path]:
-    """All pictures below folders, sorted within each; a file that is named itself is taken as it is.
+    """All pictures below folders, sorted within each; a path that is named itself is taken as it is.
+
+    What may be one is listed, so that a row says what is wrong with it: all whose name ends like a picture's, be it a
+    pipe or a link that leads nowhere, files of other names that begin like a picture, and folders that cannot be
+    listed. Hidden files and folders, and what systems leave behind, are passed over; a line says how much that was.
 
     Args:
         paths: Folders and files.
@@ -56,38 +63,26 @@ def pictures(paths: Iterable[Path], *, keep_absent: bool = False) -> list[Path]:
 
     Raises:
         NothingFound: A folder has none.
-        DataError: A path does not exist, or a folder cannot be listed.
+        DataError: A path does not exist, or a folder that is named itself cannot be listed.
     """
     found: list[Path] = []
+    passed_over: Counter[str] = Counter()
     for path in paths:
         # Not Path.exists, which raises on a name that is too long.
         if os.path.isdir(path):
-            inside = sorted(_below(path))
+            inside, others = tree.below(path)
             if not inside and not keep_absent:
-                raise NothingFound(path, EXTENSIONS)
-            found += inside or [path]
+                raise NothingFound(path, EXTENSIONS, tree.told(others))
+            found += sorted(inside) or [path]
+            passed_over += others
         elif keep_absent or os.path.exists(path):
             found.append(path)
         else:
-            raise DataError("no such file or folder", where=path)
+            reason = tree.unusable(path)
+            raise DataError("no such file or folder" if reason == tree.ABSENT else reason, where=path)
+    if passed_over:
+        console.note(f"passed over: {tree.told(passed_over)}")
     return found
-
-
-def _below(folder: Path, above: tuple[str, ...] = ()) -> Iterator[Path]:
-    real = os.path.realpath(folder)
-    if real in above:
-        return  # a link that leads back to where we came from
-    try:
-        entries = list(os.scandir(folder))
-    except OSError as error:
-        raise DataError(f"this folder cannot be listed: {error.strerror}", where=folder) from error
-    for entry in entries:
-        if entry.name.startswith(".") or entry.name == "__MACOSX":
-            continue
-        if entry.is_dir():
-            yield from _below(folder / entry.name, (*above, real))
-        elif entry.name.lower().endswith(EXTENSIONS):
-            yield folder / entry.name
 
 
 def source(path: Path, columns: Columns) -> list[SourcePicture]:
@@ -110,11 +105,14 @@ def class_tree(root: Path) -> list[SourcePicture]:
 
     Raises:
         NothingFound: No picture.
-        DataError: Some pictures lie outside any class folder, or in folders of two splits.
+        DataError: Some pictures lie outside any class folder, or in folders of two splits; or a folder cannot be
+            listed.
     """
     found, loose = [], []
     for path in pictures([root]):
-        name = path.relative_to(root).as_posix()
+        if os.path.isdir(path):
+            raise DataError(tree.unusable(path), where=path)
+        name = escaped(path.relative_to(root).as_posix())
         folders = name.split("/")[:-1]
         classes = [part for part in folders if part.lower() not in _SPLIT_FOLDERS]
         splits = {_SPLIT_FOLDERS[part.lower()] for part in folders if part.lower() in _SPLIT_FOLDERS}
@@ -171,7 +169,7 @@ def _picture(root: Path, place: str, row: Mapping[str, str], wanted: Mapping[str
     path = Path(os.path.normpath(values["path"]))
     return SourcePicture(
         path=root / path,
-        name=path.as_posix(),
+        name=escaped(path.as_posix()),
         folder=values["label"],
         split=_SPLIT_FOLDERS[split] if split else None,
         patient=values.get("patient") or None,
@@ -188,8 +186,7 @@ def labels(found: Iterable[SourcePicture], classes: Mapping[str, str], where: Pa
         where: Named in errors.
 
     Raises:
-        DataError: A folder that the mapping lacks, a mapping entry without any picture, or a class without a letter
-            or digit in its name.
+        DataError: A folder that the mapping lacks, a mapping entry without any picture, or what may not name a class.
     """
     folders = sorted({picture.folder for picture in found})
     if not classes:
@@ -208,11 +205,11 @@ def labels(found: Iterable[SourcePicture], classes: Mapping[str, str], where: Pa
             raise DataError("folders and data.classes do not match\n  " + "\n  ".join(lines), where=where)
         named = {folder: classes[folder] for folder in folders}
     for folder, name in named.items():
-        # A class names a folder too, and ".." would be another one.
-        if not any(c.isalnum() for c in name):
+        # A class names a folder too, and ".." would be another one; and a cell, where "-x" would be a formula.
+        if not is_class_name(name):
             raise DataError(f"'{folder}' gives no usable class name", where=where, hint="set data.classes")
     return named
 
 
 def _class_name(folder: str) -> str:
-    return "".join(c if c.isascii() and (c.isalnum() or c in "_.-") else "_" for c in folder).strip("_")
+    return "".join(c if c.isascii() and (c.isalnum() or c in "_.-") else "_" for c in folder).strip("_").lstrip("_-")

@@ -14,10 +14,11 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from fxcli.console import ASSUMES_FRACTURE, INTENDED_USE
+from fxcli.data.names import path_cell, path_of, text_cell, text_of
 from fxcli.errors import DataError
 from fxcli.evaluation import subgroups
 from fxcli.evaluation.metrics import softmax
-from fxcli.evaluation.table import csv_line, path_cell, path_of
+from fxcli.evaluation.table import csv_line
 
 DEMO = "DEMO: this model was trained on drawn phantoms and says nothing about real pictures."
 
@@ -171,6 +172,7 @@ class PredictionTable:
         """One row for a CSV, of what `record` gives; what it lacks stays empty."""
         probabilities = record.get("probabilities", {})
         values = {**record, **{f"p_{name}": f"{p:.6f}" for name, p in probabilities.items()}}
+        values["reason"] = text_cell(values.get("reason", ""))
         return [_cell(values.get(name, "")) for name in self.columns]
 
     def record(
@@ -215,7 +217,7 @@ def labelled_csv(
     table = PredictionTable(classes, info, labelled=True)
     lines = [csv_line(table.columns)]
     for row in rows:
-        told: dict[str, Any] = {"label": row.label, "group": row.group}
+        told: dict[str, Any] = {"label": row.label, "group": text_cell(row.group)}
         if row.logits is None:
             told |= {"status": "error", "reason": row.reason}
         else:
@@ -248,7 +250,7 @@ def read_labelled(text: str) -> tuple[Labelled, tuple[str, ...]]:
         return (
             Labelled(
                 paths=tuple(path_of(row["path"]) for row in rows),
-                groups=tuple(row["group"] for row in rows),
+                groups=tuple(text_of(row["group"]) for row in rows),
                 targets=np.array([index[row["label"]] for row in rows], dtype=int),
                 logits=np.array([[[row[f"logit_{name}"] for name in classes] for row in rows]], dtype=np.float32),
                 distances=np.array(distances, dtype=float) if all(distances) else None,

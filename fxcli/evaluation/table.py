@@ -1,14 +1,18 @@
-"""Rows and names of every output: one CSV line, one path cell, one name per picture. Text in, text out."""
+"""Rows and names of every output: one CSV line, one name per picture. Text in, text out. Names as text: data/names."""
 
 from __future__ import annotations
 
 import csv
+import hashlib
 import io
 import os
 from collections.abc import Sequence
 from pathlib import Path, PurePath
 
-_FORMULA = ("=", "+", "-", "@")
+# Of what is made of a picture: see commands/predict and cam.
+SUFFIXES = (".png", ".overlay.png", ".map.npy")
+# File systems take 255; a suffix, and one for the time of writing, must fit.
+_LONGEST_BYTES = 200
 
 
 def csv_line(cells: Sequence[object]) -> str:
@@ -20,20 +24,23 @@ def csv_line(cells: Sequence[object]) -> str:
     return text.getvalue()
 
 
-def path_cell(path: str | PurePath) -> str:
-    """The path as a cell: never one that a spreadsheet takes for a formula."""
-    text = str(path)
-    return f"./{text}" if text.startswith(_FORMULA) else text
-
-
-def path_of(cell: str) -> str:
-    """The path that `path_cell` made the cell of."""
-    return cell[2:] if cell.startswith("./") and cell[2:].startswith(_FORMULA) else cell
-
-
 def output_names(paths: Sequence[Path]) -> list[Path]:
-    """A name for what is made of each picture: its place below the folder that all share; a suffix is to be added."""
-    return below_shared([Path(os.path.abspath(path)) for path in paths])
+    """A name for what is made of each picture: its place below the folder that all share; a suffix is to be added.
+
+    No two meet, also where a folder is called like what is made of a picture, and none is too long for a suffix.
+    """
+    names = below_shared([Path(os.path.abspath(path)) for path in paths])
+    inside = {name.parent for name in names}
+    folders = {str(folder) for parent in inside for folder in (parent, *parent.parents)}
+    return [_usable(name, folders) for name in names]
+
+
+def _usable(name: Path, folders: set[str]) -> Path:
+    raw = os.fsencode(name.name)
+    if len(raw) <= _LONGEST_BYTES and not any(f"{name}{suffix}" in folders for suffix in SUFFIXES):
+        return name
+    digest = hashlib.sha256(raw).hexdigest()[:12]
+    return name.with_name(f"{raw[: _LONGEST_BYTES - len(digest) - 1].decode('utf-8', 'ignore')}~{digest}")
 
 
 def below_shared(paths: Sequence[PurePath]) -> list[Path]:
@@ -41,12 +48,13 @@ def below_shared(paths: Sequence[PurePath]) -> list[Path]:
     if not paths:
         return []
     shared = paths[0].parent
-    for path in paths:
-        while not path.is_relative_to(shared):
+    for folder in dict.fromkeys(path.parent for path in paths):
+        while not folder.is_relative_to(shared):
             if shared == shared.parent:
                 return [Path(_drive(path), *path.parts[1:]) for path in paths]
             shared = shared.parent
-    return [Path(*path.relative_to(shared).parts) for path in paths]
+    depth = len(shared.parts)
+    return [Path(*path.parts[depth:]) for path in paths]
 
 
 def _drive(path: PurePath) -> str:

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+import os
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
 
+from fxcli.console import console
 from fxcli.data.preprocess import Cleaned
-from fxcli.data.read import HEAT_MAP, MARK
-from fxcli.errors import FxError, UsageError
+from fxcli.data.read import EXTENSIONS, HEAT_MAP, MARK
+from fxcli.data.tree import unusable
+from fxcli.errors import FxError, NothingFound, UsageError
 from fxcli.evaluation.predictions import notice
 from fxcli.explain import overlay
 from fxcli.explain.gradcam import at_layer, at_output
@@ -22,6 +25,8 @@ from fxcli.inference.opened import Opened
 from fxcli.inference.pipeline import Answer
 from fxcli.zoo.specs import BackboneSpec
 
+# Signature, header, and the beginning of the text that says what it is.
+_START_BYTES = 100
 # (clean picture, index of the class) → [h, w] unscaled.
 Explainer = Callable[[Cleaned, int], np.ndarray]
 
@@ -90,6 +95,48 @@ def draw_answer(
         caption=f"{'DEMO  ' if model.is_demo else ''}{model.classes[chosen]}  p = {probability:.2f}",
         notice=notice(model.info),
     )
+
+
+def pictures_beside(folder: Path, files: Sequence[Path]) -> list[Path]:
+    """The pictures among files, without the heat maps that an earlier command drew into a folder.
+
+    Args:
+        folder: That heat maps go to; it may lie among the pictures.
+        files: To look through.
+
+    Raises:
+        NothingFound: There is none.
+    """
+    place = os.path.join(os.path.abspath(folder), "")
+    found = [path for path in files if not (os.path.abspath(path).startswith(place) and is_heat_map(path))]
+    if not found:
+        raise NothingFound(folder, EXTENSIONS, f"{len(files)} heat maps")
+    if len(found) < len(files):
+        console.note(f"passed over: {len(files) - len(found)} heat maps in {folder}")
+    return found
+
+
+def check_places(maps: Iterable[Path], files: Iterable[Path]) -> None:
+    """Whether no heat map would take the place of a picture.
+
+    Raises:
+        UsageError: One would.
+    """
+    taken = {os.path.abspath(path) for path in files}
+    for path in maps:
+        if os.path.abspath(path) in taken:
+            raise UsageError(f"a heat map would replace the picture {path}", hint="another folder for heat maps")
+
+
+def is_heat_map(path: Path) -> bool:
+    """Whether a file begins as the heat maps that are drawn here."""
+    if unusable(path):
+        return False
+    try:
+        with path.open("rb") as handle:
+            return f'{MARK}\0{{"{HEAT_MAP}"'.encode() in handle.read(_START_BYTES)
+    except OSError:
+        return False
 
 
 def at_stage(engine: TorchEngine, spec: BackboneSpec, stage: str) -> Explainer:

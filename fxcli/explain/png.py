@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import struct
 import zlib
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +18,7 @@ from fxcli.run.cache import storing
 _SIGNATURE = b"\x89PNG\r\n\x1a\n"
 _RGB_8_BIT = (8, 2, 0, 0, 0)
 _FILTER_UP = 2
+_TOKEN = 12
 
 
 def write_png(path: Path, pixels: np.ndarray, key: str, text: str) -> None:
@@ -40,6 +42,17 @@ def write_png(path: Path, pixels: np.ndarray, key: str, text: str) -> None:
         handle.write(_chunk(b"tEXt", key.encode("latin-1") + b"\0" + text.encode("latin-1")))
         handle.write(_chunk(b"IDAT", zlib.compress(lines.tobytes(), level=1)))
         handle.write(_chunk(b"IEND", b""))
+
+
+def sweep(files: Sequence[Path]) -> None:
+    """Takes away what is left of writing these files where that was killed."""
+    names = {str(file) for file in files}
+    for folder in {file.parent for file in files}:
+        for found in folder.glob("*.part") if folder.is_dir() else ():
+            # What `storing` calls it.
+            whole, _, token = found.stem.rpartition(".")
+            if str(folder / whole) in names and len(token) == _TOKEN:
+                found.unlink(missing_ok=True)
 
 
 def _chunk(kind: bytes, content: bytes) -> bytes:

@@ -21,6 +21,7 @@ import numpy as np
 
 from fxcli.console import console
 from fxcli.data.preprocess import Cleaned, Preprocessing
+from fxcli.data.tree import unusable
 from fxcli.errors import RunError, UnreadableImage
 from fxcli.inference.engines import Computed, Engine
 
@@ -135,6 +136,8 @@ class Pipeline:
         return made
 
     def _decode(self, path: Path) -> tuple[Cleaned | None, str]:
+        if reason := unusable(path):
+            return None, reason
         try:
             return self.preprocessing.load(path, draft=self.draft), ""
         except UnreadableImage as error:

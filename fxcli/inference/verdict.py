@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from fxcli import __version__
 from fxcli.console import console
 from fxcli.errors import UsageError
 from fxcli.inference.opened import Opened
@@ -30,7 +31,7 @@ class Judge:
     """
 
     def __init__(self, opened: Opened, gate: Opened | None, *, sets: bool, abstain: float | None) -> None:
-        self.opened, self.gate, self.sets = opened, gate, sets
+        self.opened, self.gate, self.sets, self.abstain = opened, gate, sets, abstain
         known = opened.uncertainty
         if (sets and known.sets is None) or (abstain is not None and not known.source):
             raise UsageError(f"{opened.name} knows nothing of its own errors", hint=_FOLDS)
@@ -52,6 +53,20 @@ class Judge:
         """What stands in a verdict beside the probabilities."""
         unlike = ["unlike_training"] if self.opened.uncertainty.unlike is not None else []
         return [*unlike, *(["set"] if self.sets else []), *(["p_finding"] if self.gate else [])]
+
+    def made_with(self) -> dict[str, Any]:
+        """All that what is told of a picture depends on, but the picture."""
+        engine = self.opened.pipeline.engine
+        return {
+            "fx": __version__,
+            "model": self.opened.digest,
+            "gate": self.gate.digest if self.gate else None,
+            "engine": engine.name,
+            "precision": engine.precision,
+            "draft": self.opened.pipeline.draft,
+            "sets": self.sets,
+            "abstain": self.abstain,
+        }
 
     def ask_gate(self, files: Sequence[Path]) -> None:
         """Runs the gate over all files, before the model: its verdict decides what of an answer is told, and drawn."""

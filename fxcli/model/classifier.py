@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -13,7 +13,7 @@ from pydantic import ValidationError
 from torch import Tensor, nn
 from torch.nn import functional
 
-from fxcli.data.manifest import MAX_CLASSES, is_class_name
+from fxcli.data.names import are_class_names
 from fxcli.data.preprocess import Preprocessing
 from fxcli.errors import DataError, FxError, ModelFileError, RecipeError, UnknownName
 from fxcli.model.empty import EmptyParameters
@@ -196,9 +196,11 @@ def load(file: Path, zoo: Zoo) -> TrainedModel:
     tensors, info = load_model_file(file)
     _check_task(file, info)
     try:
-        classes = classes_of(info["classes"])
+        classes: Sequence[str] = info["classes"]
         preprocessing = Preprocessing.from_mapping(info["preprocessing"])
         settings = Model.model_validate_json(json.dumps(info["model"]))
+        if not are_class_names(classes):
+            raise ModelFileError("the header is damaged: classes", where=file)
         check_load(info, preprocessing)
     except (KeyError, TypeError, ValueError, RecursionError, DataError) as error:
         raise ModelFileError(f"the header is damaged: {str(error)[:300]}", where=file) from error
@@ -223,21 +225,7 @@ def load(file: Path, zoo: Zoo) -> TrainedModel:
     if len({member.statistics is None for member in members}) > 1:
         raise ModelFileError("some of its members have feature statistics, others have none", where=file)
     header = {key: value for key, value in info.items() if key not in ("classes", "preprocessing")}
-    return TrainedModel(tuple(members), spec, classes, preprocessing, header)
-
-
-def classes_of(told: Any) -> tuple[str, ...]:
-    """The classes of a header, in the order of the logits.
-
-    Raises:
-        ValueError: They are no names of classes, or one of them stands there twice.
-    """
-    is_list = isinstance(told, list) and 0 < len(told) <= MAX_CLASSES
-    if not is_list or not all(isinstance(name, str) and is_class_name(name) for name in told):
-        raise ValueError("not the file of a classifier")
-    if len(set(told)) < len(told):
-        raise ValueError("a class stands in it twice")
-    return tuple(told)
+    return TrainedModel(tuple(members), spec, tuple(classes), preprocessing, header)
 
 
 def check_load(info: Mapping[str, Any], preprocessing: Preprocessing) -> None:

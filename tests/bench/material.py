@@ -75,7 +75,7 @@ def _folder(target: Path, files: Sequence[Path]) -> Folder:
     return Folder(str(target), len(files))
 
 
-def model_file(file: Path, backbone: str, *, size_px: int | None = None) -> str:
+def model_file(file: Path, backbone: str, *, size_px: int | None = None, prepared_px: int = 640) -> str:
     """Writes a model file with random weights and the classes of Bone Break."""
     from fxcli.data.preprocess import Clean, Preprocessing
     from fxcli.model import classifier as models
@@ -87,7 +87,7 @@ def model_file(file: Path, backbone: str, *, size_px: int | None = None) -> str:
     seen, settings = spec.input, Model(backbone=backbone, init="random")
     size_px = size_px or seen.size_px
     preprocessing = Preprocessing(
-        clean=Clean(),
+        clean=Clean(prepared_px),
         image_size_px=size_px,
         resize="letterbox",
         mean=seen.mean,

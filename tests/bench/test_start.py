@@ -48,7 +48,7 @@ def test_start(part, repeats, folders, workshop, tmp_path):
         ("start, fx --help", fx("--help"), "bare imports", IMPORTS, Aim(1.3, at_most=True)),
         (
             "start, fx predict of one picture",
-            fx("predict", picture, "--model", model, "--out", tmp_path / "out"),
+            fx("predict", picture, "--model", model, "--out", tmp_path / "out", "--overwrite"),
             "import torch, torchvision; one forward pass",
             FORWARD,
             Aim(1.2, at_most=True),

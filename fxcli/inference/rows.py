@@ -1,0 +1,334 @@
+"""Where the rows of predictions go: stdout, or a file that grows beside its name and gets it when it is complete.
+
+    predictions.csv.part         the rows so far; the last may be cut short
+    predictions.csv.part.json    what they are made with
+    lock.json                    who is at work here
+
+Whatever stops a prediction, its rows stay, and `--resume` goes on with them. Called by commands/predict.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import json
+import os
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Protocol
+
+from fxcli.console import console
+from fxcli.errors import DataError, RunError
+from fxcli.evaluation.lines import Found, Lines, Place
+from fxcli.run.directory import Lock, Run
+from fxcli.run.files import replace, write_json
+
+# (index of a picture) → whether the heat map is there that its answer needs.
+IsDrawn = Callable[[int], bool]
+# (path of a picture) → what its row calls it.
+Show = Callable[[Path], str]
+
+
+class Rows(Protocol):
+    """Takes the rows of predictions.
+
+    Attributes:
+        failed: How many of them are errors.
+    """
+
+    failed: int
+
+    def missing(self, files: Sequence[Path], shown: Show, is_drawn: IsDrawn) -> Sequence[int]:
+        """The indices of the pictures that have no row yet.
+
+        Args:
+            files: All of them, in the order of the rows.
+            shown: What their rows call them.
+            is_drawn: Whether a heat map is there.
+        """
+        ...
+
+    def write(self, record: Mapping[str, Any]) -> None:
+        """Takes the row of the next one that is missing.
+
+        Raises:
+            DataError: It cannot be written.
+        """
+        ...
+
+    def finish(self) -> None:
+        """Called when every picture has its row."""
+        ...
+
+
+class Printed:
+    """Rows on stdout, each at once: who reads them need not wait."""
+
+    def __init__(self, lines: Lines) -> None:
+        self.lines, self.failed = lines, 0
+        self._print(lines.head)
+
+    def missing(self, files: Sequence[Path], shown: Show, is_drawn: IsDrawn) -> Sequence[int]:
+        """See Rows."""
+        return range(len(files))
+
+    def write(self, record: Mapping[str, Any]) -> None:
+        """See Rows."""
+        self.failed += record["status"] == "error"
+        self._print(self.lines.line(record))
+
+    def finish(self) -> None:
+        """See Rows."""
+
+    def _print(self, text: str) -> None:
+        with _saying("stdout"):
+            sys.stdout.write(text)
+            sys.stdout.flush()
+
+
+class Complete:
+    """Rows that are all there.
+
+    Args:
+        file: With them.
+        found: They.
+    """
+
+    def __init__(self, file: Path, found: Found) -> None:
+        self.file, self.found, self.failed = file, found, found.failed
+
+    def missing(self, files: Sequence[Path], shown: Show, is_drawn: IsDrawn) -> Sequence[int]:
+        """See Rows.
+
+        Raises:
+            DataError: They are of other pictures.
+        """
+        if self.found.order != [shown(path) for path in files]:
+            raise _exists(self.file, "this file is complete, but of other pictures than are here now")
+        console.note(f"nothing is missing: {self.file} is complete")
+        return ()
+
+    def write(self, record: Mapping[str, Any]) -> None:
+        """See Rows."""
+
+    def finish(self) -> None:
+        """See Rows."""
+
+
+class Growing:
+    """Rows in a file that gets its name at the end.
+
+    Args:
+        file: That name.
+        lines: What its lines are like.
+        found: Rows that are there already; None begins anew.
+        started: When the first of them was made, in seconds since the epoch.
+    """
+
+    def __init__(self, file: Path, lines: Lines, found: Found | None, started: float) -> None:
+        self.file, self.lines, self.found, self.started = file, lines, found, started
+        self.failed = 0
+        self.count = len(found.order) if found else 0
+        self.end = found.end if found else 0
+        # Where the row of each path stands, if the rows must be put in order at the end; and that order.
+        self.places: dict[str, Place] | None = None
+        self.cells: list[str] = []
+        # Unbuffered: a row is in the file once it is written, or an error says that it is not.
+        self.handle = io.FileIO(part_of(file), "ab" if found else "wb")
+        if not found:
+            try:
+                self._append(lines.head)
+            except BaseException:
+                self.leave()
+                raise
+
+    def missing(self, files: Sequence[Path], shown: Show, is_drawn: IsDrawn) -> Sequence[int]:
+        """See Rows."""
+        if self.found is None:
+            return range(len(files))
+        order, places = self.found.order, self.found.places
+        self.found = None
+        cells = [shown(path) for path in files]
+        todo = []
+        for index, (path, cell) in enumerate(zip(files, cells, strict=True)):
+            place = places.get(cell)
+            is_done = place is not None and (not place.is_answer or is_drawn(index))
+            if not is_done or _changed(path) >= self.started:
+                todo.append(index)
+        console.note(f"going on: {len(files) - len(todo)} of {len(files)} pictures have their row")
+        if gone := len(set(order).difference(cells)):
+            console.warn(f"{gone} pictures that have a row are no longer here: their rows are left out")
+        if order != cells[: len(order)] or todo != list(range(len(order), len(files))):
+            self.places, self.cells = places, cells
+        return todo
+
+    def write(self, record: Mapping[str, Any]) -> None:
+        """See Rows."""
+        start = self.end
+        self._append(self.lines.line(record))
+        self.count += 1
+        self.failed += record["status"] == "error"
+        if self.places is not None:
+            self.places[record["path"]] = Place(start, self.end, record["status"] == "ok")
+
+    def finish(self) -> None:
+        """See Rows; the file gets its name."""
+        with _saying(self.file):
+            os.fsync(self.handle.fileno())
+            self.handle.close()
+            replace(part_of(self.file) if self.places is None else self._ordered(self.places), self.file)
+        for file in (part_of(self.file), notes_of(self.file)):
+            file.unlink(missing_ok=True)
+
+    def leave(self) -> None:
+        """Called when something stopped the prediction."""
+        self.handle.close()
+        part = part_of(self.file)
+        if self.count:
+            console.note(f"{self.count} rows are in {part}: the same command with --resume goes on with them")
+        else:
+            for file in (part, notes_of(self.file)):
+                file.unlink(missing_ok=True)
+
+    def _append(self, text: str) -> None:
+        rest = memoryview(text.encode("utf-8", "backslashreplace"))
+        with _saying(part_of(self.file)):
+            while rest:
+                # A disk that is nearly full takes a part of it.
+                written = self.handle.write(rest) or 0
+                rest, self.end = rest[written:], self.end + written
+
+    def _ordered(self, places: Mapping[str, Place]) -> Path:
+        """A file with the rows in the order of the pictures; after a change of those they were added as they came."""
+        ordered = self.file.with_name(f"{self.file.name}.part.ordered")
+        try:
+            with part_of(self.file).open("rb") as rows, ordered.open("wb") as target:
+                target.write(self.lines.head.encode("utf-8"))
+                for cell in self.cells:
+                    rows.seek(places[cell].start)
+                    target.write(rows.read(places[cell].end - places[cell].start))
+                target.flush()
+                os.fsync(target.fileno())
+        except BaseException:
+            ordered.unlink(missing_ok=True)
+            raise
+        return ordered
+
+
+def part_of(file: Path) -> Path:
+    """Where rows grow until they are complete."""
+    return file.with_name(f"{file.name}.part")
+
+
+def notes_of(file: Path) -> Path:
+    """What tells what those are made with."""
+    return file.with_name(f"{file.name}.part.json")
+
+
+@contextlib.contextmanager
+def going_to(
+    folder: Path | None, lines: Lines, made_with: Mapping[str, Any], *, resume: bool, overwrite: bool
+) -> Iterator[Rows]:
+    """Gives what takes the rows.
+
+    Args:
+        folder: Where the file goes; None is stdout.
+        lines: What its lines are like.
+        made_with: What the rows of one file must have in common, as JSON.
+        resume: Whether to go on with what a stopped prediction left here.
+        overwrite: Whether to replace what is here.
+
+    Raises:
+        DataError: There is a file already, or it cannot be written to.
+        RunError: Another process is at work here, or what is here was made with something else.
+    """
+    if folder is None:
+        yield Printed(lines)
+        return
+    folder.mkdir(parents=True, exist_ok=True)
+    with Lock(Run(folder)):
+        rows = _opened(folder / lines.file_name, lines, made_with, resume=resume, overwrite=overwrite)
+        if isinstance(rows, Complete):
+            yield rows
+            return
+        try:
+            yield rows
+        except BaseException:
+            rows.leave()
+            raise
+
+
+def _opened(
+    file: Path, lines: Lines, made_with: Mapping[str, Any], *, resume: bool, overwrite: bool
+) -> Growing | Complete:
+    part = part_of(file)
+    if resume and file.exists() and not part.exists():
+        notes_of(file).unlink(missing_ok=True)
+        return Complete(file, _found(file, lines))
+    found = _found(part, lines) if part.exists() and not overwrite else Found()
+    if found.order and not resume:
+        raise _exists(part, f"a prediction that was stopped left {len(found.order)} rows here", "--resume goes on; ")
+    if file.exists() and not (resume or overwrite):
+        raise _exists(file, "this file exists")
+    if found.order:
+        started = _check_notes(file, made_with)
+        os.truncate(part, found.end)
+        return Growing(file, lines, found, started)
+    started = time.time()
+    write_json(notes_of(file), {"started": started, **made_with})
+    return Growing(file, lines, None, started)
+
+
+def _found(file: Path, lines: Lines) -> Found:
+    with file.open("rb") as handle:
+        return lines.found(handle)
+
+
+def _check_notes(file: Path, made_with: Mapping[str, Any]) -> float:
+    """Whether rows were made with the same; when they were begun."""
+    try:
+        notes = json.loads(notes_of(file).read_text(encoding="utf-8"))
+        started = float(notes.pop("started"))
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        what = "nothing tells what these rows were made with"
+        raise RunError(what, where=part_of(file), hint="--overwrite begins anew") from error
+    now = json.loads(json.dumps(made_with))
+    differ = [key for key in {**notes, **now} if notes.get(key) != now.get(key)]
+    if differ:
+        told = "; ".join(f"{key} was {_short(notes.get(key))}, and is {_short(now.get(key))}" for key in differ)
+        hint = "give it what it was begun with, or --overwrite, which begins anew"
+        raise RunError(f"these rows were made with something else: {told}", where=part_of(file), hint=hint)
+    return started
+
+
+def _changed(path: Path) -> float:
+    """When a file last changed; now, if that cannot be told."""
+    try:
+        status = os.stat(path)
+    except (OSError, ValueError):
+        return time.time()
+    # The second changes also when an older file takes the place; on Windows it is when it was made.
+    return max(status.st_mtime, status.st_ctime)
+
+
+def _exists(file: Path, what: str, instead: str = "") -> DataError:
+    return DataError(what, where=file, hint=f"{instead}--overwrite replaces it; --out names another folder")
+
+
+@contextlib.contextmanager
+def _saying(where: str | Path) -> Iterator[None]:
+    """Says where nothing could be written; the system's error does not."""
+    try:
+        yield
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        hint = "make space there, or write elsewhere; rows in a .part file are kept, and --resume goes on with them"
+        raise DataError(f"cannot be written: {error.strerror or error}", where=where, hint=hint) from error
+
+
+def _short(value: object) -> str:
+    text = json.dumps(value, ensure_ascii=False)
+    return text if len(text) <= 40 else f"{text[:37]}…"

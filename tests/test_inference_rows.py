@@ -1,0 +1,392 @@
+"""Where rows go: a file is complete or has no name, whatever stopped it, and nothing is done or lost twice."""
+
+import csv
+import errno
+import json
+import os
+import signal
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from fxcli.errors import DataError, FxError, RunError
+from fxcli.evaluation.lines import Lines
+from fxcli.evaluation.predictions import PredictionTable
+from fxcli.inference import rows as output
+from fxcli.run.directory import Lock, Run
+
+OUT, FILE, PART, NOTES = (
+    Path("out", *name) for name in ((), ("predictions.csv",), ("predictions.csv.part",), ("predictions.csv.part.json",))
+)
+MADE_WITH = {"model": "abc", "abstain": None, "sets": False}
+forks = pytest.mark.skipif(not hasattr(os, "fork"), reason="this system has no fork")
+
+
+@pytest.fixture
+def files():
+    """Twelve pictures that were there before the prediction began."""
+    made = [Path("in") / f"{letter}.png" for letter in "abcdefghijkl"]
+    Path("in").mkdir()
+    for path in made:
+        path.touch()
+    # The system's clock for files ticks a few hundred times a second.
+    time.sleep(0.02)
+    return made
+
+
+class Stopped(Exception):
+    pass
+
+
+def going(json=False, made_with=MADE_WITH, **options):
+    lines = Lines(PredictionTable(["x", "y"], {"name": "m"}), json=json)
+    return output.going_to(OUT, lines, made_with, **{"resume": False, "overwrite": False, **options})
+
+
+def nothing():
+    pass
+
+
+def predict(files, *, stop_after=None, failing=(), drawn=lambda index: True, mark=0.75, at_last=nothing, **options):
+    """Writes what is missing, as the command does; which indices that was."""
+    with going(**options) as rows:
+        todo = list(rows.missing(files, str, drawn))
+        for number, index in enumerate(todo):
+            if number == stop_after:
+                raise Stopped
+            status = "error" if files[index].name in failing else "ok"
+            probabilities = np.array([1 - mark, mark]) if status == "ok" else None
+            reason = "bad" if status == "error" else ""
+            table = PredictionTable(["x", "y"], {"name": "m"})
+            rows.write(table.record(str(files[index]), status=status, reason=reason, probabilities=probabilities))
+        at_last()
+        rows.finish()
+    return todo, rows.failed
+
+
+def stopped(files, after, **options):
+    with pytest.raises(Stopped):
+        predict(files, stop_after=after, **options)
+
+
+def table(file=FILE):
+    with file.open(newline="", encoding="utf-8") as handle:
+        return list(csv.DictReader(handle))
+
+
+def shown(file=FILE):
+    return [row["path"] for row in table(file)]
+
+
+def names():
+    return sorted(os.listdir("out"))
+
+
+def test_the_name_appears_when_it_is_complete(files):
+    with going() as rows:
+        assert list(rows.missing(files, str, lambda index: True)) == list(range(12))
+        assert names() == ["lock.json", "predictions.csv.part", "predictions.csv.part.json"]
+        for path in files:
+            rows.write({"path": str(path), "status": "error", "reason": "bad"})
+        assert shown(PART) == list(map(str, files)), "a row is in the file as soon as it is written"
+        rows.finish()
+    assert names() == ["predictions.csv"]
+    assert rows.failed == 12
+
+
+@pytest.mark.parametrize("is_json", [False, True])
+@pytest.mark.parametrize("after", [0, 1, 7, 11])
+def test_stopped_and_resumed_is_as_if_it_had_not_been(files, after, is_json):
+    predict(files, json=is_json)
+    (name,) = names()
+    whole = (OUT / name).read_bytes()
+    os.remove(OUT / name)
+    stopped(files, after, json=is_json)
+    assert names() == ([f"{name}.part", f"{name}.part.json"] if after else [])
+    assert predict(files, json=is_json, resume=True) == (list(range(after, 12)), 0)
+    assert names() == [name]
+    assert (OUT / name).read_bytes() == whole
+
+
+def test_resuming_what_never_began(files):
+    assert predict(files, resume=True)[0] == list(range(12))
+
+
+def test_a_torn_row_is_done_again(files):
+    predict(files)
+    whole = FILE.read_bytes()
+    os.remove(FILE)
+    stopped(files, 5)
+    part = PART.read_bytes()
+    PART.write_bytes(part + b'"in/f.p')
+    assert predict(files, resume=True)[0] == list(range(5, 12))
+    assert FILE.read_bytes() == whole
+    os.remove(FILE)
+    stopped(files, 5)
+    PART.write_bytes(part[:-30])
+    assert predict(files, resume=True)[0] == list(range(4, 12))
+    assert FILE.read_bytes() == whole
+
+
+def test_what_is_there_is_not_replaced_unasked(files):
+    predict(files)
+    for options in ({}, {"made_with": {"model": "new"}}):
+        with pytest.raises(DataError, match=r"predictions\.csv: this file exists") as caught:
+            predict(files, **options)
+        assert "--overwrite" in caught.value.hint
+    assert predict(files, overwrite=True, mark=0.5)[0] == list(range(12))
+    assert table()[0]["p_y"] == "0.500000"
+    assert predict(files, json=True)[0] == list(range(12)), "the other format has a file of its own"
+
+
+def test_rows_of_a_stopped_prediction_are_not_thrown_away_unasked(files):
+    stopped(files, 3)
+    with pytest.raises(DataError, match="left 3 rows here") as caught:
+        predict(files)
+    assert "--resume goes on" in caught.value.hint
+    assert len(shown(PART)) == 3
+    assert predict(files, overwrite=True)[0] == list(range(12))
+
+
+def test_a_stopped_overwrite_leaves_the_old_file(files):
+    predict(files)
+    old = FILE.read_bytes()
+    stopped(files, 4, overwrite=True, mark=0.5)
+    assert FILE.read_bytes() == old
+    assert predict(files, resume=True, mark=0.5)[0] == list(range(4, 12))
+    assert {row["p_y"] for row in table()} == {"0.500000"}
+
+
+@pytest.mark.parametrize(
+    ("changed", "told"),
+    [
+        ({"model": "xyz"}, 'model was "abc", and is "xyz"'),
+        ({"abstain": 0.3}, "abstain was null, and is 0.3"),
+        ({"sets": True, "new": 1}, "sets was false, and is true; new was null, and is 1"),
+    ],
+)
+def test_rows_of_two_kinds_are_never_mixed(files, changed, told):
+    stopped(files, 3)
+    with pytest.raises(RunError) as caught:
+        predict(files, resume=True, made_with=MADE_WITH | changed)
+    assert told in str(caught.value)
+    assert len(shown(PART)) == 3
+    assert predict(files, resume=True)[0] == list(range(3, 12))
+
+
+@pytest.mark.parametrize("notes", [None, "", "[]", "{}", '{"started": "x"}', "[" * 100_000])
+def test_rows_of_which_nothing_is_known(files, notes):
+    stopped(files, 3)
+    NOTES.unlink() if notes is None else NOTES.write_text(notes)
+    with pytest.raises(RunError, match="nothing tells what these rows were made with"):
+        predict(files, resume=True)
+    assert len(shown(PART)) == 3
+
+
+def test_complete_and_resumed(files, capsys):
+    predict(files, failing={"b.png"})
+    before = FILE.read_bytes()
+    assert predict(files, resume=True) == ([], 1)
+    assert "nothing is missing" in capsys.readouterr().err
+    assert FILE.read_bytes() == before
+    with pytest.raises(DataError, match="complete, but of other pictures"):
+        predict(files[1:], resume=True)
+
+
+# --- the folder is not as it was ---
+
+
+def test_pictures_that_came_and_went(files, capsys):
+    stopped([path for path in files if path.name not in ("a.png", "d.png")], 4)
+    left = [path for path in files if path.name != "c.png"]
+    todo, _ = predict(left, resume=True)
+    assert [left[index].name for index in todo] == ["a.png", "d.png", *(f"{letter}.png" for letter in "ghijkl")]
+    assert shown() == list(map(str, left))
+    told = capsys.readouterr().err
+    assert "going on: 3 of 11 pictures have their row" in told
+    assert "1 pictures that have a row are no longer here" in told
+    assert names() == ["predictions.csv"]
+
+
+def test_a_picture_that_was_replaced_is_done_again(files):
+    stopped(files, 6, mark=0.75)
+    files[2].unlink()
+    files[2].touch()
+    os.utime(files[2], (0, 0))
+    todo, _ = predict(files, resume=True, mark=0.5)
+    assert todo == [2, *range(6, 12)]
+    assert [row["p_y"] for row in table()] == ["0.750000"] * 2 + ["0.500000"] + ["0.750000"] * 3 + ["0.500000"] * 6
+
+
+def test_a_picture_that_could_not_be_read_is_tried_again(files):
+    stopped(files, 6, failing={"b.png"})
+    assert predict(files, resume=True, failing={"k.png"}) == ([1, *range(6, 12)], 1)
+    assert shown() == list(map(str, files))
+    assert [row["status"] for row in table()].count("error") == 1
+
+
+def test_an_answer_without_its_heat_map_is_done_again(files):
+    stopped(files, 6)
+    assert predict(files, resume=True, drawn=lambda index: index != 3)[0] == [3, *range(6, 12)]
+    assert shown() == list(map(str, files))
+
+
+def test_a_picture_that_is_listed_twice(files):
+    twice = [*files, files[0], files[0]]
+    stopped(twice, 3)
+    assert predict(twice, resume=True)[0] == list(range(3, 12))
+    assert shown() == list(map(str, twice))
+
+
+def test_stopped_again_after_a_change(files):
+    stopped(files[::2], 3)
+    stopped(files, 4, resume=True)
+    assert len(shown(PART)) == 7
+    predict(files, resume=True)
+    assert shown() == list(map(str, files))
+
+
+# --- stopped for real ---
+
+
+def in_a_child(function):
+    """The signal or exit code that ended a process with a copy of all this in it."""
+    child = os.fork()
+    if not child:
+        try:
+            function()
+        except FxError as error:
+            os.write(2, str(error).encode())
+            os._exit(error.exit_code)
+        finally:
+            os._exit(0)
+    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+
+
+@forks
+@pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
+def test_killed_at_every_write(files):
+    predict(files)
+    whole = FILE.read_bytes()
+    os.remove(FILE)
+    append = output.Growing._append
+    for row in range(13):
+        for share in (0.0, 0.5, 1.0):
+            written = [0]
+
+            def killed(self, text, row=row, share=share, written=written):
+                if written[0] == row:
+                    self.handle.write(text.encode()[: int(len(text) * share)])
+                    os.kill(os.getpid(), signal.SIGKILL)
+                written[0] += 1
+                append(self, text)
+
+            def child(killed=killed):
+                output.Growing._append = killed
+                predict(files)
+
+            assert in_a_child(child) == -signal.SIGKILL
+            done = max(0, row - 1) + (row > 0 and share == 1)
+            assert predict(files, resume=True)[0] == list(range(done, 12)), "what was done is not done again"
+            assert FILE.read_bytes() == whole
+            assert names() == ["predictions.csv"]
+            os.remove(FILE)
+
+
+@forks
+@pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
+@pytest.mark.parametrize("step", ["fsync", "replace", "unlink"])
+def test_killed_while_it_gets_its_name(files, step):
+    predict(files)
+    whole = FILE.read_bytes()
+    os.remove(FILE)
+    where = {"fsync": output.os, "replace": output, "unlink": Path}[step]
+
+    def kill(*_, **__):
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    assert in_a_child(lambda: predict(files, at_last=lambda: setattr(where, step, kill))) == -signal.SIGKILL
+    assert FILE.exists() == (step == "unlink")
+    assert predict(files, resume=True)[0] == []
+    assert FILE.read_bytes() == whole
+    assert names() == ["predictions.csv"]
+
+
+@forks
+@pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
+def test_a_full_disk(files, capfd):
+    predict(files)
+    whole = FILE.read_bytes()
+    os.remove(FILE)
+
+    def child():
+        import resource
+
+        # Real bytes that the system refuses to take: a file may grow to two thirds.
+        resource.setrlimit(resource.RLIMIT_FSIZE, (len(whole) * 2 // 3,) * 2)
+        predict(files)
+
+    assert in_a_child(child) == 4
+    told = capfd.readouterr().err
+    assert f"{PART}: cannot be written: {os.strerror(errno.EFBIG)}" in told
+    assert "make space" in told
+    kept = len(PART.read_bytes().splitlines()) - 2
+    assert kept >= 6
+    assert predict(files, resume=True)[0] == list(range(kept, 12))
+    assert FILE.read_bytes() == whole
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="this system has no full disk at hand")
+def test_a_disk_without_any_space(files):
+    OUT.mkdir()
+    PART.symlink_to("/dev/full")
+    with pytest.raises(DataError, match=os.strerror(errno.ENOSPC)) as caught:
+        predict(files)
+    assert caught.value.where == PART
+
+
+@forks
+@pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
+def test_two_at_once(files):
+    ready, go_on = os.pipe(), os.pipe()
+
+    def first():
+        with going() as rows:
+            os.write(ready[1], b"x")
+            os.read(go_on[0], 1)
+            for path in files:
+                rows.write({"path": str(path), "status": "error"})
+            rows.finish()
+
+    child = os.fork()
+    if not child:
+        try:
+            first()
+        finally:
+            os._exit(0)
+    os.read(ready[0], 1)
+    for options in ({}, {"resume": True}, {"overwrite": True}, {"json": True}):
+        with pytest.raises(RunError, match=f"process {child} on .* is at work in this folder"):
+            predict(files, **options)
+    os.write(go_on[1], b"x")
+    os.waitpid(child, 0)
+    assert shown() == list(map(str, files))
+    for end in (*ready, *go_on):
+        os.close(end)
+
+
+def test_a_lock_that_a_killed_one_left(files):
+    OUT.mkdir()
+    with Lock(Run(OUT)):
+        left = Path("out/lock.json").read_text()
+    Path("out/lock.json").write_text(json.dumps(json.loads(left) | {"pid": 2**22 + 1}))
+    assert predict(files)[0] == list(range(12))
+    assert names() == ["predictions.csv"]
+
+
+def test_a_file_where_the_folder_should_be(files):
+    Path("out").touch()
+    with pytest.raises(FileExistsError):
+        predict(files)

@@ -1,0 +1,364 @@
+"""fx predict that is stopped, by people, by the system, by what is wrong with a picture: what remains, and going on."""
+
+import csv
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections import Counter
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from fxcli.cli import app
+from fxcli.explain.png import sweep
+from fxcli.inference import rows as output
+from fxcli.inference.pipeline import Pipeline
+from fxcli.model import classifier as models
+from fxcli.testing import tiny_dataset
+
+PART = Path("out/predictions.csv.part")
+pytestmark = pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
+forks = pytest.mark.skipif(not hasattr(os, "fork"), reason="this system has no fork")
+
+
+def fx(*arguments):
+    return CliRunner().invoke(app, [str(argument) for argument in arguments])
+
+
+def predict(*options, code=0):
+    done = fx("predict", "raw", "--model", "runs/trained", "--out", "out", *options)
+    assert done.exit_code == code, done.output
+    return done
+
+
+@pytest.fixture
+def raw(trained):
+    """48 pictures, older than any prediction of them."""
+    folder = tiny_dataset(Path("raw"), per_class=16)
+    time.sleep(0.02)
+    return folder
+
+
+@pytest.fixture
+def decoded(monkeypatch):
+    """How often each picture was decoded."""
+    counts = Counter()
+    decode = Pipeline._decode
+
+    def counting(self, path):
+        counts[str(path)] += 1
+        return decode(self, path)
+
+    monkeypatch.setattr(Pipeline, "_decode", counting)
+    return counts
+
+
+def table(file="out/predictions.csv"):
+    with open(file, newline="", encoding="utf-8") as handle:
+        return list(csv.DictReader(handle))
+
+
+def assert_same(found, expected):
+    """The same rows; the company of others in a batch may move a probability by rounding."""
+    columns = [column for column in expected[0] if not column.startswith("p_")]
+    assert [[row[column] for column in columns] for row in found] == [
+        [row[column] for column in columns] for row in expected
+    ]
+    for row, other in zip(found, expected, strict=True):
+        for column in set(row) - set(columns):
+            assert float(row[column] or 0) == pytest.approx(float(other[column] or 0), abs=1e-5)
+
+
+def pictures(folder):
+    return sorted(path.relative_to(folder).as_posix() for path in Path(folder).rglob("*") if path.is_file())
+
+
+def killed_at(row, *options, torn=False):
+    """Runs fx predict in a process that is killed instead of writing this row, or halfway."""
+    child = os.fork()
+    if not child:
+        append, written = output.Growing._append, [-1]
+
+        def at_row(self, text):
+            written[0] += text != self.lines.head
+            if written[0] == row:
+                if torn:
+                    self.handle.write(text[: len(text) // 2].encode())
+                os.kill(os.getpid(), signal.SIGKILL)
+            append(self, text)
+
+        output.Growing._append = at_row
+        fx("predict", "raw", "--model", "runs/trained", "--out", "out", *options)
+        os._exit(0)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == -signal.SIGKILL
+
+
+@forks
+@pytest.mark.parametrize("options", [("--cam", "maps"), ("--workers", "0", "--batch-size", "5")])
+def test_killed_and_resumed(raw, decoded, options):
+    predict(*options)
+    expected, drawn = table(), pictures("maps") if Path("maps").exists() else []
+    shutil.rmtree("out")
+    shutil.rmtree("maps", ignore_errors=True)
+    done = 0
+    for row, torn in ((0, False), (9, True), (14, True), (20, False)):
+        killed_at(row, *options, "--resume", torn=torn)
+        done += row
+        assert len(table(PART)) - torn == done
+        assert not Path("out/predictions.csv").exists()
+    decoded.clear()
+    told = predict("--resume", *options).stderr
+    assert f"going on: {done} of 48 pictures have their row" in told
+    assert len(decoded) == 48 - done
+    assert set(decoded.values()) == {1}
+    assert_same(table(), expected)
+    assert os.listdir("out") == ["predictions.csv"]
+    assert (pictures("maps") if drawn else []) == drawn, "nothing half-drawn is left either"
+
+
+@forks
+def test_json_lines_too(raw):
+    predict("--json")
+    with open("out/predictions.jsonl", encoding="utf-8") as handle:
+        expected = [json.loads(line)["path"] for line in handle]
+    shutil.rmtree("out")
+    killed_at(20, "--json", torn=True)
+    predict("--json", "--resume")
+    with open("out/predictions.jsonl", encoding="utf-8") as handle:
+        assert [json.loads(line)["path"] for line in handle] == expected
+
+
+@forks
+def test_heat_maps_that_are_gone_are_drawn_again(raw, decoded):
+    killed_at(30, "--cam", "maps")
+    drawn = pictures("maps")
+    kept = [row["path"] for row in table(PART)]
+    gone = [f"{Path(path).relative_to('raw').as_posix()}.png" for path in kept[3:5]]
+    for name in gone:
+        (Path("maps") / name).unlink()
+    decoded.clear()
+    predict("--cam", "maps", "--resume")
+    assert set(decoded) == {row["path"] for row in table()} - (set(kept) - set(kept[3:5]))
+    assert set(pictures("maps")) >= {name for name in drawn if name.endswith(".png")}
+    assert len(pictures("maps")) == 48
+
+
+def test_heat_maps_among_the_pictures(raw):
+    options = ("--cam", "raw/maps")
+    predict(*options)
+    assert len(table()) == 48
+    told = predict(*options, "--resume").stderr
+    assert "passed over: 48 heat maps in raw/maps" in told
+    assert "nothing is missing" in told
+    shutil.rmtree("raw/maps")
+    if hasattr(os, "fork"):
+        shutil.rmtree("out")
+        killed_at(20, *options)
+        predict(*options, "--resume")
+        assert len(table()) == 48
+        assert len(pictures("raw/maps")) == 48
+    done = fx("predict", "raw/maps", "--model", "runs/trained", "--cam", "raw/maps")
+    assert done.exit_code == 4
+    assert "no picture found here, but 48 heat maps" in done.stderr
+
+
+@pytest.mark.parametrize("command", [("predict", "--cam"), ("cam", "--out")])
+def test_no_heat_map_takes_the_place_of_a_picture(raw, command):
+    shutil.copy("raw/class_0/1.png", "raw/class_0/0.png.png")
+    before = Path("raw/class_0/0.png.png").read_bytes()
+    done = fx(command[0], "raw", "--model", "runs/trained", command[1], "raw")
+    assert done.exit_code == 2
+    assert "a heat map would replace the picture raw/class_0/0.png.png" in done.stderr
+    assert Path("raw/class_0/0.png.png").read_bytes() == before
+    assert len(pictures("raw")) == 49
+
+
+def test_cam_twice_beside_the_pictures(raw):
+    for _ in range(2):
+        done = fx("cam", "raw/class_0", "--model", "runs/trained", "--out", "raw/class_0/why", "--quiet")
+        assert done.exit_code == 0, done.output
+        assert len(done.stdout.splitlines()) == 17
+
+
+def test_what_is_left_of_a_drawing_that_was_killed(raw):
+    kept = [Path("maps/a.png.part"), Path("maps/b.png.0123456789ab.part"), Path("maps/a.png")]
+    left = Path("maps/a.png.0123456789ab.part")
+    Path("maps").mkdir()
+    for path in (*kept, left):
+        path.touch()
+    sweep([Path("maps/a.png"), Path("elsewhere/a.png")])
+    assert [path.exists() for path in (*kept, left)] == [True, True, True, False]
+
+
+def test_interrupted_by_people(raw, monkeypatch):
+    write, count = output.Growing.write, [0]
+
+    def interrupted(self, record):
+        count[0] += 1
+        if count[0] == 11:
+            raise KeyboardInterrupt
+        write(self, record)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(output.Growing, "write", interrupted)
+        told = predict(code=130).stderr
+    assert f"10 rows are in {PART}: the same command with --resume goes on" in told
+    assert sorted(os.listdir("out")) == ["predictions.csv.part", "predictions.csv.part.json"]
+    assert "left 10 rows here" in predict(code=4).stderr
+    predict("--resume")
+    assert len(table()) == 48
+
+
+def test_the_model_and_what_was_asked_must_be_the_same(raw, demo_zoo, monkeypatch):
+    (raw / "class_1" / "0.png").write_bytes(b"no")
+    predict("--strict", code=4)
+    assert "draft was true, and is false" in predict("--resume", "--no-draft", code=6).stderr
+    model = models.load(Path("runs/trained/model.safetensors"), demo_zoo)
+    model.classifier.head.bias.data += 1
+    model.save(Path("runs/trained/model.safetensors"))
+    told = predict("--resume", code=6).stderr
+    assert "made with something else: model was" in told
+    assert len(table(PART)) == 17
+
+
+def test_complete_is_complete(raw, decoded):
+    predict()
+    before = Path("out/predictions.csv").read_bytes()
+    decoded.clear()
+    assert "nothing is missing" in predict("--resume").stderr
+    assert not decoded
+    told = predict(code=4).stderr
+    assert "out/predictions.csv: this file exists" in told
+    assert "--overwrite replaces it" in told
+    assert Path("out/predictions.csv").read_bytes() == before
+    predict("--overwrite")
+
+
+def test_a_folder_that_goes_on_growing(raw):
+    (raw / "class_1" / "3.png").write_bytes(b"no")
+    predict("--strict", code=4)
+    done = len(table(PART))
+    shutil.copy(raw / "class_0" / "1.png", raw / "class_0" / "new.png")
+    shutil.copy(raw / "class_0" / "1.png", raw / "class_1" / "3.png")
+    told = predict("--resume").stderr
+    assert f"going on: {done - 1} of 49" in told
+    assert [row["path"] for row in table()] == sorted(row["path"] for row in table())
+    assert Counter(row["status"] for row in table()) == {"ok": 49}
+
+
+# --- strict ---
+
+
+def test_strict_stops_at_the_first(raw, decoded):
+    for name in ("3.png", "7.png"):
+        (raw / "class_1" / name).write_bytes(b"no")
+    done = predict("--strict", code=4)
+    assert "raw/class_1/3.png: cannot read this picture: not a picture" in done.stderr
+    assert "--resume goes on" in done.stderr
+    assert not Path("out/predictions.csv").exists()
+    rows = table(PART)
+    assert [row["status"] for row in rows].count("error") == 1
+    assert rows[-1]["path"] == "raw/class_1/3.png"
+    predict("--resume", "--strict", code=4)
+    predict("--resume", code=9)
+    assert Counter(row["status"] for row in table()) == {"ok": 46, "error": 2}
+
+
+def test_strict_on_stdout(raw):
+    (raw / "class_0" / "1.png").write_bytes(b"no")
+    done = fx("predict", "raw", "--model", "runs/trained", "--strict", "--quiet")
+    assert done.exit_code == 4
+    assert len(done.stdout.splitlines()) == 3
+    assert fx("predict", "raw", "--model", "runs/trained", "--quiet").exit_code == 9
+
+
+def test_strict_without_a_bad_one(raw):
+    predict("--strict")
+    assert len(table()) == 48
+
+
+# --- what cannot be asked ---
+
+
+@pytest.mark.parametrize("options", [("--resume",), ("--overwrite",), ("--out", "out", "--resume", "--overwrite")])
+def test_resume_and_overwrite_go_with_out(raw, options):
+    done = fx("predict", "raw", "--model", "runs/trained", *options)
+    assert done.exit_code == 2
+    assert "goes with --out DIR" in done.stderr
+
+
+# --- programs, killed from outside ---
+
+
+def program(*arguments, **options):
+    path = os.pathsep.join([str(Path(__file__).parent / "third_party" / "fx_demo"), *filter(None, sys.path)])
+    code = (
+        "from importlib.metadata import EntryPoint\n"
+        "from fxcli.cli import main\n"
+        "from fxcli.zoo.plugins import Plugin, load_zoo\n"
+        "plugin = Plugin(name='demo', distribution='fx-demo', version='0', module='fx_demo')\n"
+        "load_zoo().load(plugin, EntryPoint('demo', 'fx_demo', 'fx.plugins'))\n"
+        "main()\n"
+    )
+    command = [sys.executable, "-c", code, "predict", *map(str, arguments), "--model", "runs/trained", "--quiet"]
+    return subprocess.Popen(command, env={**os.environ, "PYTHONPATH": path}, text=True, **options)
+
+
+def wait_for_rows(count):
+    for _ in range(600):
+        if PART.exists() and len(PART.read_bytes().splitlines()) > count:
+            return
+        time.sleep(0.05)
+    raise TimeoutError
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(os.name == "nt", reason="signals are others there")
+def test_programs_that_are_killed(raw):
+    """From outside, at any moment: SIGKILL, SIGTERM, SIGINT, each again and again, with heat maps."""
+    files = sorted(raw.rglob("*.png"))
+    for number in range(20):
+        for file in files:
+            os.link(file, file.with_name(f"{file.stem}-{number}.png"))
+    time.sleep(0.02)
+    for number, kind in enumerate([signal.SIGKILL, signal.SIGTERM, signal.SIGINT] * 2):
+        process = program("raw", "--out", "out", "--cam", "maps", "--resume", stderr=subprocess.PIPE)
+        wait_for_rows(20 * (number + 1))
+        process.send_signal(kind)
+        process.wait()
+        assert process.returncode in (-kind, 130)
+        assert not Path("out/predictions.csv").exists()
+        process.stderr.close()
+    assert program("raw", "--out", "out", "--cam", "maps", "--resume").wait() == 0
+    rows = table()
+    assert [row["path"] for row in rows] == sorted(map(str, raw.rglob("*.png")))
+    assert pictures("maps") == sorted(f"{Path(row['path']).relative_to('raw').as_posix()}.png" for row in rows)
+    assert program("raw", "--out", "once").wait() == 0
+    assert_same(rows, table("once/predictions.csv"))
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="this system has no full disk at hand")
+def test_a_full_disk_behind_stdout(raw):
+    with open("/dev/full", "w") as full:
+        process = program("raw", stdout=full, stderr=subprocess.PIPE)
+        told = process.communicate()[1]
+    assert process.returncode == 4
+    assert told.startswith("error: stdout: cannot be written: No space left on device")
+    assert "Traceback" not in told
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(os.name == "nt", reason="signals are others there")
+def test_a_reader_that_leaves(raw):
+    process = program("raw", stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    process.stdout.readline()
+    process.stdout.close()
+    assert process.wait() == 0
+    assert process.stderr.read() == ""
+    process.stderr.close()
