@@ -6,7 +6,6 @@ from PIL import Image, ImageDraw
 
 from fxcli.data import phantom
 from fxcli.data.oddities import LEAST_CT_RATIO, ODD, ct_ratio, find
-from fxcli.data.read import colour_frac
 from fxcli.data.views import view
 
 
@@ -52,33 +51,3 @@ def test_find(radiographs):
 def test_nothing_odd(radiographs):
     assert find(radiographs, [0.0] * 7, [100] * 7) == []
     assert find([], [], []) == []
-
-
-def save(name, array, **options):
-    Image.fromarray(np.asarray(array, np.uint8)).save(name, **options)
-    from pathlib import Path
-
-    return Path(name)
-
-
-def test_colour():
-    grey = np.random.default_rng(0).integers(0, 256, (90, 120), dtype=np.uint8)
-    rgb = np.stack([grey] * 3, axis=2)
-    assert colour_frac(save("grey.png", grey)) == 0
-    assert colour_frac(save("grey.jpg", rgb, quality=30)) < 0.01
-    tinted = rgb // 2 + np.array([0, 40, 90])
-    assert colour_frac(save("tinted.jpg", tinted)) > 0.95
-    half = rgb.copy()
-    half[:, :60] = (200, 30, 30)
-    assert colour_frac(save("half.png", half)) == pytest.approx(0.5, abs=0.02)
-    big = np.full((2000, 3000, 3), (200, 30, 30))
-    assert colour_frac(save("big.jpg", big)) == 1.0
-
-
-def test_colour_of_what_cannot_be_read():
-    from pathlib import Path
-
-    Path("text.jpg").write_text("no picture")
-    assert colour_frac(Path("text.jpg")) == colour_frac(Path("gone.jpg")) == 0.0
-    Image.fromarray(np.full((40, 40), 30000, np.uint16)).save("deep.png")
-    assert colour_frac(Path("deep.png")) == 0.0

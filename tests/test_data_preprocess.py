@@ -9,7 +9,8 @@ import torch
 from PIL import Image, PngImagePlugin
 
 from fxcli.data.preprocess import Clean, Cleaned, Preprocessing, letterbox
-from fxcli.data.read import MARK, Radiograph, read
+from fxcli.data.radiograph import Caution, Radiograph
+from fxcli.data.read import MARK, read
 from fxcli.errors import DataError, UnreadableImage
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
@@ -96,6 +97,33 @@ def test_huge_values_do_not_overflow(tmp_path, dtype, value, window):
     found = cleaned_of(deep, tmp_path, window=window).pixels
     assert set(np.unique(found[:32])) == {255}
     assert set(np.unique(found[32:])) == {0}
+
+
+@pytest.mark.parametrize("mark", [None, "prepared"])
+def test_blank_pictures_have_a_caution(tmp_path, mark):
+    """Nothing but noise and a letter; not so a small bone on much black."""
+
+    def cautions(pixels):
+        path, clean = tmp_path / "a.png", Clean(64)
+        cleaned = clean(Radiograph(pixels), path)
+        if mark:
+            cleaned = clean(Radiograph(cleaned.pixels, clean.mark(cleaned)), path)
+        return cleaned.cautions
+
+    noise = np.random.default_rng(0).integers(100, 120, (100, 80)).astype(np.uint8)
+    lettered = noise.copy()
+    lettered[:6, :6] = 255
+    for blank in (noise, lettered, np.zeros((64, 64), np.uint8), np.full((50, 90), 3000, np.uint16)):
+        assert cautions(blank) == (Caution.BLANK,)
+    bone = np.zeros((100, 100), np.uint8)
+    bone[40:60, 40:60] = np.arange(0, 200, 10)
+    for picture in (bone, np.tile(np.arange(80, dtype=np.uint8), (64, 1))):
+        assert cautions(picture) == ()
+
+
+def test_cautions_of_the_reader_are_kept(tmp_path):
+    found = Clean(64)(Radiograph(np.zeros((64, 64), np.uint8), cautions=(Caution.FIRST,)), tmp_path)
+    assert found.cautions == (Caution.FIRST, Caution.BLANK)
 
 
 def test_nothing_finite_is_refused(tmp_path):

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image, PngImagePlugin
 from sklearn.metrics import accuracy_score, f1_score
 from typer.testing import CliRunner
 
@@ -217,7 +218,7 @@ def test_an_unreadable_picture_is_a_row_and_the_rest_is_measured(trained, own_pi
     assert str(file) in done.stderr
     assert "2 of 12" in done.stderr
     failed = [row for row in table(file) if row["status"] == "error"]
-    assert {row["reason"] for row in failed} == {"not a picture, or of an unknown format"}
+    assert {row["reason"] for row in failed} == {"an empty file", "not a picture, or of an unknown format"}
     assert all(row["label"] and not row["class"] for row in failed)
     assert len(table(file)) == 12
 
@@ -239,3 +240,18 @@ def test_every_demo_model_is_marked(trained, demo_zoo):
     assert "trained (DEMO)" in done.stdout
     notices = [line for line in done.stderr.splitlines() if "not a medical device" in line]
     assert [line.startswith("DEMO") for line in notices] == [False, True]
+
+
+def test_what_is_odd_about_a_picture_is_a_reason_and_a_line(trained, own_pictures):
+    manifest, files = own_pictures
+    with Image.open(files[0]) as picture:
+        text = PngImagePlugin.PngInfo()
+        text.add_text("fx", picture.text["fx"])
+        Image.new("L", picture.size, 9).save(files[0], pnginfo=text)
+    done = fx("evaluate", trained.path, "--data", manifest, "--out", "there", "--quiet")
+    assert done.exit_code == 0, done.output
+    (file,) = Path("there/predictions").iterdir()
+    reasons = {row["path"]: row["reason"] for row in table(file) if row["reason"]}
+    assert reasons == {files[0].relative_to("own").as_posix(): "blank: next to no contrast"}
+    assert {row["status"] for row in table(file)} == {"ok"}
+    assert "warning: 1 picture: blank" in done.stderr

@@ -184,3 +184,49 @@ def test_a_listed_path_that_is_gone_is_a_row_and_a_named_one_an_error(trained, r
     named = fx("predict", raw, "gone.png")
     assert named.exit_code == 4
     assert named.stdout == ""
+
+
+def test_what_is_odd_about_a_picture_is_a_reason_and_a_line(trained, raw):
+    with Image.open(raw / "class_0" / "0.png") as picture:
+        grey = np.asarray(picture.convert("L"))
+    folder = Path("odd")
+    folder.mkdir()
+    Image.fromarray(grey).save(folder / "plain.png")
+    Image.fromarray(np.stack([grey // 2, grey // 3 + 90, grey // 4], axis=2)).save(folder / "photo.png")
+    for name in ("blank", "black"):
+        Image.new("L", (90, 80), 100 if name == "blank" else 0).save(folder / f"{name}.png")
+    pages = [Image.fromarray(grey), Image.fromarray(grey)]
+    pages[0].save(folder / "pages.tif", save_all=True, append_images=pages[1:])
+    whole = folder / "whole.jpg"
+    Image.fromarray(grey).save(whole, quality=95)
+    (folder / "endless.jpg").write_bytes(whole.read_bytes()[:-2])
+    (folder / "short.jpg").write_bytes(whole.read_bytes()[:-200])
+    done = fx("predict", folder, "--quiet")
+    assert done.exit_code == 9
+    rows = {Path(row["path"]).name: row for row in rows_of(done.stdout)}
+    assert {name: row["reason"] for name, row in rows.items()} == {
+        "black.png": "blank: next to no contrast",
+        "blank.png": "blank: next to no contrast",
+        "endless.jpg": "the JPEG lacks its end marker, but nothing of the picture",
+        "pages.tif": "the first of several pictures in one file",
+        "photo.png": "in colour: a photograph or a tinted scan",
+        "plain.png": "",
+        "short.jpg": "cut short: the end of the picture is missing",
+        "whole.jpg": "",
+    }
+    assert [name for name, row in rows.items() if row["status"] != "ok"] == ["short.jpg"]
+    assert all(row["class"] for row in rows.values() if row["status"] == "ok")
+    assert rows["endless.jpg"]["p_class_0"] == rows["whole.jpg"]["p_class_0"]
+    assert rows["pages.tif"]["p_class_0"] == rows["plain.png"]["p_class_0"]
+    warnings = [line for line in done.stderr.splitlines() if line.startswith("warning: ")]
+    assert warnings == [
+        "warning: 2 pictures: blank: next to no contrast",
+        "warning: 1 picture: in colour: a photograph or a tinted scan",
+        "warning: 1 picture: the JPEG lacks its end marker, but nothing of the picture",
+        "warning: 1 picture: the first of several pictures in one file",
+    ]
+    records = [json.loads(line) for line in fx("predict", folder, "--quiet", "--json").stdout.splitlines()]
+    assert {Path(record["path"]).name: record.get("reason", "") for record in records} == {
+        name: row["reason"] for name, row in rows.items()
+    }
+    assert not any("cautions" in record for record in records)

@@ -99,19 +99,20 @@ def test_other_columns_of_a_csv_stand_in_the_manifest():
 
 def test_csv_with_patients_and_splits():
     draw(*(f"{i}.png" for i in range(24)))
-    lines = [f"{i}.png,c{i // 2 % 2},p{i // 2},{'test' if i >= 20 else 'train'}\n" for i in range(24)]
+    lines = [f"{i}.png,c{i // 2 % 2},SECRET{i // 2},{'test' if i >= 20 else 'train'}\n" for i in range(24)]
     Path("list.csv").write_text("file,label,who,part\n" + "".join(lines))
     changes = {"path": "file", "patient": "who", "split": "part"}
     found = made("list.csv", **{f"data__columns__{key}": value for key, value in changes.items()})
     by_patient = {}
     for row in found.rows:
         number = int(Path(row.source).stem)
-        assert row.patient == f"p{number // 2}"
+        assert row.patient == f"p{number // 2 + 1:05d}", "a running number, for what a CSV has may be an id"
         assert (row.split == "test") == (number >= 20)
         by_patient.setdefault(row.patient, set()).add((row.split, row.group))
     assert all(len(places) == 1 for places in by_patient.values())
     assert len({group for places in by_patient.values() for _, group in places}) == 12
     assert {row.split for row in found.rows} == {"train", "val", "test"}
+    assert not any(b"SECRET" in file.read_bytes() for file in Path("out").rglob("*") if file.is_file())
 
 
 def test_byte_equal_files_share_a_group():
@@ -184,7 +185,8 @@ def test_phantom(tiny_plan):
     picture = read(manifest.path_of(row))
     assert picture.is_phantom
     assert np.array_equal(picture.pixels, phantom.draw(case, 48))
-    assert (row.label, row.split, row.patient, row.width_px) == (case.label, case.split, case.group, 48)
+    assert (row.label, row.split, row.patient, row.width_px) == (case.label, case.split, "p00001", 48)
+    assert len({row.patient for row in manifest.rows}) == len({each.group for each in phantom.plan(seed=0)})
 
 
 def test_phantoms_stay_phantoms_when_they_are_prepared_again(tiny_plan):

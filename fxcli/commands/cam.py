@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from fxcli.commands.options import BatchSize, Debug, Device, Json, Model, Quiet, Workers
+from fxcli.commands.options import BatchSize, Debug, Device, Json, Model, Paths, PathStyle, Quiet, Workers
 from fxcli.commands.startup import import_torch
 from fxcli.console import console
 from fxcli.errors import SomeRowsFailed, UsageError
@@ -30,6 +31,7 @@ def cam(
         typer.Option("--layer", metavar="STAGE", help="A stage of the backbone, on one thread; default: its output."),
     ] = None,
     out: Annotated[Path, typer.Option("--out", metavar="DIR", help="Folder that the output goes to.")] = Path("cam"),
+    named: Paths = PathStyle.given,
     device: Device = None,
     workers: Workers = None,
     batch_size: BatchSize = None,
@@ -48,6 +50,8 @@ def cam(
     import_torch()
     from fxcli.data import scan
     from fxcli.data.names import path_cell
+    from fxcli.data.paths import Shown
+    from fxcli.data.radiograph import Caution, told
     from fxcli.evaluation.predictions import assumes_fracture, notice
     from fxcli.evaluation.table import csv_line, output_names
     from fxcli.explain.draw import check_places, pictures_beside
@@ -58,28 +62,33 @@ def cam(
     chosen = _target(opened, target)
     explainer = _explainer(opened, layer) if layer else None
     files = pictures_beside(out, scan.pictures(paths))
-    names = output_names(files)
+    shown_as = Shown.of(named.value, files)
+    names = output_names(files, shown_as)
     check_places((out / f"{name}{suffix}" for name in names for suffix in (".overlay.png", ".png")), files)
-    failed = 0
+    failed, cautions = 0, Counter[Caution]()
     columns = ["path", "status", "reason", "target", "p", "max", "sum", "assumes_fracture", "notice"]
     if not json:
         console.data(csv_line(columns))
 
     def drawn(answer: Answer) -> tuple[Answer, list[object]]:
-        shown = path_cell(answer.path)
+        shown = path_cell(shown_as(answer.path))
         if answer.logits is None:
             return answer, [shown, "error", answer.reason, target or "", "", "", ""]
-        return answer.row, [shown, "ok", "", *_write(opened, answer, chosen, explainer, out / names[answer.index])]
+        reason = "; ".join(answer.cautions)
+        return answer.row, [shown, "ok", reason, *_write(opened, answer, chosen, explainer, out / names[answer.index])]
 
     answers = opened.pipeline.map(drawn, files)
     for answer, values in console.progress(answers, total=len(files), what="cam"):
         failed += answer.logits is None
+        cautions.update(answer.cautions)
         info = opened.model.info
         if json:
-            told = dict(zip(columns, [*values, assumes_fracture(info), notice(info)], strict=True))
-            console.record({key: value for key, value in told.items() if value != ""})
+            row = dict(zip(columns, [*values, assumes_fracture(info), notice(info)], strict=True))
+            console.record({key: value for key, value in row.items() if value != ""})
         else:
             console.data(csv_line([*values, str(assumes_fracture(info)).lower(), notice(info)]))
+    for line in told(cautions):
+        console.warn(line)
     console.note(f"heat maps in {out}")
     if failed:
         raise SomeRowsFailed(failed, len(files), "the output")

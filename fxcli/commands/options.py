@@ -24,6 +24,14 @@ class PrecisionName(StrEnum):
     bf16 = "bf16"
 
 
+class PathStyle(StrEnum):
+    """How the paths of pictures are shown."""
+
+    given = "given"
+    relative = "relative"
+    hashed = "hashed"
+
+
 Sets = Annotated[
     list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Override a key of the recipe; repeatable.")
 ]
@@ -48,4 +56,8 @@ Precision = Annotated[
     typer.Option("--precision", help="In place of fp32, or of bf16 where fx predict may take it."),
 ]
 BatchSize = Annotated[int | None, typer.Option("--batch-size", min=1, help="Pictures per forward pass.")]
+Paths = Annotated[
+    PathStyle,
+    typer.Option("--paths", help="How pictures are named in rows and files; hashed: under a key of yours."),
+]
 Out = Annotated[Path | None, typer.Option("--out", metavar="DIR", help="Folder that the output goes to.")]

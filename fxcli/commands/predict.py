@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+from collections import Counter
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
@@ -11,12 +12,26 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from fxcli.commands.options import BatchSize, Debug, Device, Engine, Json, Model, Out, Precision, Quiet, Workers
+from fxcli.commands.options import (
+    BatchSize,
+    Debug,
+    Device,
+    Engine,
+    Json,
+    Model,
+    Out,
+    Paths,
+    PathStyle,
+    Precision,
+    Quiet,
+    Workers,
+)
 from fxcli.commands.startup import import_torch
 from fxcli.console import console
 from fxcli.errors import SomeRowsFailed, UnreadableImage, UsageError
 
 if TYPE_CHECKING:
+    from fxcli.data.paths import Shown
     from fxcli.evaluation.predictions import PredictionTable
     from fxcli.inference.pipeline import Answer
     from fxcli.inference.rows import Rows
@@ -53,6 +68,7 @@ def predict(
     ] = None,
     engine: Engine = None,
     precision: Precision = None,
+    names: Paths = PathStyle.given,
     draft: Annotated[
         bool,
         typer.Option("--draft/--no-draft", help="Decode large JPEGs at a fraction of their size, if that is enough."),
@@ -68,7 +84,8 @@ def predict(
 
     Without --model it takes the last finished training here, and says on stderr which one. A picture that cannot
     be read is a row with status=error and a reason, and so is a line of stdin that names no file; the exit code is
-    then 9. Lines of stdin may end with zero bytes, as those of find -print0 do.
+    then 9. What is odd about a picture that is answered all the same (the first of several in one file, in colour,
+    blank) is its reason, too. Lines of stdin may end with zero bytes, as those of find -print0 do.
 
     With --out DIR the file grows as DIR/predictions.csv.part and gets its name when it is complete. Whatever stopped
     it, the same command with --resume does only what is missing: pictures without a row or a heat map, pictures that
@@ -94,6 +111,7 @@ def predict(
         raise UsageError("--resume or --overwrite goes with --out DIR", hint="rows on stdout are not kept")
     import_torch()
     from fxcli.data import scan
+    from fxcli.data.paths import Shown
     from fxcli.evaluation.lines import Lines
     from fxcli.evaluation.predictions import PredictionTable
     from fxcli.inference import rows as output
@@ -116,10 +134,12 @@ def predict(
     for path in paths:
         listed = path == "-"
         files += scan.pictures(_listed() if listed else [Path(path)], keep_absent=listed)
-    files, maps = _with_maps(files, cam) if cam else (files, [])
+    files, maps = _with_maps(files, cam, names.value) if cam else (files, [])
+    shown = Shown.of(names.value, files)
     lines = Lines(PredictionTable(opened.model.classes, opened.model.info, extra=judge.columns), json=json)
-    with output.going_to(out, lines, judge.made_with(), resume=resume, overwrite=overwrite) as rows:
-        _predict(judge, files, maps, lines.table, rows, strict=strict, resume=resume)
+    made_with = judge.made_with() | {"paths": names.value}
+    with output.going_to(out, lines, made_with, resume=resume, overwrite=overwrite) as rows:
+        _predict(judge, files, maps, shown, lines.table, rows, strict=strict, resume=resume)
     where = str(out / lines.file_name) if out else "the output"
     console.note(f"{len(files)} pictures" + (f", heat maps in {cam}" if cam else "") + (f", {where}" if out else ""))
     console.note(lines.table.notice)
@@ -131,6 +151,7 @@ def _predict(
     judge: Judge,
     files: Sequence[Path],
     maps: Sequence[Path],
+    shown: Shown,
     table: PredictionTable,
     rows: Rows,
     *,
@@ -139,30 +160,39 @@ def _predict(
 ) -> None:
     """Writes a row for each picture that has none."""
     from fxcli.data.names import path_cell
+    from fxcli.data.radiograph import Caution, told
     from fxcli.explain.png import sweep
 
-    todo = rows.missing(files, path_cell, lambda index: not maps or maps[index].is_file())
+    def called(path: Path) -> str:
+        return path_cell(shown(path))
+
+    cautions = Counter[Caution]()
+    todo = rows.missing(files, called, lambda index: not maps or maps[index].is_file())
     chosen = [files[index] for index in todo]
     if resume and maps:
         sweep([maps[index] for index in todo])
     judge.ask_gate(chosen)
-    told = _drawing(judge, [maps[index] for index in todo]) if maps else judge.verdict
-    verdicts = judge.opened.pipeline.map(told, chosen)
+    tell = _drawing(judge, [maps[index] for index in todo]) if maps else judge.verdict
+    verdicts = judge.opened.pipeline.map(tell, chosen)
     for verdict in console.progress(verdicts, total=len(files), done=len(files) - len(chosen), what="predict"):
         path = verdict.pop("path")
-        rows.write(table.record(path_cell(path), **verdict))
+        cautions.update(verdict.pop("cautions"))
+        rows.write(table.record(called(path), **verdict))
         if strict and verdict["status"] == "error":
             raise UnreadableImage(path, verdict["reason"])
     rows.finish()
+    for line in told(cautions):
+        console.warn(line)
 
 
-def _with_maps(files: Sequence[Path], cam: Path) -> tuple[list[Path], list[Path]]:
-    """The pictures, and where the heat map of each goes."""
+def _with_maps(files: Sequence[Path], cam: Path, style: str) -> tuple[list[Path], list[Path]]:
+    """The pictures, and where the heat map of each goes, which is called as paths are shown."""
+    from fxcli.data.paths import Shown
     from fxcli.evaluation.table import output_names
     from fxcli.explain.draw import check_places, pictures_beside
 
     pictures = pictures_beside(cam, files)
-    maps = [cam / f"{name}.png" for name in output_names(pictures)]
+    maps = [cam / f"{name}.png" for name in output_names(pictures, Shown.of(style, pictures))]
     check_places(maps, pictures)
     return pictures, maps
 

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, cast
 
 import typer
 
-from fxcli.commands.options import Debug, Json, Out, Quiet, Sets
+from fxcli.commands.options import Debug, Json, Out, Paths, PathStyle, Quiet, Sets
 from fxcli.console import console
 from fxcli.errors import SomeRowsFailed, UsageError
 
@@ -24,6 +25,7 @@ def prepare(
     set_: Sets = None,
     out: Out = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the prepared folder.")] = False,
+    names: Paths = PathStyle.relative,
     json: Json = False,
     quiet: Quiet = False,
     debug: Debug = False,
@@ -32,7 +34,7 @@ def prepare(
 
     Writes prepared/NAME/ (or --out DIR): 8-bit grey PNG pictures, manifest.csv, fingerprint.json, and what an audit
     found (audit.json; audit.html shows pairs of equal pictures). Unreadable files are listed with reasons, and the
-    exit code is then 9.
+    exit code is then 9. Pictures of one patient or study of DICOM share a group; the manifest has numbers for them.
 
     Example: fx prepare recipes/bone_break.yaml --set data.source=bone_break
 
@@ -45,13 +47,15 @@ def prepare(
     from fxcli.data.manifest import counts
     from fxcli.data.prepare import PREPARED
     from fxcli.data.prepare import prepare as run
+    from fxcli.data.radiograph import Caution, told
 
     chosen = cast("PrepareRecipe", loaded.recipe)
-    made = run(chosen, out or PREPARED / chosen.name, overwrite=overwrite)
+    made = run(chosen, out or PREPARED / chosen.name, overwrite=overwrite, paths=names.value)
     table = counts(made.rows)
     if json:
         figures = made.audit.figures()
-        console.record({"folder": str(made.folder), "counts": table, "audit": figures, "unreadable": made.unreadable})
+        bad = {"unreadable": made.unreadable, "warnings": made.warnings}
+        console.record({"folder": str(made.folder), "counts": table, "audit": figures, **bad})
     else:
         splits = [name for name in ("train", "val", "test") if any(name in row for row in table.values())]
         rows = [[name, *(str(row.get(split, 0)) for split in splits)] for name, row in table.items()]
@@ -62,6 +66,8 @@ def prepare(
         console.note(f"train with: fx train RECIPE --set data.manifest={made.manifest}")
     if len(table) == 1:
         console.warn(f"there is one class, {next(iter(table))}; if its folder holds class folders, it is the source")
+    for line in told(Counter(Caution(entry["reason"]) for entry in made.warnings)):
+        console.warn(line)
     for entry in made.unreadable:
         console.warn(f"{entry['path']}: {entry['reason']}")
     if made.unreadable:

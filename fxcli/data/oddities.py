@@ -12,10 +12,9 @@ from dataclasses import dataclass
 import numpy as np
 from scipy import ndimage
 
+from fxcli.data.radiograph import LEAST_COLOUR_FRAC
 from fxcli.data.views import View
 
-# Tinted scans of radiographs begin at about a tenth; red arrows and letters stay below.
-LEAST_COLOUR_FRAC = 0.1
 # On Bone Break, where 19 pictures are CT or MR by eye; see the README.
 LEAST_CT_RATIO = 1.25
 # Tukey's far fence: so many times the distance of the quartiles.
@@ -50,7 +49,7 @@ def find(views: Sequence[View], colour_fracs: Sequence[float], sizes: Sequence[i
 
     Args:
         views: Of the pictures.
-        colour_fracs: See `read.colour_frac`.
+        colour_fracs: See `radiograph.colour_frac`.
         sizes: Pixels of each raw picture.
     """
     found = [Oddity(i, "colour", frac) for i, frac in enumerate(colour_fracs) if frac >= LEAST_COLOUR_FRAC]

@@ -21,18 +21,21 @@ from PIL import Image, PngImagePlugin
 
 from fxcli import __version__
 from fxcli.console import console
-from fxcli.data import audit, audit_page, oddities, phantom, scan, split, tree
+from fxcli.data import audit, audit_page, oddities, people, phantom, scan, split, tree
 from fxcli.data.audit import Audit
 from fxcli.data.manifest import Row, counts, write_manifest
 from fxcli.data.names import no_formula
+from fxcli.data.paths import HASHED, RELATIVE
 from fxcli.data.preprocess import Clean, Cleaned
-from fxcli.data.read import MARK, Radiograph, colour_frac, read
+from fxcli.data.radiograph import Caution, Radiograph
+from fxcli.data.read import MARK, read
 from fxcli.data.views import LOOKED_AT_PX, View, view
 from fxcli.errors import DataError, UnreadableImage
 from fxcli.recipe.schema import Columns, PrepareRecipe
 from fxcli.run import ledger
 from fxcli.run.directory import Lock, Run
 from fxcli.run.files import replace, sha256_of, write_json
+from fxcli.run.key import hashed
 from fxcli.run.provenance import now
 
 PHANTOM = "phantom"
@@ -44,13 +47,13 @@ class Item:
     """A picture on its way into the prepared folder.
 
     Attributes:
-        name: Of the source, relative; named in the manifest and in errors.
+        name: Of the source, relative or hashed; named in the manifest and in errors.
         label: Its class.
         split: As given, or None.
         patient: As given, or None.
         digest: sha256 of the source.
         load: Decodes it.
-        path: The file; None if fx draws it.
+        source: Its relative name, for what names tell; "" if that is `name`.
         extra: Further columns of the manifest.
     """
 
@@ -60,7 +63,7 @@ class Item:
     patient: str | None
     digest: str
     load: Callable[[], Radiograph]
-    path: Path | None = None
+    source: str = ""
     extra: dict[str, str] = field(default_factory=dict)
 
 
@@ -76,6 +79,9 @@ class Made:
         is_phantom: Whether fx drew it.
         view: For the audit; None if pictures are not compared.
         colour_frac: Coloured fraction of the raw picture; 0 if pictures are not compared.
+        patient: Equal for pictures of one patient, "" if unknown; what it says stays here.
+        study: Likewise.
+        cautions: What people should know of it.
     """
 
     item: Item
@@ -85,6 +91,9 @@ class Made:
     is_phantom: bool
     view: View | None
     colour_frac: float
+    patient: str
+    study: str
+    cautions: tuple[Caution, ...]
 
 
 @dataclass(frozen=True)
@@ -96,12 +105,14 @@ class Prepared:
         rows: Of its manifest.
         unreadable: path and reason of each picture that could not be used.
         audit: What was found among the pictures.
+        warnings: path and reason of pictures that are used all the same.
     """
 
     folder: Path
     rows: list[Row]
     unreadable: list[dict[str, str]]
     audit: Audit
+    warnings: list[dict[str, str]]
 
     @property
     def manifest(self) -> Path:
@@ -109,13 +120,14 @@ class Prepared:
         return self.folder / "manifest.csv"
 
 
-def prepare(recipe: PrepareRecipe, folder: Path, *, overwrite: bool = False) -> Prepared:
+def prepare(recipe: PrepareRecipe, folder: Path, *, overwrite: bool = False, paths: str = RELATIVE) -> Prepared:
     """Prepares the pictures of a recipe.
 
     Args:
         recipe: What to do.
         folder: The prepared folder to make.
         overwrite: Whether an existing one is replaced.
+        paths: How the source's paths are shown: RELATIVE to the source, or HASHED.
 
     Raises:
         DataError: The folder is in use; the source is absent, empty, or does not fit the recipe; no picture is
@@ -124,7 +136,7 @@ def prepare(recipe: PrepareRecipe, folder: Path, *, overwrite: bool = False) -> 
     """
     _check_target(recipe, folder, overwrite)
     unreadable: list[dict[str, str]] = []
-    items = _phantoms(recipe) if recipe.data.source == PHANTOM else _files(recipe, unreadable)
+    items = _phantoms(recipe) if recipe.data.source == PHANTOM else _files(recipe, unreadable, paths)
     part = Path(f"{os.path.abspath(folder)}.part")
     part.mkdir(parents=True, exist_ok=True)
     with Lock(Run(part)):
@@ -136,14 +148,14 @@ def prepare(recipe: PrepareRecipe, folder: Path, *, overwrite: bool = False) -> 
             write_manifest(part / "manifest.csv", rows)
             write_json(part / "audit.json", found.record())
             audit_page.write(part / "audit.html", recipe.name, found, _views(made))
-            fingerprint = _fingerprint(recipe, rows, unreadable, found, any(picture.is_phantom for picture in made))
+            fingerprint = _fingerprint(recipe, rows, unreadable, found, made)
             fingerprint["manifest_sha256"] = sha256_of(part / "manifest.csv")
             write_json(part / "fingerprint.json", fingerprint)
         except BaseException:
             shutil.rmtree(part, ignore_errors=True)
             raise
     _swap(part, folder)
-    return Prepared(folder, rows, unreadable, found)
+    return Prepared(folder, rows, unreadable, found, fingerprint["warnings"])
 
 
 def _check_target(recipe: PrepareRecipe, folder: Path, overwrite: bool) -> None:
@@ -179,25 +191,24 @@ def _swap(part: Path, folder: Path) -> None:
     shutil.rmtree(old, ignore_errors=True)
 
 
-def _files(recipe: PrepareRecipe, unreadable: list[dict[str, str]]) -> list[Item]:
+def _files(recipe: PrepareRecipe, unreadable: list[dict[str, str]], paths: str) -> list[Item]:
     root = Path(str(recipe.data.source))
     found = scan.source(root, recipe.data.columns)
     label_of = scan.labels(found, recipe.data.classes, root)
     items = []
     for picture in found:
+        name = hashed(os.path.abspath(picture.path)) if paths == HASHED else picture.name
         try:
             reason = tree.unusable(picture.path)
             digest = "" if reason else sha256_of(picture.path)
-        except OSError as error:
-            reason = (error.strerror or str(error)).lower()
+        except (OSError, ValueError) as error:
+            reason = (getattr(error, "strerror", None) or str(error)).lower()
         if reason:
-            unreadable.append({"path": picture.name, "reason": reason})
+            unreadable.append({"path": name, "reason": reason})
             continue
         load = functools.partial(read, picture.path)
         label = label_of[picture.folder]
-        items.append(
-            Item(picture.name, label, picture.split, picture.patient, digest, load, picture.path, picture.extra)
-        )
+        items.append(Item(name, label, picture.split, picture.patient, digest, load, picture.name, picture.extra))
     return items
 
 
@@ -253,8 +264,19 @@ def _convert(clean: Clean, part: Path, is_searched: bool, item: Item) -> Made | 
     file = part / "pictures" / _file_name(item.name)
     _save(cleaned, clean.mark(cleaned), file)
     seen = _view(clean, cleaned, radiograph) if is_searched else None
-    colour = colour_frac(item.path) if is_searched and item.path else 0.0
-    return Made(item, file, cleaned.width_px, cleaned.height_px, cleaned.is_phantom, seen, colour)
+    colour = radiograph.colour_frac if is_searched else 0.0
+    return Made(
+        item=item,
+        file=file,
+        width_px=cleaned.width_px,
+        height_px=cleaned.height_px,
+        is_phantom=cleaned.is_phantom,
+        view=seen,
+        colour_frac=colour,
+        patient=item.patient or radiograph.patient,
+        study=radiograph.study,
+        cautions=cleaned.cautions,
+    )
 
 
 def _view(clean: Clean, cleaned: Cleaned, radiograph: Radiograph) -> View:
@@ -270,8 +292,12 @@ def _audit(made: Sequence[Made], recipe: PrepareRecipe) -> Audit:
     items = [picture.item for picture in made]
     names, labels, digests = ([getattr(item, key) for item in items] for key in ("name", "label", "digest"))
     views = _views(made)
-    pairs = audit.find_pairs(names, digests, views, workers=_workers(recipe))
-    groups = split.groups([item.patient for item in items], digests, [(pair.a, pair.b) for pair in pairs])
+    pairs = audit.find_pairs([item.source or item.name for item in items], digests, views, workers=_workers(recipe))
+    patients, studies = [picture.patient for picture in made], [picture.study for picture in made]
+    if doubts := people.doubts(patients):
+        console.warn(doubts)
+    together = [*((pair.a, pair.b) for pair in pairs), *people.same(studies)]
+    groups = split.groups([patient or None for patient in patients], digests, together)
     splits = split.assign(recipe.split, recipe.seed, labels, groups, [item.split for item in items])
     sizes = [picture.width_px * picture.height_px for picture in made]
     odd = oddities.find(views, [picture.colour_frac for picture in made], sizes)
@@ -285,6 +311,8 @@ def _views(made: Sequence[Made]) -> list[View]:
 def _rows(made: Sequence[Made], found: Audit, part: Path) -> list[Row]:
     """The manifest's rows; puts each picture where its row says, and takes away those that are left out."""
     rows = []
+    patients = people.numbered("p", [picture.patient for picture in made])
+    studies = people.numbered("s", [picture.study for picture in made])
     for index, picture in enumerate(made):
         if index in found.dropped:
             picture.file.unlink()
@@ -298,13 +326,13 @@ def _rows(made: Sequence[Made], found: Audit, part: Path) -> list[Row]:
             label=item.label,
             split=part_name,
             group=found.groups[index],
-            patient=item.patient or "",
+            patient=patients[index],
             source=no_formula(item.name),
             width_px=picture.width_px,
             height_px=picture.height_px,
             sha256=item.digest,
             leaked=("yes" if index in found.leaked else "no") if part_name == "test" else "",
-            extra=item.extra,
+            extra=({"study": studies[index]} if studies[index] else {}) | item.extra,
         )
         rows.append(row)
     return rows
@@ -324,7 +352,7 @@ def _save(cleaned: Cleaned, mark: dict[str, Any], target: Path) -> None:
 
 
 def _fingerprint(
-    recipe: PrepareRecipe, rows: Sequence[Row], unreadable: Sequence[dict[str, str]], found: Audit, is_phantom: bool
+    recipe: PrepareRecipe, rows: Sequence[Row], unreadable: Sequence[dict[str, str]], found: Audit, made: Sequence[Made]
 ) -> dict[str, Any]:
     digests = [row.sha256 for row in rows]
     return {
@@ -332,7 +360,7 @@ def _fingerprint(
         "created": now(),
         "fx_version": __version__,
         "source": recipe.data.source,
-        "phantom": is_phantom,
+        "phantom": any(picture.is_phantom for picture in made),
         "clean": asdict(Clean(recipe.data.prepared_px, recipe.data.window)),
         "classes": sorted({row.label for row in rows}),
         "counts": counts(rows),
@@ -342,6 +370,7 @@ def _fingerprint(
         "width_px": _quartiles([row.width_px for row in rows]),
         "height_px": _quartiles([row.height_px for row in rows]),
         "unreadable": list(unreadable),
+        "warnings": [{"path": each.item.name, "reason": caution} for each in made for caution in each.cautions],
         "recipe": recipe.model_dump(mode="json"),
     }
 

@@ -14,7 +14,9 @@ from typing import TYPE_CHECKING, Any, TypeGuard
 import numpy as np
 from PIL import Image
 
-from fxcli.data.read import MAX_PIXELS, Radiograph, read
+from fxcli.data.radiograph import MAX_PIXELS, Caution, Radiograph
+from fxcli.data.read import read
+from fxcli.data.window import to_8_bit
 from fxcli.errors import DataError, UnreadableImage
 
 if TYPE_CHECKING:
@@ -22,6 +24,8 @@ if TYPE_CHECKING:
 
 Box = tuple[int, int, int, int]
 
+# Of a blank picture the grey values but the darkest and the brightest hundredth lie within this: JPEG noise is less.
+_FLAT, _OUTLIERS_FRAC, _SAMPLED_PX = 24, 0.01, 128
 _FILTERS = {"bilinear": Image.Resampling.BILINEAR, "bicubic": Image.Resampling.BICUBIC}
 
 
@@ -35,6 +39,7 @@ class Cleaned:
         width_px: Of the original, after EXIF turning.
         height_px: Likewise.
         is_phantom: Whether fx drew it.
+        cautions: What people should know of it.
     """
 
     pixels: np.ndarray
@@ -42,6 +47,7 @@ class Cleaned:
     width_px: int
     height_px: int
     is_phantom: bool = False
+    cautions: tuple[Caution, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -68,13 +74,15 @@ class Clean:
         """
         if radiograph.mark is not None and "clean" in radiograph.mark:
             return self._recognised(radiograph, radiograph.mark, path)
-        pixels = _to_8_bit(radiograph.pixels, self.window, path)
+        pixels = to_8_bit(radiograph.pixels, self.window, path)
         width_px, height_px = radiograph.width_px, radiograph.height_px
         box = letterbox(width_px, height_px, self.prepared_px)
         square = Image.new("L", (self.prepared_px, self.prepared_px))
         size = (box[2] - box[0], box[3] - box[1])
-        square.paste(Image.fromarray(pixels).resize(size, Image.Resampling.BICUBIC), box[:2])
-        return Cleaned(np.asarray(square), box, width_px, height_px, radiograph.is_phantom)
+        inside = Image.fromarray(pixels).resize(size, Image.Resampling.BICUBIC)
+        square.paste(inside, box[:2])
+        cautions = (*radiograph.cautions, *_blank(inside))
+        return Cleaned(np.asarray(square), box, width_px, height_px, radiograph.is_phantom, cautions)
 
     def mark(self, cleaned: Cleaned) -> dict[str, Any]:
         """What `fx prepare` writes into the file, so that it is recognised later."""
@@ -94,7 +102,8 @@ class Clean:
         ):
             raise UnreadableImage(path, "says that fx prepared it, but was changed since")
         box = letterbox(width_px, height_px, side)
-        return Cleaned(radiograph.pixels, box, width_px, height_px, radiograph.is_phantom)
+        cautions = _blank(Image.fromarray(radiograph.pixels).crop(box))
+        return Cleaned(radiograph.pixels, box, width_px, height_px, radiograph.is_phantom, cautions)
 
     @classmethod
     def from_mapping(cls, values: Any) -> Clean:
@@ -122,22 +131,11 @@ def letterbox(width_px: int, height_px: int, side_px: int) -> Box:
     return left, top, left + width, top + height
 
 
-def _to_8_bit(pixels: np.ndarray, window: str, path: Path) -> np.ndarray:
-    if pixels.dtype == np.uint8:
-        return pixels
-    values = pixels.astype(np.float64)
-    finite = values[np.isfinite(values)]
-    if finite.size == 0:
-        raise UnreadableImage(path, "no finite pixel value")
-    low, high = finite.min(), finite.max()
-    if window == "percentile":
-        inner_low, inner_high = np.percentile(finite, (0.5, 99.5))
-        # Of a nearly flat picture the percentiles are equal: take all there is.
-        low, high = (inner_low, inner_high) if inner_high > inner_low else (low, high)
-    inside = np.clip(np.where(np.isnan(values), low, values), low, high)
-    # A flat picture has no span, and is black.
-    shades = (inside - low) / ((high - low) or 1.0) * 255.0
-    return np.asarray(shades.round(), dtype=np.uint8)
+def _blank(picture: Image.Image) -> tuple[Caution, ...]:
+    """A caution if an 8-bit picture has next to no contrast."""
+    counts = np.cumsum(picture.resize((_SAMPLED_PX, _SAMPLED_PX), Image.Resampling.NEAREST).histogram())
+    low, high = np.searchsorted(counts, (_OUTLIERS_FRAC * counts[-1], (1 - _OUTLIERS_FRAC) * counts[-1]))
+    return (Caution.BLANK,) if high - low <= _FLAT else ()
 
 
 def _is_whole(value: Any, low: int, high: int) -> TypeGuard[int]:

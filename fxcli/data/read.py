@@ -1,35 +1,44 @@
-"""From a path to a radiograph: the only place where picture files are opened.
+"""From a path to a radiograph: the only place where picture files are opened. DICOM is passed on to dicom.
 
-Content decides, not the file name. What cannot be used raises UnreadableImage with a reason for people.
+Content decides, not the file name. What cannot be used raises UnreadableImage with a reason for people; what is odd
+about the rest is among its cautions.
 """
 
 from __future__ import annotations
 
+import io
 import json
+import re
 import warnings
-from dataclasses import dataclass
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
-from PIL import ExifTags, Image, UnidentifiedImageError
+from PIL import ExifTags, Image, ImageFile, TiffImagePlugin, UnidentifiedImageError
 
-from fxcli.errors import UnreadableImage
+from fxcli.data import dicom, dicom_header
+from fxcli.data.radiograph import LEAST_COLOUR_FRAC, Caution, Radiograph, check_size, colour_frac, most_pixels
+from fxcli.errors import MissingDependency, UnreadableImage
 
-EXTENSIONS = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp")
+EXTENSIONS = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp", ".gif", ".dcm", ".dicom")
 
 # Text entry of a PNG that fx wrote: JSON with what was done to it.
 MARK = "fx"
 # Its key in heat maps, which are no radiographs.
 HEAT_MAP = "heat_map"
-MAX_PIXELS = 80_000_000
 
 # No others: Pillow would run programs (Ghostscript) for some of them.
-_FORMATS = ("JPEG", "PNG", "BMP", "TIFF", "WEBP")
-_MIN_SIDE_PX = 16
-# Distance of the colour channels, of 255, from which on a pixel is coloured, not a tinge of JPEG.
-_COLOURED, _COLOUR_PX = 32, 128
+_FORMATS = ("JPEG", "PNG", "BMP", "TIFF", "WEBP", "GIF")
 _PHOTOMETRIC, _WHITE_IS_ZERO = 262, 0
+_SAMPLE_FORMAT, _UNSIGNED, _SIGNED = 339, (1,), (2,)
+# Of 16 bits a channel Pillow keeps the upper 8. Below this, of 255, too little is left.
+_LEAST_TOP = 64
+_SCAN, _END, _TAIL_BYTES = b"\xff\xda", b"\xff\xd9", 64
+# In place of missing scan data, what begins with a one: zeros are what libjpeg takes for it.
+_OTHER_DATA = b"\xb4\x6a\xd3\x2c" * 256
+# A restart interval is announced, and each begins with one of eight markers.
+_INTERVAL, _RESTARTS = b"\xff\xdd", tuple(bytes((0xFF, 0xD0 + number)) for number in range(8))
 _TURNS = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
@@ -44,40 +53,16 @@ _SIDEWAYS = (5, 6, 7, 8)
 # A damaged EXIF block may hide a turn. Set once, here: catch_warnings is not safe in decoding threads.
 warnings.filterwarnings("error", message="Corrupt EXIF data")
 warnings.filterwarnings("error", category=Image.DecompressionBombWarning)
-
-
-@dataclass(frozen=True)
-class Radiograph:
-    """A decoded picture.
-
-    Attributes:
-        pixels: [H, W] uint8, uint16, int32 or float32; one channel, EXIF-turned, bright where it is white.
-        mark: What fx wrote into the file when it prepared it, or None for a picture from elsewhere.
-        full_px: (width, height) of the original, EXIF-turned, where it was decoded at a fraction of that; else None.
-    """
-
-    pixels: np.ndarray
-    mark: dict[str, Any] | None
-    full_px: tuple[int, int] | None = None
-
-    @property
-    def width_px(self) -> int:
-        """Of the original, EXIF-turned."""
-        return self.full_px[0] if self.full_px else int(self.pixels.shape[1])
-
-    @property
-    def height_px(self) -> int:
-        """Likewise."""
-        return self.full_px[1] if self.full_px else int(self.pixels.shape[0])
-
-    @property
-    def is_phantom(self) -> bool:
-        """Whether fx drew it."""
-        return bool(self.mark and self.mark.get("phantom"))
+# Pillow can unpack them, but does not know that a TIFF may hold them.
+for _order, _raw_mode in ((TiffImagePlugin.II, "F;64F"), (TiffImagePlugin.MM, "F;64BF")):
+    TiffImagePlugin.OPEN_INFO.setdefault((_order, 1, (3,), 1, (64,), ()), ("F", _raw_mode))
 
 
 def read(path: Path, *, draft_px: int | None = None) -> Radiograph:
     """Decodes a picture.
+
+    A JPEG that is cut short is refused, unless all that it lacks is the end marker: the test is that no pixel changes
+    with what stands in place of the rest. It is made where there is no marker, and where the last row is one grey.
 
     Args:
         path: The file.
@@ -85,25 +70,17 @@ def read(path: Path, *, draft_px: int | None = None) -> Radiograph:
             size (libjpeg's scaled inverse DCT), its longer side still at least this long; much less work.
 
     Raises:
-        UnreadableImage: The file is absent, no picture, damaged, of several pages, a heat map of fx, or too small or
-            large to be a radiograph.
+        UnreadableImage: The file is absent, no picture, damaged, a heat map of fx, or too small or large to be a
+            radiograph; or DICOM, and no radiograph.
+        MissingDependency: It is DICOM, and the package for that is not installed.
     """
     try:
         # Opened here, not by Pillow: it would map an uncompressed TIFF into memory, and scrambles one that is turned.
-        with path.open("rb") as handle, Image.open(handle, formats=_FORMATS) as image:
-            _check(path, image)
-            mark = _mark(image)
-            if mark and HEAT_MAP in mark:
-                raise UnreadableImage(path, "a heat map that fx drew")
-            white_is_zero = getattr(image, "tag_v2", {}).get(_PHOTOMETRIC) == _WHITE_IS_ZERO
-            full_px = _drafted(image, draft_px) if draft_px else None
-            image.load()
-            pixels = _grey(_upright(image))
-            # Pillow turns the values of such a TIFF round up to 8 bits, but not above.
-            if white_is_zero and pixels.dtype != np.uint8:
-                pixels = -pixels if pixels.dtype == np.float32 else ~pixels
-            return Radiograph(pixels, mark, full_px)
-    except UnreadableImage:
+        with path.open("rb") as handle:
+            is_dicom = dicom_header.is_dicom(handle.read(dicom_header.START_BYTES))
+            handle.seek(0)
+            return dicom.read(handle, path) if is_dicom else _picture(handle, path, draft_px)
+    except (UnreadableImage, MissingDependency):
         raise
     except FileNotFoundError as error:
         raise UnreadableImage(path, "no such file") from error
@@ -112,44 +89,115 @@ def read(path: Path, *, draft_px: int | None = None) -> Radiograph:
     except PermissionError as error:
         raise UnreadableImage(path, "permission denied") from error
     except UnidentifiedImageError as error:
-        raise UnreadableImage(path, "not a picture, or of an unknown format") from error
+        reason = "not a picture, or of an unknown format" if path.stat().st_size else "an empty file"
+        raise UnreadableImage(path, reason) from error
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
-        raise UnreadableImage(path, "too many pixels") from error
+        raise UnreadableImage(path, f"too many pixels; {most_pixels()}") from error
     except Exception as error:
         # Pillow's decoders raise nearly anything on damaged bytes, and one picture must not end a batch.
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise UnreadableImage(path, f"damaged: {reason}") from error
 
 
-def colour_frac(path: Path) -> float:
-    """The fraction of a picture's area whose colour is far from grey; 0 for what cannot be read.
+def _picture(handle: BinaryIO, path: Path, draft_px: int | None) -> Radiograph:
+    with Image.open(handle, formats=_FORMATS) as image:
+        check_size(path, *image.size)
+        # First: to look for text in a PNG decodes it.
+        is_cut_deep = _is_cut_deep(image)
+        mark = _mark(image)
+        if mark and HEAT_MAP in mark:
+            raise UnreadableImage(path, "a heat map that fx drew")
+        # The further pages of an MPO, which telephones write as JPEG, are previews of the first.
+        several = getattr(image, "is_animated", False) and image.format != "MPO"
+        white_is_zero, sample_format = (getattr(image, "tag_v2", {}).get(tag) for tag in (_PHOTOMETRIC, _SAMPLE_FORMAT))
+        full_px = _drafted(image, draft_px) if draft_px else None
+        if image.format == "JPEG" and not _has_end(handle):
+            found = _picture(io.BytesIO(_ended(handle, path)), path, draft_px)
+            return replace(found, cautions=(*found.cautions, Caution.NO_END))
+        image.load()
+        if image.format == "JPEG" and _ends_flat(image):
+            _ended(handle, path)
+        colour = colour_frac(image)
+        pixels = _grey(_upright(image))
+    if is_cut_deep and pixels.max() < _LEAST_TOP:
+        raise UnreadableImage(path, "several channels of 16 bits, and few of them used: save it as grey of 16 bits")
+    # Pillow has one type for each size of whole numbers.
+    if pixels.dtype == np.int32 and sample_format == _UNSIGNED:
+        pixels = pixels.view(np.uint32)
+    if pixels.dtype == np.uint8 and sample_format == _SIGNED:
+        pixels = pixels.view(np.int8)
+    # Pillow turns the values of such a TIFF round up to 8 bits, but not above.
+    if white_is_zero == _WHITE_IS_ZERO and pixels.dtype != np.uint8:
+        pixels = -pixels if pixels.dtype == np.float32 else ~pixels
+    odd = {Caution.FIRST: several, Caution.COLOUR: colour >= LEAST_COLOUR_FRAC}
+    return Radiograph(pixels, mark, full_px, tuple(caution for caution, is_so in odd.items() if is_so), colour)
 
-    A file is opened once more for this, at an eighth of its size where the format allows: `read` must be quick.
+
+def _has_end(handle: BinaryIO) -> bool:
+    """Whether a JPEG has an end marker after its last scan; Pillow does without where any bytes follow, even zeros."""
+    place = handle.tell()
+    size = handle.seek(0, io.SEEK_END)
+    handle.seek(max(0, size - _TAIL_BYTES))
+    found = _END in handle.read()
+    if not found:
+        handle.seek(0)
+        data = handle.read()
+        found = data.find(_END, data.rfind(_SCAN)) >= 0
+    handle.seek(place)
+    return found
+
+
+def _ends_flat(image: Image.Image) -> bool:
+    """Whether the last row is one grey, as where a JPEG was cut, and ended all the same."""
+    row = np.asarray(image.crop((0, image.height - 1, *image.size)).convert("L"))
+    return bool(row.min() == row.max() and 0 < row[0, 0] < 255)
+
+
+def _ended(handle: BinaryIO, path: Path) -> bytes:
+    """A JPEG with the end marker, which is all that it may lack.
+
+    Raises:
+        UnreadableImage: It lacks more.
     """
-    try:
-        with path.open("rb") as handle, Image.open(handle, formats=_FORMATS) as image:
-            _check(path, image)
-            image.draft("RGB", (_COLOUR_PX, _COLOUR_PX))
-            if image.mode in ("L", "1", "I", "F") or image.mode.startswith("I;16"):
-                return 0.0
-            small = image.convert("RGB").resize((_COLOUR_PX, _COLOUR_PX), Image.Resampling.BOX)
-    except Exception:
-        # `read` says what is wrong with the file.
-        return 0.0
-    channels = np.asarray(small, dtype=np.int16)
-    return float((channels.max(axis=2) - channels.min(axis=2) > _COLOURED).mean())
+    handle.seek(0)
+    data = handle.read()
+    end = data.find(_END, data.rfind(_SCAN))
+    if end < 0:
+        # Of a file that was copied in part, the rest may be zeros; but a zero belongs to an FF that ends the scan.
+        rest = data.rstrip(b"\0")
+        end = len(rest) - rest.endswith(b"\xff") + 2 * (rest.endswith(b"\xff") and len(rest) < len(data))
+    data = data[:end]
+    shown = _rgb(data + _END)
+    # A restart marker that is waited for must come, or nothing that follows is looked at.
+    before = (b"", *(_RESTARTS if _INTERVAL in data else ()))
+    if any(_rgb(data + marker + _OTHER_DATA + _END) != shown for marker in before) or not _is_refined(data):
+        raise UnreadableImage(path, "cut short: the end of the picture is missing")
+    return data + _END
 
 
-def _check(path: Path, image: Image.Image) -> None:
-    size = f"{image.width} × {image.height} px"
-    if image.width * image.height > MAX_PIXELS:
-        raise UnreadableImage(path, f"too many pixels: {size}")
-    if min(image.size) < _MIN_SIDE_PX:
-        raise UnreadableImage(path, f"too small: {size}, at least {_MIN_SIDE_PX} are needed a side")
-    pages = getattr(image, "n_frames", 1)
-    # The further pages of an MPO, which telephones write as JPEG, are previews of the first.
-    if pages > 1 and image.format != "MPO":
-        raise UnreadableImage(path, f"{pages} pages in one file: save the radiograph as a file of its own")
+def _rgb(data: bytes) -> bytes:
+    with Image.open(io.BytesIO(data), formats=("JPEG",)) as image:
+        return image.tobytes()
+
+
+def _is_refined(data: bytes) -> bool:
+    """Whether no scan of a progressive JPEG is missing: all bits of all coefficients are there (ITU T.81, G.1.1.1)."""
+    start = data.rfind(b"\xff\xc2")
+    if start < 0:
+        return True
+    lowest_bit: dict[tuple[int, int], int] = {}
+    for found in re.finditer(rb"\xff\xda..(.)", data[start:], re.DOTALL):
+        count, at = found[1][0], start + found.end()
+        first, last, bits = data[at + 2 * count : at + 2 * count + 3]
+        lowest_bit |= {(c, k): bits & 15 for c in data[at : at + 2 * count : 2] for k in range(first, last + 1)}
+    components = {component for component, _ in lowest_bit}
+    return all(lowest_bit.get((component, k)) == 0 for component in components for k in range(64))
+
+
+def _is_cut_deep(image: ImageFile.ImageFile) -> bool:
+    """Whether the picture has several channels of 16 bits, of which Pillow keeps the upper 8."""
+    raw_modes = [tile[3] if isinstance(tile[3], str) else tile[3][0] for tile in image.tile if tile[3]]
+    return image.mode in ("RGB", "RGBA", "LA") and any(";16" in str(raw_mode) for raw_mode in raw_modes)
 
 
 def _drafted(image: Image.Image, draft_px: int) -> tuple[int, int] | None:
@@ -178,6 +226,8 @@ def _grey(image: Image.Image) -> np.ndarray:
     if image.mode in ("P", "PA", "LA", "La", "RGBA", "RGBa"):
         rgba = image.convert("RGBA")
         image = Image.alpha_composite(Image.new("RGBA", rgba.size, (0, 0, 0, 255)), rgba)
+    if image.mode == "LAB":
+        image = image.getchannel("L")
     return np.asarray(image.convert("L"))
 
 

@@ -35,7 +35,7 @@ def notice(info: Mapping[str, Any]) -> str:
 
 
 class LabelledRow(NamedTuple):
-    """One labelled picture and what a model said of it; without logits it could not be used."""
+    """One labelled picture and what a model said of it; without logits it could not be used, for the reason."""
 
     path: str
     label: str
@@ -217,9 +217,9 @@ def labelled_csv(
     table = PredictionTable(classes, info, labelled=True)
     lines = [csv_line(table.columns)]
     for row in rows:
-        told: dict[str, Any] = {"label": row.label, "group": text_cell(row.group)}
+        told: dict[str, Any] = {"label": row.label, "group": text_cell(row.group), "reason": row.reason}
         if row.logits is None:
-            told |= {"status": "error", "reason": row.reason}
+            told["status"] = "error"
         else:
             # str of a float32 is the shortest text that reads back as the same bits.
             told |= {f"logit_{name}": str(value) for name, value in zip(classes, row.logits, strict=True)}

@@ -9,6 +9,8 @@ import os
 from collections.abc import Sequence
 from pathlib import Path, PurePath
 
+from fxcli.data.paths import AS_GIVEN, HASHED, Shown
+
 # Of what is made of a picture: see commands/predict and cam.
 SUFFIXES = (".png", ".overlay.png", ".map.npy")
 # File systems take 255; a suffix, and one for the time of writing, must fit.
@@ -24,11 +26,14 @@ def csv_line(cells: Sequence[object]) -> str:
     return text.getvalue()
 
 
-def output_names(paths: Sequence[Path]) -> list[Path]:
-    """A name for what is made of each picture: its place below the folder that all share; a suffix is to be added.
+def output_names(paths: Sequence[Path], shown: Shown = AS_GIVEN) -> list[Path]:
+    """A name for what is made of each picture; a suffix is to be added.
 
-    No two meet, also where a folder is called like what is made of a picture, and none is too long for a suffix.
+    It is the picture's place below the folder that all share, or its hash, where those are shown. No two meet, also
+    where a folder is called like what is made of a picture, and none is too long for a suffix.
     """
+    if shown.style == HASHED:
+        return [Path(shown(path)) for path in paths]
     names = below_shared([Path(os.path.abspath(path)) for path in paths])
     inside = {name.parent for name in names}
     folders = {str(folder) for parent in inside for folder in (parent, *parent.parents)}

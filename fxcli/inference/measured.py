@@ -5,12 +5,14 @@ Called by `fx evaluate` and by studies; training's own validation needs logits a
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 
 import numpy as np
 
 from fxcli.console import console
 from fxcli.data.manifest import Manifest, Row, groups_of, read_manifest
+from fxcli.data.radiograph import told as cautions_told
 from fxcli.errors import DataError, RunError
 from fxcli.evaluation.predictions import Labelled, LabelledRow, read_labelled
 from fxcli.inference.opened import Opened, by
@@ -32,7 +34,9 @@ def measure(opened: Opened, manifest: Manifest, rows: Sequence[Row]) -> tuple[La
     files = [manifest.path_of(row) for row in rows]
     answers = list(console.progress(opened.pipeline.run(files), total=len(files), what="evaluate"))
     told = [
-        LabelledRow(row.path, row.label, group, answer.logits, answer.distance, answer.reason)
+        LabelledRow(
+            row.path, row.label, group, answer.logits, answer.distance, answer.reason or "; ".join(answer.cautions)
+        )
         for row, group, answer in zip(rows, groups_of(rows), answers, strict=True)
     ]
     read = [(row, answer) for row, answer in zip(told, answers, strict=True) if answer.members is not None]
@@ -40,6 +44,8 @@ def measure(opened: Opened, manifest: Manifest, rows: Sequence[Row]) -> tuple[La
         raise DataError(
             f"none of {len(answers)} pictures can be read, the first: {answers[0].reason}", where=answers[0].path
         )
+    for line in cautions_told(Counter(caution for answer in answers for caution in answer.cautions)):
+        console.warn(line)
     members = np.stack([answer.members for _, answer in read if answer.members is not None])
     distances = [answer.distance for _, answer in read]
     said = Labelled(

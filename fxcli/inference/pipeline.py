@@ -13,7 +13,7 @@ import itertools
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TypeVar
 
@@ -21,6 +21,7 @@ import numpy as np
 
 from fxcli.console import console
 from fxcli.data.preprocess import Cleaned, Preprocessing
+from fxcli.data.radiograph import Caution
 from fxcli.data.tree import unusable
 from fxcli.errors import RunError, UnreadableImage
 from fxcli.inference.engines import Computed, Engine
@@ -41,6 +42,7 @@ class Answer:
         distance: From the training pictures; None without an answer, or where the model has no statistics.
         cleaned: The clean picture, if there is an answer.
         maps: [K, h, w] float32, what each cell adds to each logit; None without an answer.
+        cautions: What people should know of the picture.
     """
 
     index: int
@@ -50,6 +52,7 @@ class Answer:
     distance: float | None = None
     cleaned: Cleaned | None = None
     maps: np.ndarray | None = None
+    cautions: tuple[Caution, ...] = ()
 
     @property
     def logits(self) -> np.ndarray | None:
@@ -59,7 +62,7 @@ class Answer:
     @property
     def row(self) -> Answer:
         """The answer without its picture and maps, which are large."""
-        return Answer(self.index, self.path, self.reason, self.members, self.distance)
+        return replace(self, cleaned=None, maps=None)
 
 
 @dataclass(frozen=True)
@@ -130,7 +133,9 @@ class Pipeline:
             answer = Answer(index, path, reason)
             if cleaned is not None and computed is not None:
                 distance = None if computed.distance is None else float(computed.distance[place])
-                answer = Answer(index, path, "", computed.logits[place], distance, cleaned, computed.maps[place])
+                answer = Answer(
+                    index, path, "", computed.logits[place], distance, cleaned, computed.maps[place], cleaned.cautions
+                )
                 place += 1
             made.append(function(answer))
         return made

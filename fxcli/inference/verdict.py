@@ -78,7 +78,12 @@ class Judge:
             self.findings.append(found)
 
     def verdict(self, answer: Answer) -> dict[str, Any]:
-        """Path, status, reason, probabilities [K] and the columns of a picture."""
+        """Path, status, reason, probabilities [K] and the columns of a picture; and cautions, which end the reason."""
+        found = self._verdict(answer)
+        reasons = [*([found["reason"]] if "reason" in found else []), *answer.cautions]
+        return found | ({"reason": "; ".join(reasons)} if reasons else {}) | {"cautions": answer.cautions}
+
+    def _verdict(self, answer: Answer) -> dict[str, Any]:
         found: dict[str, Any] = {"path": answer.path, "status": "ok"}
         if answer.members is None:
             return found | {"status": "error", "reason": answer.reason}

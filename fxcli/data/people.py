@@ -1,0 +1,29 @@
+"""Patients and studies of a data set: what belongs together, and numbers in place of ids. Called by prepare."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+
+# Of fewer pictures most may well be of one patient.
+_LEAST_TOLD = 10
+
+
+def same(marks: Sequence[str]) -> list[tuple[int, int]]:
+    """Pairs of pictures, by index, that bear the same mark; "" is none."""
+    firsts: dict[str, int] = {}
+    return [(firsts.setdefault(mark, index), index) for index, mark in enumerate(marks) if mark]
+
+
+def numbered(letter: str, marks: Sequence[str]) -> list[str]:
+    """A running number in place of each mark, which is no id to anybody; "" for ""."""
+    numbers = {"": ""}
+    return [numbers.setdefault(mark, f"{letter}{len(numbers):05d}") for mark in marks]
+
+
+def doubts(patients: Sequence[str]) -> str:
+    """What to tell people where ids may have been replaced by one and the same; "" for nothing."""
+    most = max(Counter(patient for patient in patients if patient).values(), default=0)
+    if len(patients) < _LEAST_TOLD or 2 * most <= len(patients):
+        return ""
+    return f"{most} of {len(patients)} pictures say that they are of one patient, and so share a group"

@@ -1,0 +1,48 @@
+"""Names that tell nothing: hashes under a key of the user, which lies in no run and no output."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import hashlib
+import os
+import secrets
+from pathlib import Path
+
+from fxcli.errors import FxError
+from fxcli.run.cache import cache_dir
+
+_KEY_BYTES = 32
+_NAME_BYTES = 16
+
+
+def hashed(name: str) -> str:
+    """32 hex digits for a name: always the same here, and without the key neither to be guessed nor to be tried out.
+
+    Raises:
+        FxError: The key can be neither read nor made.
+    """
+    raw = os.fsencode(name)
+    return hashlib.blake2b(raw, key=_key(cache_dir() / "names.key"), digest_size=_NAME_BYTES).hexdigest()
+
+
+@functools.cache
+def _key(file: Path) -> bytes:
+    """The user's key, made when it is first needed."""
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        # Only one of two processes can make it.
+        with contextlib.suppress(FileExistsError):
+            handle = os.open(file, os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0), 0o600)
+            with os.fdopen(handle, "wb") as target:
+                target.write(secrets.token_bytes(_KEY_BYTES))
+        key = file.read_bytes()
+    except OSError as error:
+        raise FxError(
+            f"the key for hashed names cannot be made: {error.strerror or error}",
+            where=file,
+            hint="FX_CACHE_DIR names another folder",
+        ) from error
+    if len(key) != _KEY_BYTES:
+        raise FxError("damaged: no key for hashed names", where=file, hint="delete it: new names then differ from old")
+    return key

@@ -1,0 +1,58 @@
+"""Pictures by hand, for tests: Pillow writes few of the types that others do, and no false headers."""
+
+import struct
+import zlib
+
+import numpy as np
+from PIL import Image
+
+
+def tiff(values, sample_format, order="<"):
+    """A TIFF with one strip, by hand: Pillow writes few of the types that others do."""
+    height, width = values.shape
+    data = values.astype(values.dtype.newbyteorder(order)).tobytes()
+    tags = [(256, width), (257, height), (258, values.dtype.itemsize * 8), (259, 1), (262, 1), (273, 8)]
+    tags += [(277, 1), (278, height), (279, len(data)), (339, sample_format)]
+    wide = (256, 257, 273, 278, 279)
+    entries = b"".join(
+        struct.pack(f"{order}HHIL" if tag in wide else f"{order}HHIHxx", tag, 4 if tag in wide else 3, 1, value)
+        for tag, value in tags
+    )
+    mark = b"II*\0" if order == "<" else b"MM\0*"
+    return mark + struct.pack(f"{order}L", 8 + len(data)) + data + struct.pack(f"{order}H", 10) + entries + bytes(4)
+
+
+def png(values, kind, *, size=None):
+    """A PNG of 16 bits (kind 2: RGB, 4: grey with alpha), or of whatever size its header is to claim, by hand."""
+    rows = b"".join(b"\0" + row.astype(">u2").tobytes() for row in values)
+    width, height = size or values.shape[1::-1]
+    header = struct.pack(">IIBBBBB", width, height, 16, kind, 0, 0, 0)
+    out = b"\x89PNG\r\n\x1a\n"
+    for name, data in ((b"IHDR", header), (b"IDAT", zlib.compress(rows)), (b"IEND", b"")):
+        out += struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data))
+    return out
+
+
+def bombs(folder):
+    """Small files that claim 60,000 pixels a side, or as many as the format can."""
+    side = 60_000
+    grey = np.zeros((4, 4), np.uint16)
+    (folder / "a.png").write_bytes(png(grey, 0, size=(side, side)))
+    data = bytearray(tiff(grey, 1))
+    start = struct.unpack_from("<L", data, 4)[0]
+    for entry in range(start + 2, start + 2 + 10 * 12, 12):
+        if struct.unpack_from("<H", data, entry)[0] in (256, 257, 278):
+            struct.pack_into("<L", data, entry + 8, side)
+    (folder / "a.tif").write_bytes(data)
+    info = struct.pack("<IiiHHIIiiII", 40, side, side, 1, 24, 0, 0, 0, 0, 0, 0)
+    (folder / "a.bmp").write_bytes(b"BM" + struct.pack("<IHHI", 1000, 0, 0, 54) + info + bytes(100))
+    for suffix, mark, shift, form, sides, options in (
+        (".jpg", b"\xff\xc0", 5, ">HH", (side, side), {}),
+        (".gif", b"GIF87a", 6, "<HH", (side, side), {}),
+        (".webp", b"VP8L", 9, "<L", (16383 | 16383 << 14,), {"lossless": True}),
+    ):
+        path = folder / f"a{suffix}"
+        Image.new("RGB" if suffix == ".webp" else "L", (16, 16)).save(path, **options)
+        data = bytearray(path.read_bytes())
+        struct.pack_into(form, data, data.find(mark) + shift, *sides)
+        path.write_bytes(data)
