@@ -218,7 +218,7 @@ def test_the_model_and_what_was_asked_must_be_the_same(raw, demo_zoo, monkeypatc
     (raw / "class_1" / "0.png").write_bytes(b"no")
     predict("--strict", code=4)
     assert "draft was true, and is false" in predict("--resume", "--no-draft", code=6).stderr
-    assert "paths was \"given\", and is \"hashed\"" in predict("--resume", "--paths", "hashed", code=6).stderr
+    assert 'paths was "given", and is "hashed"' in predict("--resume", "--paths", "hashed", code=6).stderr
     model = models.load(Path("runs/trained/model.safetensors"), demo_zoo)
     model.classifier.head.bias.data += 1
     model.save(Path("runs/trained/model.safetensors"))
