@@ -15,6 +15,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image, PngImagePlugin
@@ -24,10 +25,11 @@ from fxcli.data.preprocess import Clean
 from fxcli.data.read import read
 from fxcli.errors import FxError, ModelFileError
 from fxcli.inference.opened import open_model
+from fxcli.model.hardware import Compute
 from fxcli.recipe.load import load, shipped
 from fxcli.recipe.schema import TASKS
-from fxcli.run import checkpoint
-from fxcli.training import session, state
+from fxcli.run import checkpoint, directory
+from fxcli.training import classify, session, state
 
 LIMIT_S = 20
 FEW = 40
@@ -35,6 +37,7 @@ FEW = 40
 MANY = {
     "recipe": 3000,
     "values": 1000,
+    "training": 300,
     "manifest": 2500,
     "header": 1000,
     "bytes": 1000,
@@ -44,8 +47,8 @@ MANY = {
 }
 
 
-def amounts(kind):
-    return pytest.mark.parametrize("count", [FEW, pytest.param(MANY[kind], marks=pytest.mark.slow)])
+def amounts(kind, few=FEW):
+    return pytest.mark.parametrize("count", [few, pytest.param(MANY[kind], marks=pytest.mark.slow)])
 
 
 def test_the_slow_tests_try_ten_thousand():
@@ -261,6 +264,82 @@ def test_values_in_recipes(count):
     fuzz(count, st.sampled_from(complete).flatmap(with_odd_values), use)
 
 
+# The ends of what a recipe may say, and beyond.
+EXTREMES = {
+    "data.cache": ("none", "memory", "disk"),
+    "data.resize": ("letterbox", "squash", "crop"),
+    "augment.hflip": (1,),
+    "augment.rotate_deg": (180, 1e-300),
+    "augment.translate_frac": (1,),
+    "augment.scale": ("[0.001, 0.001]", "[1000, 1000]", "[0.001, 1000]", "[1e-300, 1]"),
+    "augment.shear_deg": (89.999999,),
+    "augment.brightness": (1,),
+    "augment.contrast": (1,),
+    "augment.elastic": (1e-300, 1000),
+    "augment.crop_scale": ("[0.001, 0.001]", "[1, 1]"),
+    "augment.erase": (1,),
+    "augment.erase_scale": ("[0.001, 0.001]", "[1, 1]"),
+    "augment.mixup": (1e-300, 1000),
+    "augment.cutmix": (1e-300, 1000),
+    "model.freeze": ("all", "until:stem"),
+    "model.bn": ("eval",),
+    "model.dropout": (0.9999999999,),
+    "optim.name": ("adamw", "sgd"),
+    "optim.lr": (1e-300, 1e300, 1e38),
+    "optim.weight_decay": (1e300,),
+    "optim.momentum": (0, 0.9999999999),
+    "optim.head_lr_mult": (1e-300, 1e300),
+    "optim.layer_decay": (1e-300,),
+    "optim.clip_norm": (1e-300, 1e300),
+    "schedule.name": ("onecycle", "cosine", "step", "constant"),
+    "schedule.warmup_epochs": (1e-300, 1e6),
+    "schedule.pct_start": (1e-300, 0.9999999999),
+    "schedule.div_factor": (1, 1e300),
+    "schedule.final_div_factor": (1, 1e300),
+    "schedule.step_epochs": (1e-300, 1e6),
+    "schedule.gamma": (1e-300,),
+    "train.batch_size": (1, 23, 65_536),
+    "train.accumulate": (5, 65_536),
+    "train.loss": ("focal",),
+    "train.focal_gamma": (0, 1e-300, 100),
+    "train.label_smoothing": (0.9999999999,),
+    "train.class_weights": ("balanced",),
+    "train.sampler": ("balanced",),
+    "train.ema": (1e-300, 0.9999999999),
+    "train.monitor": ("none", "val_loss"),
+    "train.patience": (1,),
+    "train.save_every_min": (1e-300, 1e6),
+    "train.max_minutes": (1e-300, 1e9),
+    "evaluate.batch_size": (1, 1024),
+    "evaluate.coverage": (1e-300, 0.9999999999),
+    "ensemble.fold_seed": (2**63 - 1,),
+    "seed": (2**63 - 1,),
+}
+
+
+@amounts("training", few=8)
+def test_trainings_of_extremes(count, demo_zoo, tiny_recipe, prepared):
+    manifest = read_manifest(prepared / "manifest.csv")
+    keys = sorted(EXTREMES)
+    one = st.sampled_from(keys).flatmap(lambda key: st.tuples(st.just(key), st.sampled_from(EXTREMES[key])))
+    whole = load("quickstart").recipe.model_dump(mode="json")
+    assert {key.partition(".")[0] for key in keys} <= {*whole, *whole["phases"]["main"]}
+
+    def use(chosen):
+        recipe = tiny_recipe("train.epochs=1", *(f"{key}={value}" for key, value in chosen))
+        training = state.build(recipe, manifest, Compute(torch.device("cpu")), demo_zoo, {"task": "classify"})
+        training.workers = 0
+        run = directory.create("tiny", {"created": "now"}, out=None)
+        try:
+            classify.train(training, run, resume=False)
+        finally:
+            shutil.rmtree(run.path)
+
+    ends = fuzz(count, st.lists(one, min_size=1, max_size=5), use)
+    assert set(ends) <= {"used", "RecipeError", "RunError"}
+    assert ends["used"] > count / 4
+
+
 # --- manifests ---
 
 
@@ -307,7 +386,8 @@ def test_headers_of_model_files(count, parts, prepared):
         list(open_model("m.safetensors").pipeline.run([picture]))
 
     ends = fuzz(count, with_odd_values(header), use)
-    assert set(ends) <= {"used", "ModelFileError"}
+    # The last one is of answers that a mean of 1e300 makes infinite.
+    assert set(ends) <= {"used", "ModelFileError", "RunError"}
 
 
 @amounts("bytes")
