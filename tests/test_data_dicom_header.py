@@ -71,6 +71,17 @@ def test_a_number_of_frames_is_only_a_number(tmp_path):
     assert np.array_equal(read(path).pixels, radiograph(12))
 
 
+def test_a_lossless_frame_that_crashes_gdcm(tmp_path):
+    """Its scan says that 212 bits were cut off; a segmentation fault would end the batch."""
+    pytest.importorskip("gdcm")
+    path = dicoms.by_gdcm(save(tmp_path / "a.dcm", radiograph(12), bits=12), "JPEGLosslessProcess14_1")
+    data = bytearray(path.read_bytes())
+    scan = data.find(b"\xff\xda\0\x08\x01")
+    data[scan + 9] = 0xD4
+    path.write_bytes(data)
+    assert reason(path) == "damaged DICOM: the compressed picture cannot be decoded"
+
+
 def test_damage_is_always_a_reason(tmp_path):
     """Whatever bytes are wrong, the picture is read or refused, without a word of what the file says of people."""
     files = [

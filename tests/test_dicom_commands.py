@@ -196,3 +196,15 @@ def test_prepare_lists_cautions(study):
     assert json.loads(done.stdout)["warnings"] == expected
     assert json.loads(Path("out/fingerprint.json").read_text())["warnings"] == expected
     assert "warning: 1 picture: the first of several" in done.stderr
+
+
+def test_what_prepare_writes_is_what_predict_sees(study):
+    from fxcli.data.preprocess import Clean
+    from fxcli.data.read import read
+
+    save(study / "one" / "inverted.dcm", radiograph(12), bits=12, PhotometricInterpretation="MONOCHROME1")
+    fx("prepare", study, "--out", "out", *SETS)
+    manifest, clean = read_manifest(Path("out/manifest.csv")), Clean(64)
+    for row in manifest.rows:
+        raw, prepared = study / row.source, manifest.path_of(row)
+        assert np.array_equal(clean(read(raw), raw).pixels, clean(read(prepared), prepared).pixels)

@@ -12,6 +12,7 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
+import torch
 from typer.testing import CliRunner
 
 from fxcli.cli import app
@@ -93,6 +94,8 @@ def killed_at(row, *options, torn=False):
             append(self, text)
 
         output.Growing._append = at_row
+        # The threads that torch may have computed with were not forked with the rest.
+        torch.set_num_threads(1)
         fx("predict", "raw", "--model", "runs/trained", "--out", "out", *options)
         os._exit(0)
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == -signal.SIGKILL

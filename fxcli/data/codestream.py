@@ -1,13 +1,21 @@
-"""Compressed frames of DICOM: what their own header says, whether they are whole, and the kind that pydicom leaves out.
+"""Compressed frames of DICOM: what their own header says, whether they are whole; and a decoder of JPEGs, for pydicom.
 
-Called by dicom, before a decoder gets the bytes: the size that a frame claims, not the file's, is what is allocated.
+Called by dicom_pixels, before a decoder gets the bytes: the size that a frame claims, not the file's, is what is
+allocated. The decoder is a plugin of pydicom's for what its own leave to GDCM, which damaged frames can crash.
 """
 
 from __future__ import annotations
 
+import importlib.util
 import struct
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from pydicom.pixels.decoders.base import DecodeRunner
+
+# JPEG of 8 and 12 bits (processes 2 and 4), lossless (process 14), and that with the first predictor; what they need.
+DECODER_DEPENDENCIES = {f"1.2.840.10008.1.2.4.{number}": ("imagecodecs",) for number in (51, 57, 70)}
 
 _SOI, _J2K = b"\xff\xd8", b"\xff\x4f\xff\x51"
 # Frame headers of JPEG and JPEG-LS (ITU T.81, table B.1; T.87); C4, C8 and CC between them are something else.
@@ -65,39 +73,18 @@ def is_whole(frame: bytes) -> bool:
     return _END in frame[-16:]
 
 
-def decode_12_bit(frame: bytes, coded: Coded, *, bits: int, syntax: str) -> bytes:
-    """A grey JPEG of 12 bits (process 4), decoded by GDCM to uint16 of the machine's byte order.
+def is_available(uid: str) -> bool:
+    """Whether what `decode` needs is installed; pydicom asks each of its plugins so."""
+    return uid in DECODER_DEPENDENCIES and importlib.util.find_spec("imagecodecs") is not None
 
-    pydicom calls its GDCM and Pillow plugins unfit for these; GDCM itself reads them well, but for a line of libjpeg on
-    stderr.
 
-    Args:
-        frame: It.
-        coded: Its header.
-        bits: That the file says are stored.
-        syntax: UID of the transfer syntax.
+def decode(frame: bytes, runner: DecodeRunner) -> bytes:
+    """Decodes a frame for pydicom, by libjpeg-turbo: samples as they are stored, colours not converted."""
+    import imagecodecs
 
-    Raises:
-        ImportError: There is no GDCM.
-        ValueError: It cannot decode the frame.
-    """
-    import gdcm
-
-    fragment = gdcm.Fragment()
-    fragment.SetByteStringValue(frame)
-    fragments = gdcm.SequenceOfFragments.New()
-    fragments.AddFragment(fragment)
-    element = gdcm.DataElement(gdcm.Tag(0x7FE0, 0x0010))
-    element.SetValue(fragments.__ref__())
-    image: Any = gdcm.Image()
-    image.SetNumberOfDimensions(2)
-    image.SetDimensions((coded.width_px, coded.height_px, 1))
-    image.SetPhotometricInterpretation(gdcm.PhotometricInterpretation(gdcm.PhotometricInterpretation.MONOCHROME2))
-    image.SetPixelFormat(gdcm.PixelFormat(1, 16, bits, bits - 1, 0))
-    image.SetTransferSyntax(gdcm.TransferSyntax(gdcm.TransferSyntax.GetTSType(syntax)))
-    image.SetDataElement(element)
-    # GDCM gives its bytes as text.
-    found: bytes = image.GetBuffer().encode("utf-8", "surrogateescape")
-    if len(found) != 2 * coded.width_px * coded.height_px:
-        raise ValueError("GDCM cannot decode this frame")
-    return found
+    coded = look(frame)
+    if coded is None:
+        raise ValueError("no JPEG")
+    runner.set_option("bits_allocated", 8 if coded.bits <= 8 else 16)
+    colours = "RGB" if runner.samples_per_pixel == 3 else None
+    return imagecodecs.jpeg8_decode(frame, colorspace=colours, outcolorspace=colours).tobytes()

@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import logging
 import secrets
+import threading
 import warnings
 from pathlib import Path
 from typing import BinaryIO
@@ -36,6 +37,7 @@ _DICOMDIR = "1.2.840.10008.1.3.10"
 
 # Tokens can be compared within a process, and tell nothing outside it.
 _KEY = secrets.token_bytes(32)
+_PREPARING = threading.Lock()
 
 
 def read(handle: BinaryIO, path: Path) -> Radiograph:
@@ -69,12 +71,14 @@ def _prepare_pydicom() -> None:
     except ImportError as error:
         raise MissingDependency("pydicom", extra="dicom", purpose="reading DICOM") from error
     logger = logging.getLogger("pydicom")
-    if logger.propagate:
-        # It warns of values that break a rule, quotes them, and logs what decoders raise: names would be shown.
-        logger.propagate = False
-        logger.addHandler(logging.NullHandler())
-        warnings.filterwarnings("ignore", module="pydicom")
-        pydicom.config.settings.reading_validation_mode = pydicom.config.IGNORE
+    with _PREPARING:
+        if logger.propagate:
+            # It warns of values that break a rule, quotes them, and logs what decoders raise: names would be shown.
+            logger.addHandler(logging.NullHandler())
+            warnings.filterwarnings("ignore", module="pydicom")
+            pydicom.config.settings.reading_validation_mode = pydicom.config.IGNORE
+            dicom_pixels.add_decoder()
+            logger.propagate = False
 
 
 def _check_kind(header: Header, path: Path) -> None:

@@ -18,9 +18,18 @@ if TYPE_CHECKING:
     from pydicom.dataset import Dataset
     from pydicom.pixels.decoders.base import Decoder
 
-# GDCM, which decodes everything, is the one with a history of memory errors, and prints: only where it is alone.
-_DECODERS, _LAST = ("pydicom", "pylibjpeg", "pyjpegls", "pillow", "gdcm"), "gdcm"
+# Not GDCM, which decodes everything: on damaged frames it can crash, and take the batch with it.
+_OURS = "fx"
+_DECODERS = ("pydicom", "pylibjpeg", "pyjpegls", _OURS, "pillow")
 _JPEG_12_BIT, _RLE = "1.2.840.10008.1.2.4.51", "1.2.840.10008.1.2.5"
+
+
+def add_decoder() -> None:
+    """Makes our decoder known to pydicom; once in a process."""
+    from pydicom.pixels.decoders.base import get_decoder
+
+    for uid in codestream.DECODER_DEPENDENCIES:
+        get_decoder(uid).add_plugin(_OURS, (codestream.__name__, codestream.decode.__name__))
 
 
 def decode(header: Header, path: Path) -> tuple[np.ndarray, str]:
@@ -105,17 +114,13 @@ def _decompressed(
     from pydicom.encaps import encapsulate
 
     coded = codestream.look(frame)
-    if decoder.UID == _JPEG_12_BIT and coded is not None and coded.bits > 8:
-        try:
-            pixels = codestream.decode_12_bit(frame, coded, bits=options["bits_stored"], syntax=str(decoder.UID))
-        except ImportError as error:
-            raise _not_installed(path, decoder) from error
-        return np.frombuffer(pixels, dtype=np.uint16).reshape(coded.height_px, coded.width_px), options
     names = [name for name in _DECODERS if name in decoder.available_plugins]
+    if decoder.UID == _JPEG_12_BIT and coded is not None and coded.bits > 8:
+        names = [name for name in names if name == _OURS]
     if not names:
         raise _not_installed(path, decoder)
     alone, failure = encapsulate([frame]), None
-    for name in [name for name in names if name != _LAST] or names:
+    for name in names:
         try:
             return decoder.as_array(alone, index=0, decoding_plugin=name, **{**options, "number_of_frames": 1})
         except Exception as error:

@@ -263,6 +263,7 @@ def read_csv(path: Path) -> tuple[list[str], list[tuple[str, dict[str, str]]]]:
 
 
 def _row(record: dict[str, str], place: str) -> Row:
+    record = {text_of(name): text_of(cell) for name, cell in record.items()}
     path = PurePosixPath(record["path"])
     # What is harmless here may be absolute on Windows, where a prepared folder can be carried to.
     leaves = path.is_absolute() or ".." in path.parts or PureWindowsPath(record["path"]).anchor
@@ -275,7 +276,6 @@ def _row(record: dict[str, str], place: str) -> Row:
         raise DataError(f"split {split[:80]!r} is none of {', '.join(SPLITS)}", where=place)
     if record.get("leaked", "") not in ("", "yes", "no"):
         raise DataError(f"leaked {record['leaked'][:20]!r} is neither yes nor no", where=place)
-    record = {text_of(name): text_of(cell) for name, cell in record.items()}
     known: dict[str, Any] = {name: record[name] for name in COLUMNS if name in record} | {"path": str(path)}
     for name in ("width_px", "height_px"):
         text = known.get(name) or "0"

@@ -23,7 +23,7 @@ from fxcli.console import console
 from fxcli.errors import DataError, RunError
 from fxcli.evaluation.lines import Found, Lines, Place
 from fxcli.run.directory import Lock, Run
-from fxcli.run.files import replace, write_json
+from fxcli.run.files import replace, sync_folder, write_json
 
 # (index of a picture) → whether the heat map is there that its answer needs.
 IsDrawn = Callable[[int], bool]
@@ -179,6 +179,7 @@ class Growing:
             os.fsync(self.handle.fileno())
             self.handle.close()
             replace(part_of(self.file) if self.places is None else self._ordered(self.places), self.file)
+            sync_folder(self.file.parent)
         for file in (part_of(self.file), notes_of(self.file)):
             file.unlink(missing_ok=True)
 
