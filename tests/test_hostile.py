@@ -231,6 +231,7 @@ def test_links_within_the_folder_and_to_all_of_it_are_fine(folder):
 @pytest.mark.parametrize("kind", ["link", "pipe"])
 def test_looks_are_written_into_no_other_file(folder, trained, outside, kind, soon):
     file = folder / ledger.NAME
+    file.unlink(missing_ok=True)  # of another test
     file.symlink_to(outside / "lines.jsonl") if kind == "link" else os.mkfifo(file)
     done = fx("evaluate", trained.path, "--data", folder / "manifest.csv", "--quiet")
     assert done.exit_code == 0, done.output
