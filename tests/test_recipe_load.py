@@ -326,7 +326,7 @@ def test_a_whole_number_is_a_number_but_not_the_other_way_round():
         ("augment: {scale: [0.9]}", "augment.scale.1: is missing"),
         ("augment: {scale: [1, 2, 3]}", "augment.scale: [1, 2, 3] must have at most 2 items, not 3"),
         ("augment: {scale: [1.1, 0.9]}", "augment.scale: [1.1, 0.9]: the smaller number comes first: [0.9, 1.1]"),
-        ("augment: {scale: [0, 1]}", "augment.scale.0: 0 must be greater than 0"),
+        ("augment: {scale: [0, 1]}", "augment.scale.0: 0 must be greater than or equal to 0.001"),
         ("augment: 5", "augment: 5 is not a mapping"),
         ("augment:", "augment: null is not a mapping"),
         ("phases: [a]", 'phases: ["a"] is not a mapping'),

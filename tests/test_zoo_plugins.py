@@ -374,6 +374,8 @@ GOOD = WeightSource(url="https://example.org/a.pth", sha256="0123abcd")
         ({"weights": {"random": GOOD}}, "'random' is taken"),
         ({"weights": {"a": "url"}}, "weights 'a': must be a WeightSource"),
         ({"weights": {"a": replace(GOOD, sha256="0123")}}, "8 to 64 hexadecimal digits"),
+        ({"weights": {"a": replace(GOOD, sha256=None)}}, "a file that Python pickled needs its sha256"),
+        ({"weights": {"a": WeightSource(package="p", resource="r.pt")}}, "a file that Python pickled needs its sha256"),
         ({"weights": {"a": replace(GOOD, url="https://example.org/a.pkl")}}, "url must be https"),
         ({"weights": {"a": replace(GOOD, url="ftp://example.org/a.pth")}}, "url must be https"),
         ({"weights": {"a": replace(GOOD, url="https://example.org/a.pth?id=1")}}, "url must be https"),
@@ -391,7 +393,7 @@ def test_specs_that_are_refused(change, problem):
 
 def test_specs_that_are_taken():
     check_spec(replace(SPEC, weights={"imagenet": GOOD}), (BackboneSpec,))
-    check_spec(replace(SPEC, weights={"a": WeightSource(package="p", resource="r.pth")}), (BackboneSpec,))
+    check_spec(replace(SPEC, weights={"a": WeightSource(package="p", resource="r.safetensors")}), (BackboneSpec,))
     check_spec(BackboneFamily(prefix="a", resolve=print), (BackboneSpec, BackboneFamily))
 
 

@@ -12,7 +12,7 @@ from fxcli.commands.options import Debug, Json, Out, Quiet, Sets
 from fxcli.commands.study import study
 from fxcli.console import console
 from fxcli.errors import UsageError
-from fxcli.run.directory import Lock, Run
+from fxcli.run.directory import Run, held
 
 if TYPE_CHECKING:
     from fxcli.data.manifest import Manifest
@@ -89,7 +89,7 @@ def train(
             _dry_run(chosen, manifest)
             return
         run = job.create(chosen, manifest, out)
-    with Lock(run):
+    with held(run):
         figures = job.execute(run, chosen, manifest, resume=resume is not None)
     _report(run, chosen, figures)
 

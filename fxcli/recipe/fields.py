@@ -20,12 +20,11 @@ def _ordered(value: tuple[float, float]) -> tuple[float, float]:
 
 
 Probability = Annotated[float, Field(ge=0, le=1)]
-PositiveRange = Annotated[
-    tuple[Annotated[float, Field(gt=0, le=1000)], Annotated[float, Field(gt=0, le=1000)]], AfterValidator(_ordered)
-]
-FracRange = Annotated[
-    tuple[Annotated[float, Field(gt=0, le=1)], Annotated[float, Field(gt=0, le=1)]], AfterValidator(_ordered)
-]
+# Not from 0: a float of torch rounds what is far smaller to it.
+_Positive = Annotated[float, Field(ge=0.001, le=1000)]
+_PositiveFrac = Annotated[float, Field(ge=0.001, le=1)]
+PositiveRange = Annotated[tuple[_Positive, _Positive], AfterValidator(_ordered)]
+FracRange = Annotated[tuple[_PositiveFrac, _PositiveFrac], AfterValidator(_ordered)]
 
 # Patterns, with the words that messages use for them.
 NAME = r"^[A-Za-z0-9_-][A-Za-z0-9_.-]*$"

@@ -99,5 +99,5 @@ def _load(file: Path, kind: str) -> tuple[dict[str, Tensor], dict[str, Any]]:
         raise ModelFileError(f"this is a {str(header.get('kind'))[:20]} file, not a {kind} file", where=file)
     try:
         return load_file(file), header
-    except (SafetensorError, OSError, ValueError) as error:
+    except (SafetensorError, OSError, ValueError, RuntimeError, MemoryError) as error:
         raise ModelFileError(f"damaged: {error}", where=file) from error

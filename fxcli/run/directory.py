@@ -159,6 +159,17 @@ def _check_free(path: Path, files: Iterable[str]) -> None:
 
 
 @contextlib.contextmanager
+def held(run: Run) -> Iterator[None]:
+    """A run that this process alone writes to.
+
+    Raises:
+        RunError: Another process is at work there, or it cannot be written to.
+    """
+    with writing(run.path), Lock(run):
+        yield
+
+
+@contextlib.contextmanager
 def writing(path: Path) -> Iterator[None]:
     """Tells of a run directory that cannot be written to, full or read-only, as a RunError."""
     try:

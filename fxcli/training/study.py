@@ -24,7 +24,7 @@ from fxcli.recipe.load import difference, load
 from fxcli.recipe.schema import ClassifyRecipe
 from fxcli.recipe.study import Entry
 from fxcli.run import provenance
-from fxcli.run.directory import Lock, Run
+from fxcli.run.directory import Lock, Run, held
 from fxcli.training import job
 from fxcli.training.results import Results, digest_of
 
@@ -90,12 +90,12 @@ def _trained(entry: Entry, run: Run, manifest: Manifest) -> Run:
     """The finished run of an entry: made, gone on with, or found."""
     if not job.is_begun(run):
         run = job.create(entry.recipe, manifest, run.path)
-        with Lock(run):
+        with held(run):
             job.execute(run, entry.recipe, manifest, resume=False)
     elif run.info()["status"] != "finished":
         # As it was begun: with its own number of workers, say.
         run, recipe, manifest = job.reopen(run.path)
-        with Lock(run):
+        with held(run):
             job.execute(run, recipe, manifest, resume=True)
     return run
 

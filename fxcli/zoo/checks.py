@@ -173,6 +173,9 @@ def _weight_problems(source: object) -> Iterator[str]:
         yield f"url must be https:// (or http://, file://) and end in {', '.join(WEIGHT_FILES)}: {source.url}"
     elif source.resource is not None and not source.resource.endswith(WEIGHT_FILES):
         yield f"resource must end in {', '.join(WEIGHT_FILES)}: {source.resource}"
+    file = source.url or source.resource or ""
+    if source.sha256 is None and file.endswith(WEIGHT_FILES) and not file.endswith(".safetensors"):
+        yield f"a file that Python pickled needs its sha256: {file}"
     if source.sha256 is not None and not _SHA256.fullmatch(source.sha256):
         yield "sha256 has 8 to 64 hexadecimal digits"
     if source.input is not None:

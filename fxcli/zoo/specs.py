@@ -74,7 +74,7 @@ class WeightSource:
         backbone: Name of the backbone that it trained.
         extra: Extra of fxcli that installs the package, for the error message.
         sha256: Of the file; a prefix of at least 8 hex digits is accepted, as torchvision and timm publish it.
-            None only where the publisher gives none; fx then says that the file was not checked.
+            None only for a .safetensors whose publisher gives none; fx then says that the file was not checked.
         licence: SPDX name.
         reference: Paper or page that describes the weights.
         convert: (state_dict, module) → state_dict with the keys of the module; the head's keys are dropped there.

@@ -1,0 +1,485 @@
+"""Files that were made to do harm: they run nothing, lead nowhere, and take neither memory nor time."""
+
+import json
+import os
+import pickle
+import resource
+import shutil
+import struct
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from typer.testing import CliRunner
+
+from fxcli.cli import app
+from fxcli.console import console
+from fxcli.data.manifest import read_manifest
+from fxcli.errors import DataError, ModelFileError, RecipeError, RunError
+from fxcli.inference.opened import open_model
+from fxcli.model import classifier as models
+from fxcli.recipe.load import load
+from fxcli.run import checkpoint, ledger
+from fxcli.run.directory import Run, all_runs
+from fxcli.zoo.plugins import load_zoo
+
+# Seconds that a refusal may take, on a busy machine.
+SOON_S = 5
+
+
+def fx(*arguments):
+    done = CliRunner().invoke(app, [str(argument) for argument in arguments])
+    console.configure()
+    assert "Traceback" not in done.output
+    assert "internal error" not in done.output
+    return done
+
+
+@pytest.fixture
+def soon():
+    started = time.monotonic()
+    yield
+    assert time.monotonic() - started < SOON_S
+
+
+# --- code ---
+
+
+class Evil:
+    def __reduce__(self):
+        return Path.touch, (Path("trace"),)
+
+
+@pytest.fixture(params=["pickle", "torch"])
+def pickled(request):
+    """A file that runs code where it is unpickled."""
+    file = Path("evil.pth")
+    if request.param == "torch":
+        torch.save({"head.weight": Evil()}, file)
+    else:
+        file.write_bytes(pickle.dumps({"head.weight": Evil()}))
+    yield file
+    assert not Path("trace").exists()
+    pickle.loads(pickle.dumps(Evil()))
+    assert Path("trace").exists(), "it would have been"
+
+
+@pytest.mark.parametrize("name", ["evil.pth", "model.safetensors", "evil.onnx", "evil.openvino"])
+def test_a_pickle_is_no_model(pickled, prepared, name):
+    pickled.rename(name) if name != pickled.name else None
+    for command in (["predict", prepared / "pictures", "--model", name], ["cam", prepared, "--model", name]):
+        done = fx(*command, *(["--out", "out"] if command[0] == "cam" else []))
+        assert done.exit_code == 6, done.output
+
+
+def test_a_pickle_is_no_start_of_a_training(pickled, tiny_recipe):
+    tiny_recipe()
+    done = fx("train", "tiny.yaml", "--set", f"model.init={pickled.absolute()}")
+    assert done.exit_code == 6
+    assert "not a model file of fx" in done.stderr
+
+
+def test_a_pickle_is_no_resume_state(trained, pickled):
+    trained.update(status="interrupted")
+    shutil.copy(pickled, trained.state_file)
+    done = fx("train", "--resume", trained.path)
+    assert done.exit_code == 6
+    assert "not a model file of fx" in done.stderr
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "seed: !!python/object/apply:pathlib.Path.touch [!!python/object/apply:pathlib.Path [trace]]",
+        "seed: !!python/object/new:os.system ['touch trace']",
+        "model: {backbone: \"__import__('os').system('touch trace')\"}",
+        "model: {backbone: 'timm:hf-hub:evil/model'}",
+        "name: '$(touch trace)'",
+        "name: ../evil",
+        "extends: |\n  $(touch trace)",
+    ],
+)
+def test_a_recipe_runs_nothing(text):
+    Path("r.yaml").write_text(f"data: {{source: phantom}}\n{text}\n")
+    assert fx("recipe", "check", "r.yaml").exit_code == 3
+    assert fx("train", "r.yaml").exit_code == 3
+    assert os.listdir() == ["r.yaml"]
+
+
+def test_weights_come_from_no_address_of_a_recipe(tiny_recipe):
+    tiny_recipe()
+    done = fx("train", "tiny.yaml", "--set", "model.init='https://evil.invalid/weights.safetensors'")
+    assert done.exit_code == 6
+    assert "no run directory or model file" in done.stderr
+
+
+# --- places ---
+
+
+@pytest.fixture
+def outside(tmp_path_factory):
+    """A folder of somebody else's, which must stay as it is and unread."""
+    folder = tmp_path_factory.mktemp("outside")
+    (folder / "recipe.yaml").write_text("seed: 7\n")
+    (folder / "secret.json").write_text('{"password": "secret"}')
+    (folder / "lines.jsonl").write_text("mine\n")
+    yield folder
+    assert sorted(os.listdir(folder)) == ["lines.jsonl", "recipe.yaml", "secret.json"]
+    assert (folder / "lines.jsonl").read_text() == "mine\n"
+
+
+@pytest.mark.parametrize("how", ["absolute", "dots", "link"])
+def test_extends_leads_nowhere_else(outside, how):
+    name = {
+        "absolute": str(outside / "recipe.yaml"),
+        "dots": os.path.relpath(outside / "recipe.yaml"),
+        "link": "linked.yaml",
+    }[how]
+    Path("linked.yaml").symlink_to(outside / "recipe.yaml")
+    Path("r.yaml").write_text(f"extends: '{name}'\n")
+    with pytest.raises(RecipeError, match="leads out of the recipe's folder and of this one"):
+        load("r.yaml")
+    Path("s.yaml").write_text(f"task: study\ndata: {{a: a.csv}}\nruns: {{a: {{recipe: '{name}'}}}}\n")
+    with pytest.raises(RecipeError, match="leads out of the recipe's folder and of this one"):
+        load("s.yaml")
+
+
+def test_extends_beside_the_recipe_and_here_is_fine(outside, monkeypatch):
+    Path("sub").mkdir()
+    Path("base.yaml").write_text("data: {source: phantom}\nseed: 3\n")
+    Path("sub/r.yaml").write_text("extends: ../base.yaml\n")
+    assert load("sub/r.yaml").recipe.seed == 3
+    assert load(Path("sub/r.yaml").absolute()).recipe.seed == 3
+    monkeypatch.chdir("sub")
+    with pytest.raises(RecipeError, match="leads out"):
+        load("r.yaml")
+
+
+@pytest.mark.parametrize("results", ["/tmp/evil", "../evil", "a/../../evil", "C:/evil", "a\\..\\..\\evil", "a\0b"])
+def test_a_study_writes_nowhere_else(results):
+    study = {"task": "study", "data": {"a": "a.csv"}, "runs": {"a": {"recipe": "final"}}, "results": results}
+    Path("s.yaml").write_text(json.dumps(study))
+    with pytest.raises(RecipeError, match="must lie in the current folder"):
+        load("s.yaml")
+
+
+@pytest.fixture
+def folder(prepared):
+    shutil.copytree(prepared, "own")
+    return Path("own")
+
+
+def first(folder):
+    manifest = read_manifest(folder / "manifest.csv")
+    return manifest.path_of(manifest.rows[0])
+
+
+def refused(folder, message):
+    with pytest.raises(DataError, match=message) as caught:
+        read_manifest(folder / "manifest.csv").fingerprint()
+    assert caught.value.exit_code == 4
+    assert "secret" not in str(caught.value)
+
+
+def test_a_picture_that_is_a_link_to_elsewhere(folder, outside):
+    picture = first(folder)
+    picture.unlink()
+    picture.symlink_to(outside / "secret.json")
+    refused(folder, "1 of 48 pictures lie elsewhere")
+
+
+def test_a_folder_that_is_a_link_to_elsewhere(folder, outside):
+    shutil.move(folder / "pictures", "there")
+    (folder / "pictures").symlink_to(Path("there").absolute())
+    refused(folder, "48 of 48 pictures lie elsewhere")
+
+
+def test_a_fingerprint_that_is_a_link_to_elsewhere(folder, outside, tiny_recipe):
+    (folder / "fingerprint.json").unlink()
+    (folder / "fingerprint.json").symlink_to(outside / "secret.json")
+    refused(folder, "a link that leaves the folder")
+    tiny_recipe()
+    done = fx("train", "tiny.yaml", "--set", f"data.manifest={folder / 'manifest.csv'}", "--out", "runs/x")
+    assert done.exit_code == 4
+    assert not Path("runs").exists()
+
+
+@pytest.mark.parametrize("target", ["loop", "dangling", "/dev/zero", "pipe", "folder"])
+def test_pictures_that_are_no_files(folder, target, soon):
+    picture = first(folder)
+    picture.unlink()
+    if target == "pipe":
+        os.mkfifo(picture)
+    elif target == "folder":
+        picture.mkdir()
+    else:
+        picture.symlink_to({"loop": picture.name, "dangling": "gone.png"}.get(target, target))
+    refused(folder, "1 of 48 pictures are not there")
+
+
+def test_links_within_the_folder_and_to_all_of_it_are_fine(folder):
+    picture = first(folder)
+    picture.rename(folder / "kept.png")
+    picture.symlink_to((folder / "kept.png").absolute())
+    Path("link").symlink_to("own")
+    assert len(read_manifest(Path("link/manifest.csv")).rows) == 48
+
+
+@pytest.mark.parametrize("kind", ["link", "pipe"])
+def test_looks_are_written_into_no_other_file(folder, trained, outside, kind, soon):
+    file = folder / ledger.NAME
+    file.unlink(missing_ok=True)  # of another test
+    file.symlink_to(outside / "lines.jsonl") if kind == "link" else os.mkfifo(file)
+    done = fx("evaluate", trained.path, "--data", folder / "manifest.csv", "--quiet")
+    assert done.exit_code == 0, done.output
+    assert "this look at the test part cannot be noted beside the manifest" in done.stderr
+
+
+def test_a_log_is_written_into_no_other_file(trained, outside):
+    trained.update(status="interrupted")
+    (trained.path / "log.txt").unlink()
+    (trained.path / "log.txt").symlink_to(outside / "lines.jsonl")
+    trained.metrics_file.unlink()
+    trained.metrics_file.symlink_to(outside / "lines.jsonl")
+    trained.state_file.unlink()
+    done = fx("train", "--resume", trained.path)
+    assert done.exit_code == 6
+    assert "log.txt: cannot be written to: not a plain file" in done.stderr
+
+
+@pytest.mark.parametrize("name", ["../evil", "/etc/passwd", "a/../../evil", "C:\\evil", "..", ".", "-rf", "=cmd"])
+def test_labels_are_names_of_classes(folder, name):
+    file = folder / "manifest.csv"
+    file.write_text(file.read_text().replace(",class_0,", f',"{name}",'))
+    refused(folder, "only letters, digits")
+
+
+@pytest.mark.parametrize("text", ["{", "[" * 100_000, '{"status": "running"}', '{"status": "running", "manifest": 3}'])
+def test_a_run_json_that_is_damaged(trained, text):
+    (trained.path / "run.json").write_text(text)
+    for command in (["train", "--resume"], ["evaluate"]):
+        done = fx(*command, trained.path)
+        assert done.exit_code == 6, done.output
+    assert fx("runs").exit_code == 0
+
+
+def test_a_run_json_without_end(trained, soon):
+    with (trained.path / "run.json").open("wb") as handle:
+        handle.truncate(1 << 40)
+    with pytest.raises(RunError, match="too large"):
+        trained.info()
+    assert list(all_runs()) == []
+
+
+# --- memory and time ---
+
+
+@pytest.fixture
+def whole(trained):
+    """Header and data of a model file."""
+    content = trained.model_file.read_bytes()
+    (size,) = struct.unpack("<Q", content[:8])
+    return json.loads(content[8 : 8 + size]), content[8 + size :]
+
+
+def written(header, data, *, size=None):
+    raw = header if isinstance(header, bytes) else json.dumps(header).encode()
+    file = Path("m.safetensors")
+    file.write_bytes(struct.pack("<Q", len(raw) if size is None else size) + raw + data)
+    return file
+
+
+def changed(whole, **values):
+    header, data = whole
+    fx_header = json.loads(header["__metadata__"]["fx"]) | values
+    return written(header | {"__metadata__": {"fx": json.dumps(fx_header)}}, data)
+
+
+def unused(file, match):
+    with pytest.raises(ModelFileError, match=match) as caught:
+        open_model(str(file))
+    assert len(str(caught.value)) < 2000
+
+
+def test_the_file_that_is_changed_works_as_it_is(whole):
+    open_model(str(changed(whole)))
+
+
+def test_a_header_that_claims_to_be_huge(soon):
+    for size in (1 << 40, (1 << 64) - 1, (8 << 20) + 1):
+        unused(written(b"{}", b"", size=size), "header is too large")
+
+
+@pytest.mark.parametrize("end", [1 << 45, (1 << 64) - 1, 1 << 70, -1])
+def test_tensors_that_claim_to_be_huge(whole, end, soon):
+    header, data = whole
+    header["head.weight"] |= {"data_offsets": [0, end]}
+    unused(written(header, data), "damaged|not a model file")
+
+
+def test_tensors_that_overlap_or_have_another_shape(whole):
+    header, data = whole
+    place = header["head.bias"]["data_offsets"]
+    for change in (
+        {"data_offsets": header["head.weight"]["data_offsets"]},
+        {"data_offsets": place[::-1]},
+        {"shape": [1 << 40]},
+        {"shape": [1 << 62, 1 << 62]},
+        {"dtype": "F64"},
+        {"dtype": "PICKLE"},
+    ):
+        unused(written(header | {"head.bias": header["head.bias"] | change}, data), "damaged")
+
+
+def test_a_sparse_file_of_a_terabyte(whole, soon):
+    """Its header says that it is one tensor, which no network has."""
+    header, _ = whole
+    header["head.weight"] = {"dtype": "U8", "shape": [1 << 40], "data_offsets": [0, 1 << 40]}
+    file = written({key: header[key] for key in ("__metadata__", "head.weight")}, b"")
+    with file.open("r+b") as handle:
+        handle.truncate(file.stat().st_size + (1 << 40))
+    # Where there is room for its addresses, it is not read; where there is none, that is told.
+    with pytest.raises(ModelFileError, match=r"do not fit|damaged"):
+        models.load(file, load_zoo())
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"batch_size": 1 << 40}, "batch_size"),
+        ({"batch_size": -1}, "batch_size"),
+        ({"batch_size": "many"}, "batch_size"),
+        ({"batch_size": 1e300}, "batch_size"),
+        ({"classes": [f"c{number}" for number in range(1000)]}, "head.weight is"),
+        ({"classes": [f"c{number}" for number in range(1001)]}, "classes"),
+        ({"classes": ["class_0", "class_0", "class_1"]}, "classes"),
+        ({"classes": ["../a", "b", "c"]}, "classes"),
+        ({"classes": "abc"}, "classes"),
+        ({"classes": {"0": "a"}}, "classes"),
+        ({"members": [{}] * 100_000}, "not of 100000 members"),
+        ({"model": {"backbone": "demo_tiny", "options": {"width": 1 << 40}}}, "header is damaged|no longer as it was"),
+    ],
+)
+def test_headers_that_ask_for_too_much(whole, values, message, soon):
+    unused(changed(whole, **values), message)
+
+
+def test_another_order_of_classes_is_another_order_of_answers(whole, trained, prepared):
+    """Names and weights belong together: what is turned round in both answers the same."""
+    tensors, header = checkpoint.load_model_file(trained.model_file)
+    turned = {name: value.flip(0) if name.startswith("head.") else value for name, value in tensors.items()}
+    own = {key: value for key, value in header.items() if key not in ("format", "kind")}
+    own["uncertainty"] = None
+    for name, parts, classes in (
+        ("as.safetensors", tensors, header["classes"]),
+        ("turned.safetensors", turned, header["classes"][::-1]),
+    ):
+        checkpoint.save_model_file(Path(name), parts, own | {"classes": classes})
+    told = []
+    for name in ("as.safetensors", "turned.safetensors"):
+        done = fx("evaluate", name, "--data", prepared / "manifest.csv", "--json", "--quiet")
+        assert done.exit_code == 0, done.output
+        told.append(json.loads(done.stdout))
+    assert told[0]["figures"]["accuracy"] == told[1]["figures"]["accuracy"]
+
+
+LIMIT_MIB = 400
+
+
+def peak_of(code, *arguments):
+    """MiB that a process of its own took, and whether it was refused with an error of fx."""
+    before = "import sys\nfrom pathlib import Path\nfrom fxcli.errors import FxError\ntry:\n    "
+    after = (
+        "\nexcept FxError as error: print(type(error).__name__, str(error)[:200])"
+        # Not getrusage: what it tells began in the process that this one was forked from.
+        "\nprint(int(Path('/proc/self/status').read_text().partition('VmHWM:')[2].split()[0]) >> 10)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", before + code + after, *map(str, arguments)],
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=120,
+    )
+    *said, peak = done.stdout.splitlines()
+    return int(peak), " ".join(said)
+
+
+def test_a_header_as_deep_or_long_as_it_may_be(soon):
+    room = (8 << 20) - 100
+    for raw in (b'{"__metadata__":' + b"[" * room, b'{"a":[' + b"[]," * (room // 3) + b"0]}"):
+        file = written(raw, b"")
+        code = "from fxcli.run.checkpoint import read_header; read_header(Path(sys.argv[1]))"
+        peak, said = peak_of(code, file)
+        assert said.startswith("ModelFileError")
+        assert peak < LIMIT_MIB
+
+
+@pytest.mark.parametrize("how", ["sparse", "field", "cells"])
+def test_a_manifest_without_end(how):
+    file = Path("manifest.csv")
+    file.write_text("path,label,split\n")
+    if how == "sparse":
+        with file.open("r+b") as handle:
+            handle.truncate(1 << 40)
+    else:
+        with file.open("a") as handle:
+            handle.write("x" * 200_000 + ",a,train\n" if how == "field" else "a," * 2_000_000 + "\n")
+    peak, said = peak_of("from fxcli.data.manifest import read_manifest; read_manifest(Path(sys.argv[1]))", file)
+    assert said.startswith("DataError")
+    assert peak < LIMIT_MIB
+
+
+def test_more_classes_than_there_are(folder):
+    file = folder / "manifest.csv"
+    header, *rows = file.read_text().splitlines()
+    one = rows[0].split(",")
+    lines = [",".join([f"pictures/{number}.png", f"c{number}", *one[2:]]) for number in range(1001)]
+    file.write_text("\n".join([header, *lines]))
+    refused(folder, "more than 1000 classes")
+
+
+SIZE = 60_000
+BOMBS = {
+    "laughs": "a: &a [x,x,x,x,x,x,x,x,x]\n"
+    + "".join(f"{b}: &{b} [*{a},*{a},*{a}]\n" for a, b in zip("abcdef", "bcdefg", strict=True)),
+    "list": "data: {workers: [" + "1," * (SIZE // 2) + "1]}",
+    "keys": "\n".join(f"k{number}: 1" for number in range(SIZE // 9)),
+    "deep": "a: " + "{a: " * 99 + "1" + "}" * 99,
+    "deeper": "a: " + "{" * SIZE,
+    "dashes": "- " * (SIZE // 2),
+    "indented": "\n".join(" " * number + "a:" for number in range(300)),
+    "phases": "phases:\n" + "\n".join(f" a{number}: {{optim: {{lrx: 1}}}}" for number in range(SIZE // 32)),
+    "number": "train: {epochs: " + "9" * 4000 + "}",
+    "digits": "train: {epochs: " + "9" * (SIZE - 100) + "}",
+    "name": "? " + "x" * SIZE + "\n: 1",
+    "runs": "task: study\ndata: {a: b}\nruns:\n" + "\n".join(f" r{n}: {{recipe: final}}" for n in range(SIZE // 25)),
+    "overrides": "task: study\ndata: {a: b}\nruns: {a: {recipe: final}}\nset: {"
+    + ",".join(f"k{number}.b: 1" for number in range(4000))
+    + "}",
+    "size": "a: " + "x" * (64 << 10),
+}
+
+
+@pytest.mark.parametrize("name", BOMBS)
+def test_recipes_that_grow(name):
+    Path("r.yaml").write_text(BOMBS[name])
+    started = time.process_time()
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    with pytest.raises(RecipeError) as caught:
+        load("r.yaml")
+    assert time.process_time() - started < SOON_S
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < LIMIT_MIB << 10
+    assert len(str(caught.value)) < 2 * SIZE
+    assert len(caught.value.problems) <= 60
+
+
+def test_a_state_of_another_kind(trained):
+    trained.update(status="interrupted")
+    shutil.copy(trained.model_file, trained.state_file)
+    done = fx("train", "--resume", Run(trained.path).path)
+    assert done.exit_code == 6
+    assert "this is a model file, not a state file" in done.stderr
