@@ -41,7 +41,7 @@ def test_list_shows_every_shipped_recipe_with_its_first_comment():
 
 
 def test_list_as_json_needs_no_plugin(monkeypatch):
-    monkeypatch.setattr("fxcli.recipe.load.load_zoo", lambda: pytest.fail("a listing asked the zoo"))
+    monkeypatch.setattr("fxcli.recipe.rules.load_zoo", lambda: pytest.fail("a listing asked the zoo"))
     rows = records(fx("list", "--json"))
     assert [row["name"] for row in rows] == list(shipped())
     tasks = {row["name"]: row["task"] for row in rows}
@@ -100,13 +100,13 @@ def test_check_of_an_unknown_backbone_and_a_set():
 
 def test_check_goes_on_after_a_plugin_that_fails(files, monkeypatch):
     from fxcli.errors import PluginError
-    from fxcli.recipe import load as loading
+    from fxcli.recipe import rules
 
     class Zoo:
         def backbone(self, name):
             raise PluginError("it broke")
 
-    monkeypatch.setattr(loading, "load_zoo", Zoo)
+    monkeypatch.setattr(rules, "load_zoo", Zoo)
     done = fx("check", "good.yaml", "bone_break", "--json", code=5)
     assert [row["valid"] for row in records(done)] == [False, True]
     assert records(done)[0]["problems"] == ["it broke"]

@@ -32,7 +32,7 @@ def problem(text, *sets, start=PHANTOM):
 @pytest.fixture
 def zoo(monkeypatch):
     """A zoo in which a test may change options."""
-    from fxcli.recipe import load as loading
+    from fxcli.recipe import rules
 
     class Zoo:
         def __init__(self):
@@ -45,7 +45,7 @@ def zoo(monkeypatch):
             return replace(self.real.pretrainer(name), options=self.options)
 
     zoo = Zoo()
-    monkeypatch.setattr(loading, "load_zoo", lambda: zoo)
+    monkeypatch.setattr(rules, "load_zoo", lambda: zoo)
     return zoo
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import PurePosixPath, PureWindowsPath
 from typing import Annotated
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
@@ -17,6 +18,13 @@ def _ordered(value: tuple[float, float]) -> tuple[float, float]:
     if value[0] > value[1]:
         raise ValueError(f"the smaller number comes first: [{value[1]}, {value[0]}]")
     return value
+
+
+def _within(folder: str) -> str:
+    path, windows = PurePosixPath(folder), PureWindowsPath(folder)
+    if path.is_absolute() or windows.anchor or ".." in (*path.parts, *windows.parts) or "\0" in folder:
+        raise ValueError("must lie in the current folder, for files are written there")
+    return folder
 
 
 Probability = Annotated[float, Field(ge=0, le=1)]
@@ -42,3 +50,5 @@ Name = Annotated[str, Field(pattern=NAME, max_length=64)]
 # Of phases, and of the runs and data of a study: without dots, so that --set can tell where a name ends.
 PartName = Annotated[str, Field(pattern=PART_NAME, max_length=64)]
 Freeze = Annotated[str, Field(pattern=FREEZE)]
+# Of a folder that a recipe, which may come from anywhere, has files written to.
+FolderHere = Annotated[str, AfterValidator(_within)]

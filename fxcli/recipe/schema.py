@@ -5,12 +5,21 @@ A field exists only if something reads it. Merging, origins and messages are not
 
 from __future__ import annotations
 
-from pathlib import PurePosixPath, PureWindowsPath
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, Field
+from pydantic import Field
 
-from fxcli.recipe.fields import DEVICE, FracRange, Freeze, Name, PartName, PositiveRange, Probability, Section
+from fxcli.recipe.fields import (
+    DEVICE,
+    FolderHere,
+    FracRange,
+    Freeze,
+    Name,
+    PartName,
+    PositiveRange,
+    Probability,
+    Section,
+)
 
 
 class Columns(Section):
@@ -318,13 +327,6 @@ class PretrainRecipe(Section):
     hardware: Hardware = Hardware()
 
 
-def _within(folder: str) -> str:
-    path, windows = PurePosixPath(folder), PureWindowsPath(folder)
-    if path.is_absolute() or windows.anchor or ".." in (*path.parts, *windows.parts) or "\0" in folder:
-        raise ValueError("must lie in the current folder, for files are written there")
-    return folder
-
-
 class StudyRun(Section):
     """One recipe of a study."""
 
@@ -367,7 +369,7 @@ class StudyRecipe(Section):
     comparisons: tuple[StudyComparison, ...] = Field(
         (), max_length=1000, description="the first was named beforehand and decides; the others are exploratory"
     )
-    results: Annotated[str, AfterValidator(_within)] | None = Field(
+    results: FolderHere | None = Field(
         None,
         description="folder of what each training said of the test part, relative to the current folder; what lies "
         "there counts as done. null = results in the study's folder",

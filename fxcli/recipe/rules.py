@@ -1,0 +1,120 @@
+"""What no single field of a recipe can say: keys that depend on each other, and names that must exist in the zoo.
+
+Called by load at its end, with a recipe whose fields are each in order.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, ValidationError
+
+from fxcli.errors import UnknownName
+from fxcli.recipe import messages
+from fxcli.recipe.messages import likely, written
+from fxcli.recipe.schema import ClassifyRecipe, PrepareRecipe, PretrainRecipe, Recipe, Schedule, StudyRecipe
+from fxcli.recipe.source import Key, Leaf
+from fxcli.zoo.plugins import Zoo, load_zoo
+from fxcli.zoo.specs import BackboneSpec
+
+
+def broken(recipe: Recipe, origins: dict[Key, Leaf], shown: str, *, check_init: bool) -> Iterator[str]:
+    """A line for each rule that a recipe breaks.
+
+    Args:
+        recipe: Of any task.
+        origins: By key of the recipe, where it was written.
+        shown: Its name.
+        check_init: Whether `model.init` must be what can be loaded here and now.
+    """
+    if isinstance(recipe, PrepareRecipe | StudyRecipe):
+        return
+    if (recipe.data.manifest is None) == (recipe.data.source is None):
+        wanted = "either manifest, which fx prepare writes, or source: phantom"
+        both = "" if recipe.data.manifest is None else "; set the other to null"
+        yield f"{written(('data',), origins, shown)}: needs {wanted}{both}"
+    if isinstance(recipe, ClassifyRecipe):
+        yield from _phases(recipe, origins, shown)
+    else:
+        yield from _schedule(recipe.schedule, (), origins, shown)
+    zoo = load_zoo()
+    if isinstance(recipe, PretrainRecipe):
+        yield from _pretrainer(recipe, origins, zoo, shown)
+    try:
+        spec = zoo.backbone(recipe.model.backbone)
+    except UnknownName as error:
+        yield _unknown_name(error, ("model", "backbone"), origins, shown)
+    else:
+        yield from _backbone(recipe, spec, origins, shown)
+        if check_init:
+            yield from _init(recipe.model.init, spec, origins, shown)
+
+
+def _phases(recipe: ClassifyRecipe, origins: dict[Key, Leaf], shown: str) -> Iterator[str]:
+    before = None
+    for name, phase in recipe.phases.items():
+        if phase.train.monitor == "none" and phase.train.patience is not None:
+            place = written(("phases", name, "train", "patience"), origins, shown)
+            yield f"{place}: early stopping needs train.monitor, which is none"
+        if before and recipe.phases[before].train.monitor == "none" and phase.start == "best":
+            place = written(("phases", name, "start"), origins, shown)
+            yield f"{place}: train.monitor of phase {before} is none, so it has no best epoch; write last"
+        yield from _schedule(phase.schedule, ("phases", name), origins, shown)
+        before = name
+
+
+def _schedule(settings: Schedule, at: Key, origins: dict[Key, Leaf], shown: str) -> Iterator[str]:
+    if settings.name == "onecycle" and settings.warmup_epochs:
+        place = written((*at, "schedule", "warmup_epochs"), origins, shown)
+        yield f"{place}: onecycle rises by itself, over schedule.pct_start of the steps; set 0"
+
+
+def _pretrainer(recipe: PretrainRecipe, origins: dict[Key, Leaf], zoo: Zoo, shown: str) -> Iterator[str]:
+    settings = recipe.pretrain
+    try:
+        method = zoo.pretrainer(settings.method)
+    except UnknownName as error:
+        yield _unknown_name(error, ("pretrain", "method"), origins, shown)
+    else:
+        yield from _options(recipe, settings.options, method.options, ("pretrain", "options"), origins, shown)
+
+
+def _backbone(
+    recipe: ClassifyRecipe | PretrainRecipe, spec: BackboneSpec, origins: dict[Key, Leaf], shown: str
+) -> Iterator[str]:
+    """Options and stages."""
+    yield from _options(recipe, recipe.model.options, spec.options, ("model", "options"), origins, shown)
+    if isinstance(recipe, ClassifyRecipe):
+        stages = [stage.name for stage in spec.stages]
+        for name, phase in recipe.phases.items():
+            until = phase.model.freeze.removeprefix("until:")
+            if phase.model.freeze.startswith("until:") and until not in stages:
+                place = written(("phases", name, "model", "freeze"), origins, shown)
+                yield f"{place}: {spec.name} has no stage '{until}'; it has {', '.join(stages)}{likely(until, stages)}"
+
+
+def _init(init: str, spec: BackboneSpec, origins: dict[Key, Leaf], shown: str) -> Iterator[str]:
+    """Whether it is a weight key or a path; what lies there is looked at when the network starts."""
+    known = ["random", *spec.weights]
+    is_path = "/" in init or "\\" in init or init.endswith(".safetensors") or Path(init).exists()
+    if init not in known and not is_path:
+        place = written(("model", "init"), origins, shown)
+        choices = f"{', '.join(known)}{likely(init, known)} (a run is named by its path, like runs/{init})"
+        yield f"{place}: '{init}' is no run or model file, and no weight key of {spec.name}: {choices}"
+
+
+def _options(
+    recipe: Recipe, values: dict[str, Any], model: type[BaseModel], at: Key, origins: dict[Key, Leaf], shown: str
+) -> Iterator[str]:
+    try:
+        model.model_validate_json(json.dumps(values))
+    except ValidationError as error:
+        yield from messages.from_pydantic(error, origins, shown, task=type(recipe), section=model, at=at)
+
+
+def _unknown_name(error: UnknownName, key: Key, origins: dict[Key, Leaf], shown: str) -> str:
+    lines = [f"{written(key, origins, shown)}: {error.problems[0]}", *error.problems[1:]]
+    return "\n    ".join([*lines, f"→ {error.hint}"])
