@@ -1,7 +1,6 @@
 """What is told of a picture, and how much of it is coloured."""
 
 import io
-from collections import Counter
 from pathlib import Path
 
 import numpy as np
@@ -9,7 +8,7 @@ import pytest
 from PIL import Image
 
 from fxcli.data import radiograph
-from fxcli.data.radiograph import Caution, Radiograph, check_size, colour_frac, told
+from fxcli.data.radiograph import Caution, Radiograph, check_size, colour_frac, warn_of
 from fxcli.errors import UnreadableImage
 
 GREY = np.random.default_rng(0).integers(0, 256, (90, 120), dtype=np.uint8)
@@ -58,12 +57,13 @@ def test_sizes_at_the_limits(monkeypatch):
         check_size(Path("a.png"), 16, 16)
 
 
-def test_told_in_words_and_numbers():
-    assert told({}) == []
-    counts = Counter([Caution.COLOUR, Caution.BLANK, Caution.COLOUR])
-    assert told(counts) == [
-        "1 picture: blank: next to no contrast",
-        "2 pictures: in colour: a photograph or a tinted scan",
+def test_told_in_words_and_numbers(capsys):
+    warn_of([])
+    assert capsys.readouterr().err == ""
+    warn_of([Caution.COLOUR, Caution.BLANK, Caution.COLOUR])
+    assert capsys.readouterr().err.splitlines() == [
+        "warning: 1 picture: blank: next to no contrast",
+        "warning: 2 pictures: in colour: a photograph or a tinted scan",
     ]
 
 

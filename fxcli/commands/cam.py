@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from fxcli.commands.options import BatchSize, Debug, Device, Json, Model, Paths, PathStyle, Quiet, Workers
+from fxcli.commands.options import BatchSize, Debug, Device, Json, Model, Paths, Quiet, Workers
 from fxcli.commands.startup import import_torch
 from fxcli.console import console
+from fxcli.data.paths import PathStyle
 from fxcli.errors import SomeRowsFailed, UsageError
 
 if TYPE_CHECKING:
@@ -31,7 +31,7 @@ def cam(
         typer.Option("--layer", metavar="STAGE", help="A stage of the backbone, on one thread; default: its output."),
     ] = None,
     out: Annotated[Path, typer.Option("--out", metavar="DIR", help="Folder that the output goes to.")] = Path("cam"),
-    named: Paths = PathStyle.given,
+    named: Paths = PathStyle.GIVEN,
     device: Device = None,
     workers: Workers = None,
     batch_size: BatchSize = None,
@@ -51,7 +51,7 @@ def cam(
     from fxcli.data import scan
     from fxcli.data.names import path_cell
     from fxcli.data.paths import Shown
-    from fxcli.data.radiograph import Caution, told
+    from fxcli.data.radiograph import Caution, warn_of
     from fxcli.evaluation.predictions import assumes_fracture, notice
     from fxcli.evaluation.table import csv_line, output_names
     from fxcli.explain.draw import check_places, pictures_beside
@@ -62,10 +62,10 @@ def cam(
     chosen = _target(opened, target)
     explainer = _explainer(opened, layer) if layer else None
     files = pictures_beside(out, scan.pictures(paths))
-    shown_as = Shown.of(named.value, files)
+    shown_as = Shown.of(named, files)
     names = output_names(files, shown_as)
     check_places((out / f"{name}{suffix}" for name in names for suffix in (".overlay.png", ".png")), files)
-    failed, cautions = 0, Counter[Caution]()
+    failed, cautions = 0, list[Caution]()
     columns = ["path", "status", "reason", "target", "p", "max", "sum", "assumes_fracture", "notice"]
     if not json:
         console.data(csv_line(columns))
@@ -80,15 +80,14 @@ def cam(
     answers = opened.pipeline.map(drawn, files)
     for answer, values in console.progress(answers, total=len(files), what="cam"):
         failed += answer.logits is None
-        cautions.update(answer.cautions)
+        cautions += answer.cautions
         info = opened.model.info
         if json:
             row = dict(zip(columns, [*values, assumes_fracture(info), notice(info)], strict=True))
             console.record({key: value for key, value in row.items() if value != ""})
         else:
             console.data(csv_line([*values, str(assumes_fracture(info)).lower(), notice(info)]))
-    for line in told(cautions):
-        console.warn(line)
+    warn_of(cautions)
     console.note(f"heat maps in {out}")
     if failed:
         raise SomeRowsFailed(failed, len(files), "the output")

@@ -8,6 +8,8 @@ from typing import Annotated
 
 import typer
 
+from fxcli.data.paths import PathStyle
+
 
 class EngineName(StrEnum):
     """What computes."""
@@ -22,14 +24,6 @@ class PrecisionName(StrEnum):
 
     fp32 = "fp32"
     bf16 = "bf16"
-
-
-class PathStyle(StrEnum):
-    """How the paths of pictures are shown."""
-
-    given = "given"
-    relative = "relative"
-    hashed = "hashed"
 
 
 Sets = Annotated[

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import sys
-from collections import Counter
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
@@ -21,13 +20,13 @@ from fxcli.commands.options import (
     Model,
     Out,
     Paths,
-    PathStyle,
     Precision,
     Quiet,
     Workers,
 )
 from fxcli.commands.startup import import_torch
 from fxcli.console import console
+from fxcli.data.paths import PathStyle
 from fxcli.errors import SomeRowsFailed, UnreadableImage, UsageError
 
 if TYPE_CHECKING:
@@ -68,7 +67,7 @@ def predict(
     ] = None,
     engine: Engine = None,
     precision: Precision = None,
-    names: Paths = PathStyle.given,
+    names: Paths = PathStyle.GIVEN,
     draft: Annotated[
         bool,
         typer.Option("--draft/--no-draft", help="Decode large JPEGs at a fraction of their size, if that is enough."),
@@ -114,6 +113,8 @@ def predict(
     from fxcli.data.paths import Shown
     from fxcli.evaluation.lines import Lines
     from fxcli.evaluation.predictions import PredictionTable
+    from fxcli.evaluation.table import output_names
+    from fxcli.explain.draw import check_places, pictures_beside
     from fxcli.inference import rows as output
     from fxcli.inference.opened import open_model
     from fxcli.inference.verdict import Judge
@@ -134,8 +135,11 @@ def predict(
     for path in paths:
         listed = path == "-"
         files += scan.pictures(_listed() if listed else [Path(path)], keep_absent=listed)
-    files, maps = _with_maps(files, cam, names.value) if cam else (files, [])
-    shown = Shown.of(names.value, files)
+    if cam:
+        files = pictures_beside(cam, files)
+    shown = Shown.of(names, files)
+    maps = [cam / f"{name}.png" for name in output_names(files, shown)] if cam else []
+    check_places(maps, files)
     lines = Lines(PredictionTable(opened.model.classes, opened.model.info, extra=judge.columns), json=json)
     made_with = judge.made_with() | {"paths": names.value}
     with output.going_to(out, lines, made_with, resume=resume, overwrite=overwrite) as rows:
@@ -160,13 +164,13 @@ def _predict(
 ) -> None:
     """Writes a row for each picture that has none."""
     from fxcli.data.names import path_cell
-    from fxcli.data.radiograph import Caution, told
+    from fxcli.data.radiograph import Caution, warn_of
     from fxcli.explain.png import sweep
 
     def called(path: Path) -> str:
         return path_cell(shown(path))
 
-    cautions = Counter[Caution]()
+    cautions: list[Caution] = []
     todo = rows.missing(files, called, lambda index: not maps or maps[index].is_file())
     chosen = [files[index] for index in todo]
     if resume and maps:
@@ -176,25 +180,12 @@ def _predict(
     verdicts = judge.opened.pipeline.map(tell, chosen)
     for verdict in console.progress(verdicts, total=len(files), done=len(files) - len(chosen), what="predict"):
         path = verdict.pop("path")
-        cautions.update(verdict.pop("cautions"))
+        cautions += verdict.pop("cautions")
         rows.write(table.record(called(path), **verdict))
         if strict and verdict["status"] == "error":
             raise UnreadableImage(path, verdict["reason"])
     rows.finish()
-    for line in told(cautions):
-        console.warn(line)
-
-
-def _with_maps(files: Sequence[Path], cam: Path, style: str) -> tuple[list[Path], list[Path]]:
-    """The pictures, and where the heat map of each goes, which is called as paths are shown."""
-    from fxcli.data.paths import Shown
-    from fxcli.evaluation.table import output_names
-    from fxcli.explain.draw import check_places, pictures_beside
-
-    pictures = pictures_beside(cam, files)
-    maps = [cam / f"{name}.png" for name in output_names(pictures, Shown.of(style, pictures))]
-    check_places(maps, pictures)
-    return pictures, maps
+    warn_of(cautions)
 
 
 def _listed() -> list[Path]:

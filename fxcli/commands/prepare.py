@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, cast
 
 import typer
 
-from fxcli.commands.options import Debug, Json, Out, Paths, PathStyle, Quiet, Sets
+from fxcli.commands.options import Debug, Json, Out, Paths, Quiet, Sets
 from fxcli.console import console
+from fxcli.data.paths import PathStyle
 from fxcli.errors import SomeRowsFailed, UsageError
 
 if TYPE_CHECKING:
@@ -25,7 +25,7 @@ def prepare(
     set_: Sets = None,
     out: Out = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the prepared folder.")] = False,
-    names: Paths = PathStyle.relative,
+    names: Paths = PathStyle.RELATIVE,
     json: Json = False,
     quiet: Quiet = False,
     debug: Debug = False,
@@ -47,10 +47,10 @@ def prepare(
     from fxcli.data.manifest import counts
     from fxcli.data.prepare import PREPARED
     from fxcli.data.prepare import prepare as run
-    from fxcli.data.radiograph import Caution, told
+    from fxcli.data.radiograph import Caution, warn_of
 
     chosen = cast("PrepareRecipe", loaded.recipe)
-    made = run(chosen, out or PREPARED / chosen.name, overwrite=overwrite, paths=names.value)
+    made = run(chosen, out or PREPARED / chosen.name, overwrite=overwrite, paths=names)
     table = counts(made.rows)
     if json:
         figures = made.audit.figures()
@@ -66,8 +66,7 @@ def prepare(
         console.note(f"train with: fx train RECIPE --set data.manifest={made.manifest}")
     if len(table) == 1:
         console.warn(f"there is one class, {next(iter(table))}; if its folder holds class folders, it is the source")
-    for line in told(Counter(Caution(entry["reason"]) for entry in made.warnings)):
-        console.warn(line)
+    warn_of(Caution(entry["reason"]) for entry in made.warnings)
     for entry in made.unreadable:
         console.warn(f"{entry['path']}: {entry['reason']}")
     if made.unreadable:

@@ -5,11 +5,18 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
+from enum import StrEnum
 from pathlib import Path
 
 from fxcli.run.key import hashed
 
-GIVEN, RELATIVE, HASHED = "given", "relative", "hashed"
+
+class PathStyle(StrEnum):
+    """How the paths of pictures are shown: RELATIVE is to a folder, HASHED under a key of the user (see run/key)."""
+
+    GIVEN = "given"
+    RELATIVE = "relative"
+    HASHED = "hashed"
 
 
 @dataclass(frozen=True)
@@ -17,17 +24,17 @@ class Shown:
     """Path of a picture → what is shown of it.
 
     Attributes:
-        style: GIVEN, RELATIVE (to `base`) or HASHED (see run/key; of the absolute path, so that all commands agree).
+        style: RELATIVE is to `base`; HASHED is of the absolute path, so that all commands agree.
         base: A folder, absolute.
     """
 
-    style: str = GIVEN
+    style: PathStyle = PathStyle.GIVEN
     base: Path = Path()
 
     @classmethod
-    def of(cls, style: str, paths: Sequence[Path]) -> Shown:
+    def of(cls, style: PathStyle, paths: Sequence[Path]) -> Shown:
         """For a list of pictures, whose deepest common folder is the base."""
-        folders = {os.path.dirname(os.path.abspath(path)) for path in paths} if style == RELATIVE else set()
+        folders = {os.path.dirname(os.path.abspath(path)) for path in paths} if style is PathStyle.RELATIVE else set()
         try:
             return cls(style, Path(os.path.commonpath(folders)) if folders else Path())
         except ValueError:
@@ -35,10 +42,10 @@ class Shown:
 
     def __call__(self, path: Path) -> str:
         """What is shown of one of them."""
-        if self.style == GIVEN:
+        if self.style is PathStyle.GIVEN:
             return str(path)
         absolute = os.path.abspath(path)
-        return hashed(absolute) if self.style == HASHED else os.path.relpath(absolute, self.base)
+        return hashed(absolute) if self.style is PathStyle.HASHED else os.path.relpath(absolute, self.base)
 
 
 AS_GIVEN = Shown()

@@ -25,7 +25,7 @@ from fxcli.data import audit, audit_page, oddities, people, phantom, scan, split
 from fxcli.data.audit import Audit
 from fxcli.data.manifest import Row, counts, write_manifest
 from fxcli.data.names import no_formula
-from fxcli.data.paths import HASHED, RELATIVE
+from fxcli.data.paths import PathStyle
 from fxcli.data.preprocess import Clean, Cleaned
 from fxcli.data.radiograph import Caution, Radiograph
 from fxcli.data.read import MARK, read
@@ -120,7 +120,9 @@ class Prepared:
         return self.folder / "manifest.csv"
 
 
-def prepare(recipe: PrepareRecipe, folder: Path, *, overwrite: bool = False, paths: str = RELATIVE) -> Prepared:
+def prepare(
+    recipe: PrepareRecipe, folder: Path, *, overwrite: bool = False, paths: PathStyle = PathStyle.RELATIVE
+) -> Prepared:
     """Prepares the pictures of a recipe.
 
     Args:
@@ -197,7 +199,7 @@ def _files(recipe: PrepareRecipe, unreadable: list[dict[str, str]], paths: str) 
     label_of = scan.labels(found, recipe.data.classes, root)
     items = []
     for picture in found:
-        name = hashed(os.path.abspath(picture.path)) if paths == HASHED else picture.name
+        name = hashed(os.path.abspath(picture.path)) if paths is PathStyle.HASHED else picture.name
         try:
             reason = tree.unusable(picture.path)
             digest = "" if reason else sha256_of(picture.path)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Iterable
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
@@ -11,6 +12,7 @@ from typing import Any
 import numpy as np
 from PIL import Image, ImageChops
 
+from fxcli.console import console
 from fxcli.errors import UnreadableImage
 
 MAX_PIXELS = 80_000_000
@@ -101,8 +103,7 @@ def colour_frac(image: Image.Image) -> float:
     return sum(counts[_COLOURED + 1 :]) / _COLOUR_PX**2
 
 
-def told(counts: Mapping[Caution, int]) -> list[str]:
-    """A line for each kind of caution, with how many pictures it is of."""
-    return [
-        f"{count} {'picture' if count == 1 else 'pictures'}: {caution}" for caution, count in sorted(counts.items())
-    ]
+def warn_of(cautions: Iterable[Caution]) -> None:
+    """Says on stderr what the pictures of a command needed saying, a line for each kind, with how many there are."""
+    for caution, count in sorted(Counter(cautions).items()):
+        console.warn(f"{count} {'picture' if count == 1 else 'pictures'}: {caution}")

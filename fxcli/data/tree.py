@@ -14,6 +14,7 @@ from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
 
+from fxcli.data.dicom_header import START_BYTES, is_dicom
 from fxcli.data.read import EXTENSIONS
 from fxcli.errors import DataError
 
@@ -41,9 +42,6 @@ _STARTS = (
     *(b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n", b"II*\0", b"MM\0*", b"II+\0", b"MM\0+"),
     *(b"GIF87a", b"GIF89a", b"\0\0\0\x0cjP  ", b"\xff\x4f\xff\x51"),
 )
-_DICOM, _DICOM_AT = b"DICM", 128
-# The first group of a DICOM file without a preamble: file meta information, or identification.
-_DICOM_GROUPS = (b"\2\0", b"\x08\0")
 _BMP_HEADERS = (12, 40, 52, 56, 64, 108, 124)
 
 
@@ -146,7 +144,7 @@ def _other_kind(entry: os.DirEntry[str]) -> str:
         if not entry.is_file():
             return _NO_FILE
         with open(entry.path, "rb") as handle:
-            start = handle.read(_DICOM_AT + len(_DICOM))
+            start = handle.read(START_BYTES)
     except OSError:
         return ""  # what it is cannot be told: its row says why
     if looks_like_picture(start):
@@ -159,7 +157,7 @@ def looks_like_picture(start: bytes) -> bool:
     """Whether a file begins like one.
 
     Args:
-        start: Its first 132 bytes, or all of it.
+        start: Its first START_BYTES, or all of it.
     """
     return (
         start.startswith(_STARTS)
@@ -167,7 +165,5 @@ def looks_like_picture(start: bytes) -> bool:
         # HEIC and AVIF.
         or start[4:11] in (b"ftyphei", b"ftypavi", b"ftypmif")
         or (start.startswith(b"BM") and int.from_bytes(start[14:18], "little") in _BMP_HEADERS)
-        or start[_DICOM_AT:] == _DICOM
-        # Two letters name the type of the first element, or it has a short length.
-        or (start[:2] in _DICOM_GROUPS and (start[4:6].isalpha() or start[5:8] == b"\0\0\0") and len(start) > _DICOM_AT)
+        or is_dicom(start)
     )

@@ -9,7 +9,7 @@ import os
 from collections.abc import Sequence
 from pathlib import Path, PurePath
 
-from fxcli.data.paths import AS_GIVEN, HASHED, Shown
+from fxcli.data.paths import AS_GIVEN, PathStyle, Shown
 
 # Of what is made of a picture: see commands/predict and cam.
 SUFFIXES = (".png", ".overlay.png", ".map.npy")
@@ -32,7 +32,7 @@ def output_names(paths: Sequence[Path], shown: Shown = AS_GIVEN) -> list[Path]:
     It is the picture's place below the folder that all share, or its hash, where those are shown. No two meet, also
     where a folder is called like what is made of a picture, and none is too long for a suffix.
     """
-    if shown.style == HASHED:
+    if shown.style is PathStyle.HASHED:
         return [Path(shown(path)) for path in paths]
     names = below_shared([Path(os.path.abspath(path)) for path in paths])
     inside = {name.parent for name in names}

@@ -5,14 +5,13 @@ Called by `fx evaluate` and by studies; training's own validation needs logits a
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Sequence
 
 import numpy as np
 
 from fxcli.console import console
 from fxcli.data.manifest import Manifest, Row, groups_of, read_manifest
-from fxcli.data.radiograph import told as cautions_told
+from fxcli.data.radiograph import warn_of
 from fxcli.errors import DataError, RunError
 from fxcli.evaluation.predictions import Labelled, LabelledRow, read_labelled
 from fxcli.inference.opened import Opened, by
@@ -44,8 +43,7 @@ def measure(opened: Opened, manifest: Manifest, rows: Sequence[Row]) -> tuple[La
         raise DataError(
             f"none of {len(answers)} pictures can be read, the first: {answers[0].reason}", where=answers[0].path
         )
-    for line in cautions_told(Counter(caution for answer in answers for caution in answer.cautions)):
-        console.warn(line)
+    warn_of(caution for answer in answers for caution in answer.cautions)
     members = np.stack([answer.members for _, answer in read if answer.members is not None])
     distances = [answer.distance for _, answer in read]
     said = Labelled(
