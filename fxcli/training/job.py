@@ -29,6 +29,7 @@ from fxcli.run.directory import Run
 from fxcli.run.files import copy, sha256_of, write_text
 from fxcli.training import classify, ensemble, pretrain, state
 from fxcli.training.ensemble import Part
+from fxcli.training.session import digest_of
 from fxcli.zoo.plugins import load_zoo
 
 TrainRecipe = ClassifyRecipe | PretrainRecipe
@@ -99,7 +100,7 @@ def create(recipe: TrainRecipe, manifest: Manifest, out: Path | None, **more: An
         # Of a part of a run, the whole keeps it.
         "pictures_sha256": None if "part_of" in more else _pictures(manifest),
         "straddling_test": len(manifest.straddling),
-        "recipe_sha256": provenance.digest(text),
+        "recipe_sha256": digest_of(recipe),
         "init": _init(recipe),
         **provenance.describe(load_zoo()),
         **more,
@@ -171,7 +172,7 @@ def reopen(path: Path) -> tuple[Run, TrainRecipe, Manifest]:
 
 def _check_unchanged(run: Run, recipe: TrainRecipe, manifest: Manifest) -> None:
     info = run.info()
-    digests = {"recipe": provenance.digest(resolved_yaml(recipe)), "manifest": manifest.digest}
+    digests = {"recipe": digest_of(recipe), "manifest": manifest.digest}
     # Parts of a run have none, and runs of an older fx.
     if info.get("pictures_sha256"):
         digests["pictures"] = _pictures(manifest)
@@ -270,7 +271,7 @@ def _header(recipe: TrainRecipe, manifest: Manifest, compute: Compute) -> dict[s
         "backbone": zoo.backbone(recipe.model.backbone).name,
         "model": recipe.model.model_dump(mode="json"),
         "plugin": {"name": plugin.name, "distribution": plugin.distribution, "version": plugin.version},
-        "recipe_sha256": provenance.digest(resolved_yaml(recipe)),
+        "recipe_sha256": digest_of(recipe),
         "manifest_sha256": manifest.digest,
         "data": manifest.fingerprint().get("name") or manifest.root.name,
         "demo": manifest.is_phantom,

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol, cast
 
 import torch
@@ -282,8 +282,7 @@ def _save(pretraining: Pretraining, run: Run, timer: Timer) -> None:
     place.__dict__.update(timer.totals)
     tensors = {f"model.{key}": value for key, value in pretraining.module.state_dict().items()}
     tensors |= {f"optim.{key}": value for key, value in optim.state_tensors(pretraining.optimizer).items()}
-    header = {"place": asdict(place), "recipe_sha256": session.digest_of(pretraining.recipe)}
-    checkpoint.save_state(run.state_file, tensors, header)
+    checkpoint.save_state(run.state_file, tensors, session.header(place, pretraining.recipe))
     timer.saved()
 
 

@@ -86,8 +86,13 @@ def check_weights(module: nn.Module, step: int) -> None:
 
 
 def digest_of(recipe: ClassifyRecipe | PretrainRecipe) -> str:
-    """What a resume state says of its recipe."""
+    """What runs, model files and resume states say of their recipe."""
     return provenance.digest(resolved_yaml(recipe))
+
+
+def header(place: Any, recipe: ClassifyRecipe | PretrainRecipe) -> dict[str, Any]:
+    """Of a resume state, for `take_over`."""
+    return {"place": asdict(place), "recipe_sha256": digest_of(recipe)}
 
 
 def take_over(place: Any, header: Mapping[str, Any], recipe: ClassifyRecipe | PretrainRecipe, file: Path) -> None:

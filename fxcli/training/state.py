@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import copy
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -210,8 +210,7 @@ def save(training: Training, run: Run) -> None:
         tensors |= {f"optim.{key}": value for key, value in optim.state_tensors(training.optimizer).items()}
     if training.average:
         tensors |= {f"ema.{key}": value for key, value in training.average.values.items()}
-    header = {"place": asdict(place), "recipe_sha256": session.digest_of(training.recipe)}
-    checkpoint.save_state(run.state_file, tensors, header)
+    checkpoint.save_state(run.state_file, tensors, session.header(place, training.recipe))
 
 
 def resumed(training: Training, run: Run) -> dict[str, Tensor]:
