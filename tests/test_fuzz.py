@@ -489,5 +489,8 @@ def test_dicom_files(count):
     pytest.importorskip("fxcli.data.dicom")
     # The preamble is the same 128 bytes in all of them, and says nothing.
     seeds = [content[128:] for content in dicom_files()]
+    for rest in seeds:
+        look_at(bytes(128) + rest)
     ends = fuzz(count, one_of(seeds, ODD_BYTES), lambda rest: look_at(bytes(128) + rest))
-    assert set(ends) == {"used", "UnreadableImage"}
+    # Few changes leave such small pictures whole: of a small number of files, none may be used.
+    assert "UnreadableImage" in ends and set(ends) <= {"used", "UnreadableImage"}
