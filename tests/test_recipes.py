@@ -32,6 +32,8 @@ def small(name, prepared):
     recipe = load(name).recipe
     if isinstance(recipe, ClassifyRecipe):
         sets += [f"phases.{phase}.train.batch_size=4" for phase in recipe.phases]
+        frozen = [name for name, phase in recipe.phases.items() if phase.model.freeze.startswith("until:")]
+        sets += [f"phases.{phase}.model.freeze='until:stem'" for phase in frozen]
         if recipe.evaluate.negative_class:
             sets.append("evaluate.negative_class=class_0")
     return sets
