@@ -5,6 +5,7 @@ import inspect
 import json
 import re
 import sys
+from functools import partial
 from pathlib import Path
 
 from pydantic import BaseModel
@@ -125,22 +126,26 @@ def bench_line(row):
     return f"| {row['what']} | {row['side']} | {row['peer']} | {shown} | {wanted} | {reached} |"
 
 
-def experiments(folder=None):
-    from fxcli.commands.study import COLUMNS, NOTHING, cells, verdicts
+def study(name, folder=None):
+    from fxcli.commands.study import COLUMNS, NOTHING, cells, recalls, verdicts
     from fxcli.recipe.load import load
     from fxcli.recipe.study import entries
     from fxcli.training.results import Results, report
 
-    loaded = load(README.parent / "recipes" / "experiments.yaml")
+    loaded = load(README.parent / "recipes" / f"{name}.yaml")
     results = Results(folder or README.parent / loaded.recipe.results)
     found = report(loaded.recipe, entries(loaded.recipe, loaded.runs), results)
     lines = []
     for part, title in (("test", "Test part"), ("oof", "Out of fold")):
         if table := cells(found["rows"], part):
-            lines += [f"{title}:", "", f"| {' | '.join(COLUMNS)} |", "|---" * len(COLUMNS) + "|"]
-            lines += [f"| {' | '.join(row)} |" for row in table] + [""]
+            lines += [f"{title}:", "", *table_of(COLUMNS, table), ""]
+            lines += ["Recall of each class, %:", "", *table_of(*recalls(found["rows"], part)), ""]
     lines += [f"- {line}" for line in verdicts(found["comparisons"])]
     return "\n".join(lines).strip() or NOTHING
+
+
+def table_of(columns, rows):
+    return [f"| {' | '.join(cells)} |" for cells in (columns, ["---"] * len(columns), *rows)]
 
 
 MAKERS = {
@@ -150,7 +155,8 @@ MAKERS = {
     "hooks": hooks,
     "exit-codes": exit_codes,
     "bench": bench,
-    "experiments": experiments,
+    "experiments": partial(study, "experiments"),
+    "beaten": partial(study, "beaten"),
 }
 
 

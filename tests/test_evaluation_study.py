@@ -39,6 +39,13 @@ def test_by_hand():
     assert found["nll"] == pytest.approx(-(3 * np.log(3 / 4) + 5 * np.log(1 / 4)) / 8)
     # Seed 0 says a b b a: both classes have F1 1/2. Seed 1 says a a b a: a has 2·1/(2+3), b has 0.
     assert found["macro_f1"] == pytest.approx((0.5 + (0.4 + 0) / 2) / 2)
+    # Of a, w is right in both and y in none; of b, x is right once.
+    assert found["recall"] == {"a": 0.5, "b": 0.25}
+
+
+def test_a_class_without_pictures_has_no_recall():
+    said = Labelled(("x",), ("1",), np.array([0]), np.zeros((1, 1, 2)))
+    assert figures(Answers(said, np.array([""]), ("a", "b")))["recall"] == {"a": 1.0, "b": None}
 
 
 def test_figures_are_those_of_scikit_learn_averaged_over_seeds():

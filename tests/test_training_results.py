@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from readme_blocks import experiments
+from readme_blocks import study
 from typer.testing import CliRunner
 
 from fxcli.cli import app
@@ -208,18 +208,19 @@ def test_damaged_results_are_told(results, listed, file, text, message):
 
 
 def test_the_table_of_the_readme_works_with_none_and_with_partial_results(tmp_path):
-    assert experiments(tmp_path / "none") == "no results yet"
+    assert study("experiments", tmp_path / "none") == "no results yet"
     loaded = load("experiments")
     results = Results(tmp_path / "some")
     kept(results, entries(loaded.recipe, loaded.runs)[:4], {"baseline0": "1000", "finetune0": "1100"})
-    lines = experiments(tmp_path / "some").splitlines()
-    assert lines[:4] == ["Test part:", "", f"| {' | '.join(COLUMNS)} |", "|---" * len(COLUMNS) + "|"]
+    lines = study("experiments", tmp_path / "some").splitlines()
+    assert lines[:4] == ["Test part:", "", f"| {' | '.join(COLUMNS)} |", f"| {' | '.join(['---'] * len(COLUMNS))} |"]
     assert [line.split(" | ")[:3] for line in lines[4:6]] == [
         ["| published", "baseline", "42.7"],
         ["| published", "finetune", "48.6"],
     ]
     assert all(line.endswith("| 1 |") for line in lines[4:6])
-    assert len(lines) == 6
+    assert lines[7:10] == ["Recall of each class, %:", "", "| data | run | bent | cut |"]
+    assert [line.split(" | ")[1] for line in lines[11:]] == ["baseline", "finetune"]
 
 
 def test_committed_results_are_small_and_of_the_recipes_as_they_are():

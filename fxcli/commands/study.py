@@ -41,6 +41,7 @@ def study(loaded: Loaded, out: Path | None, *, dry_run: bool) -> None:
         rows = cells(found["rows"], part)
         if rows:
             console.table(COLUMNS, rows, title=f"{recipe.name}: {title}; figures in percent but for NLL")
+            console.table(*recalls(found["rows"], part), title="recall of each class, percent")
     if not found["rows"]:
         console.note(NOTHING)
     for line in verdicts(found["comparisons"]):
@@ -66,6 +67,15 @@ def cells(rows: Sequence[Mapping[str, Any]], part: str) -> list[list[str]]:
             ]
         )
     return found
+
+
+def recalls(rows: Sequence[Mapping[str, Any]], part: str) -> tuple[list[str], list[list[str]]]:
+    """Columns and rows of a table of recalls, likewise."""
+    own = [row for row in rows if row["part"] == part]
+    classes = list(dict.fromkeys(name for row in own for name in row["recall"]))
+    shown = [[row["recall"].get(name) for name in classes] for row in own]
+    cells = [["" if value is None else f"{100 * value:.0f}" for value in values] for values in shown]
+    return ["data", "run", *classes], [[row["data"], row["run"], *line] for row, line in zip(own, cells, strict=True)]
 
 
 def _percent(interval: Mapping[str, float | None] | None) -> str:

@@ -39,8 +39,8 @@ def figures(answers: Answers) -> dict[str, Any]:
 
     Returns:
         n, n_groups, seeds (how many); accuracy {value, low, high}, with the bootstrap's 95 % interval over groups;
-        accuracy_seeds [S]; nll and macro_f1; leaked and not_leaked {n, accuracy {value, low, high}}, None where the
-        pictures do not say.
+        accuracy_seeds [S]; nll and macro_f1; recall of each class, None of one without pictures; leaked and not_leaked
+        {n, accuracy {value, low, high}}, None where the pictures do not say.
     """
     said = answers.said
     groups = np.asarray(said.groups)
@@ -60,8 +60,14 @@ def figures(answers: Answers) -> dict[str, Any]:
         "accuracy_seeds": [float(value) for value in right.mean(axis=1)],
         "nll": float(np.mean([values["nll"] for values in each])),
         "macro_f1": float(np.mean([values["macro_f1"] for values in each])),
+        "recall": {name: _mean([values["per_class"][name]["recall"] for values in each]) for name in answers.classes},
         **apart,
     }
+
+
+def _mean(values: Sequence[float | None]) -> float | None:
+    known = [value for value in values if value is not None]
+    return float(np.mean(known)) if known else None
 
 
 def compare(a: Answers, b: Answers, names: Sequence[str], metric: str, *, primary: bool) -> Comparison:
