@@ -61,7 +61,7 @@ class Item:
     label: str
     split: str | None
     patient: str | None
-    digest: str
+    digest: Callable[[], str]
     load: Callable[[], Radiograph]
     source: str = ""
     extra: dict[str, str] = field(default_factory=dict)
@@ -74,6 +74,7 @@ class Made:
     Attributes:
         item: It.
         file: Where it lies for now.
+        digest: sha256 of the source.
         width_px: Of the raw picture.
         height_px: Likewise.
         is_phantom: Whether fx drew it.
@@ -86,6 +87,7 @@ class Made:
 
     item: Item
     file: Path
+    digest: str
     width_px: int
     height_px: int
     is_phantom: bool
@@ -200,15 +202,10 @@ def _files(recipe: PrepareRecipe, unreadable: list[dict[str, str]], paths: str) 
     items = []
     for picture in found:
         name = hashed(os.path.abspath(picture.path)) if paths is PathStyle.HASHED else picture.name
-        try:
-            reason = tree.unusable(picture.path)
-            digest = "" if reason else sha256_of(picture.path)
-        except (OSError, ValueError) as error:
-            reason = (getattr(error, "strerror", None) or str(error)).lower()
-        if reason:
+        if reason := tree.unusable(picture.path):
             unreadable.append({"path": name, "reason": reason})
             continue
-        load = functools.partial(read, picture.path)
+        load, digest = functools.partial(read, picture.path), functools.partial(sha256_of, picture.path)
         label = label_of[picture.folder]
         items.append(Item(name, label, picture.split, picture.patient, digest, load, picture.name, picture.extra))
     return items
@@ -219,7 +216,7 @@ def _phantoms(recipe: PrepareRecipe) -> list[Item]:
         raise DataError("the phantom has its own classes: data.classes and data.columns do not go with it")
     items = []
     for case in phantom.plan(seed=recipe.seed):
-        digest = hashlib.sha256(repr(case).encode()).hexdigest()
+        digest = hashlib.sha256(repr(case).encode()).hexdigest
         load = functools.partial(_drawn, case, recipe.data.prepared_px)
         items.append(Item(f"{case.name}.png", case.label, case.split, case.group, digest, load))
     return items
@@ -261,8 +258,12 @@ def _convert(clean: Clean, part: Path, is_searched: bool, item: Item) -> Made | 
     try:
         radiograph = item.load()
         cleaned = clean(radiograph, Path(item.name))
+        # Of what can be read alone: a file that is none may be without end.
+        digest = item.digest()
     except UnreadableImage as error:
         return UnreadableImage(item.name, error.reason)
+    except OSError as error:
+        return UnreadableImage(item.name, f"cannot be read: {error.strerror or error}")
     file = part / "pictures" / _file_name(item.name)
     _save(cleaned, clean.mark(cleaned), file)
     seen = _view(clean, cleaned, radiograph) if is_searched else None
@@ -270,6 +271,7 @@ def _convert(clean: Clean, part: Path, is_searched: bool, item: Item) -> Made | 
     return Made(
         item=item,
         file=file,
+        digest=digest,
         width_px=cleaned.width_px,
         height_px=cleaned.height_px,
         is_phantom=cleaned.is_phantom,
@@ -292,7 +294,8 @@ def _view(clean: Clean, cleaned: Cleaned, radiograph: Radiograph) -> View:
 def _audit(made: Sequence[Made], recipe: PrepareRecipe) -> Audit:
     """Looks for pictures that belong together, divides into splits by them, and says which ones are left out."""
     items = [picture.item for picture in made]
-    names, labels, digests = ([getattr(item, key) for item in items] for key in ("name", "label", "digest"))
+    names, labels = ([getattr(item, key) for item in items] for key in ("name", "label"))
+    digests = [picture.digest for picture in made]
     views = _views(made)
     pairs = audit.find_pairs([item.source or item.name for item in items], digests, views, workers=_workers(recipe))
     patients, studies = [picture.patient for picture in made], [picture.study for picture in made]
@@ -332,7 +335,7 @@ def _rows(made: Sequence[Made], found: Audit, part: Path) -> list[Row]:
             source=no_formula(item.name),
             width_px=picture.width_px,
             height_px=picture.height_px,
-            sha256=item.digest,
+            sha256=picture.digest,
             leaked=("yes" if index in found.leaked else "no") if part_name == "test" else "",
             extra=({"study": studies[index]} if studies[index] else {}) | item.extra,
         )

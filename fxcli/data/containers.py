@@ -1,0 +1,86 @@
+"""What a picture file is made of, before any decoder sees it: no larger, and of no more parts, than a picture needs.
+
+Pillow walks through markers and chunks one by one, for as long as there are any, and some files are read as a whole.
+Called by read.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import BinaryIO
+
+from fxcli.errors import UnreadableImage
+
+# The largest picture that is accepted has 80 million pixels of at most 8 bytes; one of JPEG hardly two.
+MAX_BYTES = 1 << 30
+MAX_JPEG_BYTES = 256 << 20
+# Writers of PNG make chunks of 8 KiB or more.
+_MOST_CHUNKS = 200_000
+# What decoders skip in front of a marker.
+_MOST_JUNK_BYTES = 64 << 10
+
+_PNG, _JPEG = b"\x89PNG\r\n\x1a\n", b"\xff\xd8"
+_SCAN, _END = 0xDA, 0xD9
+# TEM and RST0 to RST7 stand alone: no length follows.
+_ALONE = {0x01, *range(0xD0, 0xD8)}
+
+
+def unread(start: bytes) -> str:
+    """What a file is that no decoder of fx knows, by its first bytes; "" if that is unknown here, too."""
+    if start[4:8] == b"ftyp":
+        return "HEIC, AVIF or a film, which fx does not read: save it as PNG"
+    if start.startswith((b"\0\0\0\x0cjP  ", b"\xff\x4f\xff\x51")):
+        return "JPEG 2000 outside DICOM, which fx does not read: save it as PNG"
+    return ""
+
+
+def check(handle: BinaryIO, path: Path) -> None:
+    """Looks through the structure of a file, which is left at its beginning.
+
+    Raises:
+        UnreadableImage: It is larger than any picture that is accepted, or made so that decoding it takes for ever.
+    """
+    size = os.fstat(handle.fileno()).st_size
+    start = handle.read(len(_PNG))
+    most = MAX_JPEG_BYTES if start.startswith(_JPEG) else MAX_BYTES
+    if size > most:
+        raise UnreadableImage(path, f"a file of {size >> 20:,} MiB: more than {most >> 20:,} is no radiograph")
+    if start.startswith(_JPEG):
+        handle.seek(len(_JPEG))
+        _check_markers(handle, path)
+    elif start == _PNG:
+        _check_chunks(handle, path)
+    handle.seek(0)
+
+
+def _check_markers(handle: BinaryIO, path: Path) -> None:
+    """From marker to marker up to the first scan (ITU T.81, B.1.1)."""
+    junk_bytes = 0
+    while junk_bytes < _MOST_JUNK_BYTES:
+        byte = handle.read(1)
+        if not byte:
+            return  # cut short: the decoder says so
+        if byte != b"\xff":
+            junk_bytes += 1
+            continue
+        while byte == b"\xff":
+            byte = handle.read(1)
+            junk_bytes += 1
+        kind = byte[0] if byte else _END
+        if kind in (_SCAN, _END):
+            return
+        if kind and kind not in _ALONE:
+            length = int.from_bytes(handle.read(2), "big")
+            handle.seek(max(0, length - 2), os.SEEK_CUR)
+    raise UnreadableImage(path, "damaged: no marker of a JPEG where one must stand")
+
+
+def _check_chunks(handle: BinaryIO, path: Path) -> None:
+    """From chunk to chunk up to the last one, IEND (PNG, 5.3)."""
+    for _ in range(_MOST_CHUNKS):
+        head = handle.read(8)
+        if len(head) < 8 or head[4:] == b"IEND":
+            return
+        handle.seek(int.from_bytes(head[:4], "big") + 4, os.SEEK_CUR)
+    raise UnreadableImage(path, f"damaged: more than {_MOST_CHUNKS:,} chunks of a PNG")
