@@ -191,6 +191,25 @@ def test_damaged_exif_may_hide_a_turn(tmp_path):
     assert reason(path).startswith("damaged: Corrupt EXIF data")
 
 
+def test_damaged_exif_that_pillow_passes_over_may_hide_a_turn(tmp_path):
+    path = save(Image.fromarray(gradient()), tmp_path / "a.jpg", exif=exif_block(TURNED) + bytes(4))
+    whole = path.read_bytes()
+    assert read(path).pixels.shape != gradient().shape
+    start = whole.index(b"Exif\0\0") + 6
+    path.write_bytes(whole[:start] + b"XX" + whole[start + 2 :])
+    assert reason(path) == "damaged: the EXIF block, which may hide a turn"
+
+
+@pytest.mark.parametrize(
+    ("start", "told"),
+    [(b"\0\0\0\x18ftypheic", "HEIC"), (b"\0\0\0\x0cjP  \r\n", "JPEG 2000"), (b"\xff\x4f\xff\x51", "JPEG 2000")],
+)
+def test_pictures_of_formats_that_are_known_and_not_read(tmp_path, start, told):
+    path = tmp_path / "a.jpg"
+    path.write_bytes(start + bytes(500))
+    assert reason(path).startswith(told)
+
+
 @pytest.mark.parametrize("suffix", [".jpg", ".png"])
 def test_cut_off(tmp_path, suffix):
     noise = np.random.default_rng(0).integers(0, 255, (200, 200), dtype=np.uint8)

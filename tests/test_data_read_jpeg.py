@@ -71,10 +71,11 @@ def test_a_jpeg_that_is_cut_short_is_refused_or_whole_all_the_same(tmp_path, mod
     assert taken <= 4
 
 
-@pytest.mark.parametrize(("mode", "options"), KINDS[:4])
+@pytest.mark.parametrize(("mode", "options"), KINDS)
 def test_a_jpeg_that_was_cut_and_ended_all_the_same_is_refused(tmp_path, mode, options):
     path, data = tmp_path / "a.jpg", jpeg(mode, **options)
-    for part in (0.4, 0.6, 0.75):
+    # At nine tenths, the last of its nine rows of blocks is hurt alone: of a baseline one nothing tells that.
+    for part in (0.3, 0.4, 0.6, 0.75, *([0.9] if "progressive" in options else [])):
         path.write_bytes(data[: int(part * len(data))] + b"\xff\xd9")
         assert reason(path) == "cut short: the end of the picture is missing"
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import io
 import json
-import re
 import warnings
 from dataclasses import replace
 from pathlib import Path
@@ -17,7 +16,7 @@ from typing import Any, BinaryIO
 import numpy as np
 from PIL import ExifTags, Image, ImageFile, TiffImagePlugin, UnidentifiedImageError
 
-from fxcli.data import dicom, dicom_header
+from fxcli.data import containers, dicom, dicom_header, jpeg
 from fxcli.data.radiograph import LEAST_COLOUR_FRAC, Caution, Radiograph, check_size, colour_frac, most_pixels
 from fxcli.errors import MissingDependency, UnreadableImage
 
@@ -34,11 +33,6 @@ _PHOTOMETRIC, _WHITE_IS_ZERO = 262, 0
 _SAMPLE_FORMAT, _UNSIGNED, _SIGNED = 339, (1,), (2,)
 # Of 16 bits a channel Pillow keeps the upper 8. Below this, of 255, too little is left.
 _LEAST_TOP = 64
-_SCAN, _END, _TAIL_BYTES = b"\xff\xda", b"\xff\xd9", 64
-# In place of missing scan data, what begins with a one: zeros are what libjpeg takes for it.
-_OTHER_DATA = b"\xb4\x6a\xd3\x2c" * 256
-# A restart interval is announced, and each begins with one of eight markers.
-_INTERVAL, _RESTARTS = b"\xff\xdd", tuple(bytes((0xFF, 0xD0 + number)) for number in range(8))
 _TURNS = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
@@ -49,6 +43,7 @@ _TURNS = {
     8: Image.Transpose.ROTATE_90,
 }
 _SIDEWAYS = (5, 6, 7, 8)
+_EXIF, _TIFF_STARTS, _TIFF_HEADER_BYTES = b"Exif\0\0", (b"II*\0", b"MM\0*"), 8
 
 # A damaged EXIF block may hide a turn. Set once, here: catch_warnings is not safe in decoding threads.
 warnings.filterwarnings("error", message="Corrupt EXIF data")
@@ -77,8 +72,10 @@ def read(path: Path, *, draft_px: int | None = None) -> Radiograph:
     try:
         # Opened here, not by Pillow: it would map an uncompressed TIFF into memory, and scrambles one that is turned.
         with path.open("rb") as handle:
-            is_dicom = dicom_header.is_dicom(handle.read(dicom_header.START_BYTES))
+            start = handle.read(dicom_header.START_BYTES)
+            is_dicom = dicom_header.is_dicom(start)
             handle.seek(0)
+            containers.check(handle, path)
             return dicom.read(handle, path) if is_dicom else _picture(handle, path, draft_px)
     except (UnreadableImage, MissingDependency):
         raise
@@ -89,19 +86,20 @@ def read(path: Path, *, draft_px: int | None = None) -> Radiograph:
     except PermissionError as error:
         raise UnreadableImage(path, "permission denied") from error
     except UnidentifiedImageError as error:
-        reason = "not a picture, or of an unknown format" if path.stat().st_size else "an empty file"
-        raise UnreadableImage(path, reason) from error
+        known = containers.unread(start) or "not a picture, or of an unknown format"
+        raise UnreadableImage(path, known if start else "an empty file") from error
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         raise UnreadableImage(path, f"too many pixels; {most_pixels()}") from error
     except Exception as error:
         # Pillow's decoders raise nearly anything on damaged bytes, and one picture must not end a batch.
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        reason = str(error).splitlines()[0].strip() if str(error) else type(error).__name__
         raise UnreadableImage(path, f"damaged: {reason}") from error
 
 
 def _picture(handle: BinaryIO, path: Path, draft_px: int | None) -> Radiograph:
     with Image.open(handle, formats=_FORMATS) as image:
         check_size(path, *image.size)
+        _check_exif(image)
         # First: to look for text in a PNG decodes it.
         is_cut_deep = _is_cut_deep(image)
         mark = _mark(image)
@@ -111,12 +109,13 @@ def _picture(handle: BinaryIO, path: Path, draft_px: int | None) -> Radiograph:
         several = getattr(image, "is_animated", False) and image.format != "MPO"
         white_is_zero, sample_format = (getattr(image, "tag_v2", {}).get(tag) for tag in (_PHOTOMETRIC, _SAMPLE_FORMAT))
         full_px = _drafted(image, draft_px) if draft_px else None
-        if image.format == "JPEG" and not _has_end(handle):
-            found = _picture(io.BytesIO(_ended(handle, path)), path, draft_px)
+        if image.format == "JPEG" and not jpeg.has_end(handle):
+            found = _picture(io.BytesIO(jpeg.ended(handle, path)), path, draft_px)
             return replace(found, cautions=(*found.cautions, Caution.NO_END))
         image.load()
-        if image.format == "JPEG" and _ends_flat(image):
-            _ended(handle, path)
+        # An end marker may hide that it was cut: a row of grey tells, and of a progressive one nothing does.
+        if image.format == "JPEG" and (jpeg.ends_flat(image) or "progressive" in image.info):
+            jpeg.ended(handle, path)
         colour = colour_frac(image)
         pixels = _grey(_upright(image))
     if is_cut_deep and pixels.max() < _LEAST_TOP:
@@ -131,67 +130,6 @@ def _picture(handle: BinaryIO, path: Path, draft_px: int | None) -> Radiograph:
         pixels = -pixels if pixels.dtype == np.float32 else ~pixels
     odd = {Caution.FIRST: several, Caution.COLOUR: colour >= LEAST_COLOUR_FRAC}
     return Radiograph(pixels, mark, full_px, tuple(caution for caution, is_so in odd.items() if is_so), colour)
-
-
-def _has_end(handle: BinaryIO) -> bool:
-    """Whether a JPEG has an end marker after its last scan; Pillow does without where any bytes follow, even zeros."""
-    place = handle.tell()
-    size = handle.seek(0, io.SEEK_END)
-    handle.seek(max(0, size - _TAIL_BYTES))
-    found = _END in handle.read()
-    if not found:
-        handle.seek(0)
-        data = handle.read()
-        found = data.find(_END, data.rfind(_SCAN)) >= 0
-    handle.seek(place)
-    return found
-
-
-def _ends_flat(image: Image.Image) -> bool:
-    """Whether the last row is one grey, as where a JPEG was cut, and ended all the same."""
-    row = np.asarray(image.crop((0, image.height - 1, *image.size)).convert("L"))
-    return bool(row.min() == row.max() and 0 < row[0, 0] < 255)
-
-
-def _ended(handle: BinaryIO, path: Path) -> bytes:
-    """A JPEG with the end marker, which is all that it may lack.
-
-    Raises:
-        UnreadableImage: It lacks more.
-    """
-    handle.seek(0)
-    data = handle.read()
-    end = data.find(_END, data.rfind(_SCAN))
-    if end < 0:
-        # Of a file that was copied in part, the rest may be zeros; but a zero belongs to an FF that ends the scan.
-        rest = data.rstrip(b"\0")
-        end = len(rest) - rest.endswith(b"\xff") + 2 * (rest.endswith(b"\xff") and len(rest) < len(data))
-    data = data[:end]
-    shown = _rgb(data + _END)
-    # A restart marker that is waited for must come, or nothing that follows is looked at.
-    before = (b"", *(_RESTARTS if _INTERVAL in data else ()))
-    if any(_rgb(data + marker + _OTHER_DATA + _END) != shown for marker in before) or not _is_refined(data):
-        raise UnreadableImage(path, "cut short: the end of the picture is missing")
-    return data + _END
-
-
-def _rgb(data: bytes) -> bytes:
-    with Image.open(io.BytesIO(data), formats=("JPEG",)) as image:
-        return image.tobytes()
-
-
-def _is_refined(data: bytes) -> bool:
-    """Whether no scan of a progressive JPEG is missing: all bits of all coefficients are there (ITU T.81, G.1.1.1)."""
-    start = data.rfind(b"\xff\xc2")
-    if start < 0:
-        return True
-    lowest_bit: dict[tuple[int, int], int] = {}
-    for found in re.finditer(rb"\xff\xda..(.)", data[start:], re.DOTALL):
-        count, at = found[1][0], start + found.end()
-        first, last, bits = data[at + 2 * count : at + 2 * count + 3]
-        lowest_bit |= {(c, k): bits & 15 for c in data[at : at + 2 * count : 2] for k in range(first, last + 1)}
-    components = {component for component, _ in lowest_bit}
-    return all(lowest_bit.get((component, k)) == 0 for component in components for k in range(64))
 
 
 def _is_cut_deep(image: ImageFile.ImageFile) -> bool:
@@ -212,6 +150,14 @@ def _drafted(image: Image.Image, draft_px: int) -> tuple[int, int] | None:
         return None
     turned = image.getexif().get(ExifTags.Base.Orientation, 1) in _SIDEWAYS
     return (height, width) if turned else (width, height)
+
+
+def _check_exif(image: Image.Image) -> None:
+    """Pillow passes over a block whose very beginning is damaged."""
+    block = image.info.get("exif")
+    tiff = block.removeprefix(_EXIF) if isinstance(block, bytes) else b""
+    if len(tiff) > _TIFF_HEADER_BYTES and not tiff.startswith(_TIFF_STARTS):
+        raise ValueError("the EXIF block, which may hide a turn")
 
 
 def _upright(image: Image.Image) -> Image.Image:
