@@ -96,7 +96,7 @@ def test_more_pixels_than_are_there(tmp_path):
     path = save(tmp_path / "a.dcm", radiograph(12), bits=12, Rows=1)
     assert reason(path).startswith("too small: 80 × 1 px")
     path = save(tmp_path / "a.dcm", radiograph(12), bits=12, without=["Rows", "Columns"])
-    assert reason(path).startswith("too small: 0 × 0 px")
+    assert reason(path) == "damaged DICOM: its header lacks Rows and Columns"
 
 
 def test_a_compressed_frame_of_another_size(tmp_path):
@@ -214,3 +214,17 @@ def test_nothing_is_logged_or_warned(tmp_path):
         "c.dcm (256, 256)",
     ]
     assert done.stderr == ""
+
+
+@pytest.mark.parametrize(
+    "keyword",
+    ["Rows", "BitsAllocated", "BitsStored", "PhotometricInterpretation", "PixelRepresentation", "SamplesPerPixel"],
+)
+def test_what_a_header_lacks_is_named(tmp_path, keyword):
+    path = save(tmp_path / "a.dcm", radiograph(12), bits=12, without=[keyword])
+    assert reason(path) == f"damaged DICOM: its header lacks {keyword}"
+
+
+def test_a_section_that_says_it_is_a_radiograph(tmp_path):
+    path = save(tmp_path / "a.dcm", radiograph(12), bits=12, Modality="CR", SOPClassUID=uid.CTImageStorage)
+    assert reason(path) == "CR (CT Image Storage), not a radiograph"

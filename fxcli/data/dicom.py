@@ -6,6 +6,7 @@ no reason of an error quotes a value that could be a name.
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import logging
 import secrets
@@ -32,6 +33,11 @@ _SOP_CLASSES = {
     *("1", "1.1", "1.1.1", "1.3", "1.3.1", "7", "7.1", "7.2", "7.3", "7.4"),
     *("12.1", "12.1.1", "12.2", "12.2.1"),
 }
+# CT, MR, nuclear medicine and PET, whatever their Modality says.
+_SECTIONS = {"2", "2.1", "2.2", "4", "4.1", "4.3", "4.4", "20", "128", "130"}
+# What pixels cannot be shown without (PS3.3 C.7.6.3).
+_OF_ANY = ("Rows", "Columns", "BitsAllocated", "PhotometricInterpretation")
+_OF_WHOLE_NUMBERS = ("SamplesPerPixel", "BitsStored", "PixelRepresentation")
 _FOR_PROCESSING = {"1.1.1", "1.3.1"}
 _DICOMDIR = "1.2.840.10008.1.3.10"
 
@@ -67,18 +73,24 @@ def read(handle: BinaryIO, path: Path) -> Radiograph:
 
 def _prepare_pydicom() -> None:
     try:
-        import pydicom.config
+        import pydicom.config  # noqa: F401
     except ImportError as error:
         raise MissingDependency("pydicom", extra="dicom", purpose="reading DICOM") from error
-    logger = logging.getLogger("pydicom")
     with _PREPARING:
-        if logger.propagate:
-            # It warns of values that break a rule, quotes them, and logs what decoders raise: names would be shown.
-            logger.addHandler(logging.NullHandler())
-            warnings.filterwarnings("ignore", module="pydicom")
-            pydicom.config.settings.reading_validation_mode = pydicom.config.IGNORE
-            dicom_pixels.add_decoder()
-            logger.propagate = False
+        _set_up_pydicom()
+
+
+@functools.cache
+def _set_up_pydicom() -> None:
+    import pydicom.config
+
+    # It warns of values that break a rule, quotes them, and logs what decoders raise: names would be shown.
+    logger = logging.getLogger("pydicom")
+    logger.addHandler(logging.NullHandler())
+    logger.propagate = False
+    warnings.filterwarnings("ignore", module="pydicom")
+    pydicom.config.settings.reading_validation_mode = pydicom.config.IGNORE
+    dicom_pixels.add_decoder()
 
 
 def _check_kind(header: Header, path: Path) -> None:
@@ -88,11 +100,14 @@ def _check_kind(header: Header, path: Path) -> None:
         raise UnreadableImage(path, "a DICOMDIR, which lists pictures and holds none")
     short = header.sop_class.removeprefix(_STORAGE)
     is_other_class = short != header.sop_class and short not in _SOP_CLASSES
-    if modality not in _RADIOGRAPHS and (is_other_class or modality not in _ANYTHING):
+    if short in _SECTIONS or (modality not in _RADIOGRAPHS and (is_other_class or modality not in _ANYTHING)):
         known = modality if len(modality) <= 4 and modality.isalnum() and modality.isascii() else "DICOM"
         raise UnreadableImage(path, f"{known}{dicom_pixels.in_words(header.sop_class)}, not a radiograph")
     if not header.pixel_keyword:
         raise UnreadableImage(path, f"DICOM{dicom_pixels.in_words(header.sop_class)} without pixel data")
+    wanted = _OF_ANY + (_OF_WHOLE_NUMBERS if header.pixel_keyword == "PixelData" else ())
+    if absent := [keyword for keyword in wanted if header.dataset.get(keyword) is None]:
+        raise UnreadableImage(path, f"damaged DICOM: its header lacks {' and '.join(absent)}")
 
 
 def _radiograph(header: Header, path: Path) -> Radiograph:
