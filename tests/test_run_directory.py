@@ -167,6 +167,40 @@ def test_lock_that_is_being_written(monkeypatch, other):
         pytest.fail("it must not be entered")
 
 
+def test_a_lock_that_was_taken_over_a_moment_before_is_left_alone(monkeypatch, other):
+    """Both saw the dead one; the other process was faster, and holds its own by now."""
+    run = create("final", {}, out=None)
+    file = held_by(run, 0)
+    real, looks = Lock.is_held.fget, []
+
+    def slow(lock):
+        looks.append(real(lock))
+        if len(looks) == 1:
+            held_by(run, other.pid)
+        return looks[-1]
+
+    monkeypatch.setattr(Lock, "is_held", property(slow))
+    with pytest.raises(RunError, match=f"process {other.pid}"), Lock(run):
+        pytest.fail("it must not be entered")
+    assert looks == [False, True, True]
+    assert json.loads(file.read_text())["pid"] == other.pid
+    assert sorted(path.name for path in run.path.glob("lock*")) == ["lock.json"]
+
+
+def test_a_takeover_that_was_killed_stands_in_nobodys_way(monkeypatch):
+    monkeypatch.setattr(directory.time, "sleep", lambda _: None)
+    run = create("final", {}, out=None)
+    held_by(run, 0)
+    taking = run.path / "lock.json.taking"
+    taking.touch()
+    with pytest.raises(RunError, match="cannot be taken"), Lock(run):
+        pytest.fail("the other may be at it")
+    os.utime(taking, (1, 1))
+    with Lock(run):
+        assert json.loads((run.path / "lock.json").read_text())["pid"] == os.getpid()
+    assert not taking.exists()
+
+
 @pytest.mark.parametrize("pid", [0, -1, 10**30])
 def test_numbers_that_are_no_process(pid):
     run = create("final", {}, out=None)

@@ -1,5 +1,7 @@
 import os
 import stat
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -58,3 +60,33 @@ def test_a_folder_that_cannot_be_written(monkeypatch):
     monkeypatch.setenv("FX_CACHE_DIR", "file/below")
     with pytest.raises(FxError, match="cannot be made"):
         hashed("a")
+
+
+def test_processes_that_need_the_key_at_once_get_the_same():
+    code = "import sys; from fxcli.run.key import hashed; sys.stdin.readline(); print(hashed('a'))"
+    asking = [
+        subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        for _ in range(4)
+    ]
+    for each in asking:
+        each.stdin.write("\n")
+        each.stdin.flush()
+    told = {each.communicate()[0] for each in asking}
+    assert told == {hashed("a") + "\n"}
+    assert [path.name for path in file().parent.iterdir()] == ["names.key"]
+
+
+def test_nobody_sees_half_a_key(monkeypatch):
+    real = os.link
+
+    def late(source, target):
+        assert Path(source).stat().st_size == 32
+        Path(target).write_bytes(b"k" * 32)  # of another process, a moment before
+        real(source, target)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "link", late)
+        first = hashed("a")
+    key._key.cache_clear()
+    assert file().read_bytes() == b"k" * 32
+    assert hashed("a") == first

@@ -36,6 +36,8 @@ _INFO_LIMIT_BYTES = 16 << 20
 # Folders of a run that hold models, and how deep they lie in it.
 _DEPTHS = {"best": 2, "exports": 1}
 _FOLDERS = ("checkpoints/last", "checkpoints/best", "predictions", "evaluation")
+# What a look and a removal take many times over: older, the file is of a dead process.
+_TAKING_S = 5.0
 STATUSES = ("running", "finished", "failed", "interrupted")
 
 
@@ -212,7 +214,7 @@ class Lock:
 
     def __enter__(self) -> None:
         mine = json.dumps({"pid": os.getpid(), "host": socket.gethostname()})
-        for _ in range(2):
+        for _ in range(20):
             try:
                 handle = os.open(self.file, os.O_CREAT | os.O_EXCL | os.O_WRONLY)
             except FileExistsError:
@@ -247,7 +249,21 @@ class Lock:
                 where=self.file,
                 hint="wait for it; if that process is gone, delete the file",
             )
-        self.file.unlink(missing_ok=True)
+        # One at a time: what lies here after the look may be the new lock of another that took over, too.
+        taking = self.file.with_name(f"{self.file.name}.taking")
+        try:
+            os.close(os.open(taking, os.O_CREAT | os.O_EXCL | os.O_WRONLY))
+        except FileExistsError:
+            time.sleep(_TAKING_S / 10)
+            with contextlib.suppress(FileNotFoundError):
+                if time.time() - taking.stat().st_mtime > _TAKING_S:
+                    taking.unlink()
+            return
+        try:
+            if not self.is_held:
+                self.file.unlink(missing_ok=True)
+        finally:
+            taking.unlink(missing_ok=True)
 
     def _holder(self) -> tuple[int, str]:
         for _ in range(10):

@@ -31,11 +31,8 @@ def _key(file: Path) -> bytes:
     """The user's key, made when it is first needed."""
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
-        # Only one of two processes can make it.
-        with contextlib.suppress(FileExistsError):
-            handle = os.open(file, os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0), 0o600)
-            with os.fdopen(handle, "wb") as target:
-                target.write(secrets.token_bytes(_KEY_BYTES))
+        if not file.exists():
+            _make(file)
         key = file.read_bytes()
     except OSError as error:
         raise FxError(
@@ -46,3 +43,16 @@ def _key(file: Path) -> bytes:
     if len(key) != _KEY_BYTES:
         raise FxError("damaged: no key for hashed names", where=file, hint="delete it: new names then differ from old")
     return key
+
+
+def _make(file: Path) -> None:
+    """Of several processes one makes it, and no other sees it before it is whole."""
+    part = file.with_name(f"{file.name}.{os.getpid()}-{secrets.token_hex(4)}")
+    handle = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0), 0o600)
+    try:
+        with os.fdopen(handle, "wb") as target:
+            target.write(secrets.token_bytes(_KEY_BYTES))
+        with contextlib.suppress(FileExistsError):
+            os.link(part, file)
+    finally:
+        part.unlink()
