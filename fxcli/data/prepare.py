@@ -5,6 +5,7 @@ Written beside its final name and renamed at the end: a prepared folder is compl
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import hashlib
 import json
@@ -21,8 +22,11 @@ from PIL import Image, PngImagePlugin
 
 from fxcli import __version__
 from fxcli.console import console
-from fxcli.data import audit, audit_page, oddities, people, phantom, scan, split, tree
+from fxcli.data import audit, audit_page, box_check, oddities, people, phantom, scan, split, tree
+from fxcli.data.annotations import Source, read_annotations
 from fxcli.data.audit import Audit
+from fxcli.data.box_check import Gathered
+from fxcli.data.boxes import write_boxes
 from fxcli.data.manifest import Row, counts, write_manifest
 from fxcli.data.names import no_formula
 from fxcli.data.paths import PathStyle
@@ -40,6 +44,8 @@ from fxcli.run.provenance import now
 
 PHANTOM = "phantom"
 PREPARED = Path("prepared")
+
+_MOST_TOLD = 20
 
 
 @dataclass(frozen=True)
@@ -82,6 +88,7 @@ class Made:
         colour_frac: Coloured fraction of the raw picture; 0 if pictures are not compared.
         patient: Equal for pictures of one patient, "" if unknown; what it says stays here.
         study: Likewise.
+        orientation: EXIF's number of the turn that it was given.
         cautions: What people should know of it.
     """
 
@@ -95,6 +102,7 @@ class Made:
     colour_frac: float
     patient: str
     study: str
+    orientation: int
     cautions: tuple[Caution, ...]
 
 
@@ -140,19 +148,26 @@ def prepare(
     """
     _check_target(recipe, folder, overwrite)
     unreadable: list[dict[str, str]] = []
-    items = _phantoms(recipe) if recipe.data.source == PHANTOM else _files(recipe, unreadable, paths)
+    boxes = read_annotations(Path(recipe.boxes.source)) if recipe.boxes.source else None
+    items = _phantoms(recipe) if recipe.data.source == PHANTOM else _files(recipe, boxes, unreadable, paths)
     part = Path(f"{os.path.abspath(folder)}.part")
     part.mkdir(parents=True, exist_ok=True)
     with Lock(Run(part)):
         try:
             shutil.rmtree(part / "pictures", ignore_errors=True)  # of a process that was killed
             made = _pictures(items, recipe, part, unreadable)
+            gathered = _gathered(made, boxes, recipe) if boxes else None
             found = _audit(made, recipe)
             rows = _rows(made, found, part)
+            if gathered:
+                kept = [each for index, each in enumerate(gathered.boxes) if index not in found.dropped]
+                write_boxes(part, rows, kept, gathered.classes)
             write_manifest(part / "manifest.csv", rows)
             write_json(part / "audit.json", found.record())
             audit_page.write(part / "audit.html", recipe.name, found, _views(made))
             fingerprint = _fingerprint(recipe, rows, unreadable, found, made)
+            if gathered:
+                fingerprint["boxes"] = gathered.record()
             fingerprint["manifest_sha256"] = sha256_of(part / "manifest.csv")
             write_json(part / "fingerprint.json", fingerprint)
         except BaseException:
@@ -195,9 +210,14 @@ def _swap(part: Path, folder: Path) -> None:
     shutil.rmtree(old, ignore_errors=True)
 
 
-def _files(recipe: PrepareRecipe, unreadable: list[dict[str, str]], paths: str) -> list[Item]:
+def _files(
+    recipe: PrepareRecipe, boxes: Source | None, unreadable: list[dict[str, str]], paths: PathStyle
+) -> list[Item]:
     root = Path(str(recipe.data.source))
-    found = scan.source(root, recipe.data.columns)
+    found = scan.source(root, recipe.data.columns, labelled=not recipe.boxes.label)
+    if boxes and recipe.boxes.label:
+        by_boxes = functools.partial(box_check.label, boxes, recipe.boxes.classes)
+        found = [dataclasses.replace(picture, folder=by_boxes(picture.name)) for picture in found]
     label_of = scan.labels(found, recipe.data.classes, root)
     items = []
     for picture in found:
@@ -249,6 +269,21 @@ def _pictures(items: Sequence[Item], recipe: PrepareRecipe, part: Path, unreadab
     return made
 
 
+def _gathered(made: Sequence[Made], boxes: Source, recipe: PrepareRecipe) -> Gathered:
+    """The boxes on pictures; says what is wrong with them, and refuses them if the recipe does."""
+    names = [each.item.source or each.item.name for each in made]
+    sizes = [(each.width_px, each.height_px) for each in made]
+    pictures = list(zip(names, sizes, (each.orientation for each in made), strict=True))
+    found = box_check.gather(boxes, recipe.boxes.classes, pictures)
+    if found.wrong and recipe.boxes.bad == "refuse":
+        lines = [*found.wrong[:_MOST_TOLD], *(["…"] if len(found.wrong) > _MOST_TOLD else [])]
+        what = "\n  ".join([f"{len(found.wrong)} boxes cannot be used as they are", *lines])
+        raise DataError(what, where=boxes.file, hint="mend them, or cut or leave them out: --set boxes.bad=clip")
+    if found.wrong:
+        console.warn(f"{len(found.wrong)} boxes were cut or left out; fingerprint.json lists them")
+    return found
+
+
 def _workers(recipe: PrepareRecipe) -> int:
     workers = recipe.data.workers if recipe.data.workers is not None else os.cpu_count() or 1
     return max(1, workers)
@@ -279,6 +314,7 @@ def _convert(clean: Clean, part: Path, is_searched: bool, item: Item) -> Made | 
         colour_frac=colour,
         patient=item.patient or radiograph.patient,
         study=radiograph.study,
+        orientation=radiograph.orientation,
         cautions=cleaned.cautions,
     )
 

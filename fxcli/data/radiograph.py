@@ -49,6 +49,7 @@ class Radiograph:
         colour_frac: The fraction of its area whose colour is far from grey.
         patient: Equal for pictures of one patient, in this process; "" if unknown. Never an id or a name.
         study: Likewise of a study.
+        orientation: EXIF's number of the turn that the pixels were given, 1 to 8.
     """
 
     pixels: np.ndarray
@@ -58,6 +59,7 @@ class Radiograph:
     colour_frac: float = 0.0
     patient: str = ""
     study: str = ""
+    orientation: int = 1
 
     @property
     def width_px(self) -> int:

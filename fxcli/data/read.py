@@ -117,7 +117,8 @@ def _picture(handle: BinaryIO, path: Path, draft_px: int | None) -> Radiograph:
         if image.format == "JPEG" and (jpeg.ends_flat(image) or "progressive" in image.info):
             jpeg.ended(handle, path)
         colour = colour_frac(image)
-        pixels = _grey(_upright(image))
+        orientation = _orientation(image)
+        pixels = _grey(image.transpose(_TURNS[orientation]) if orientation in _TURNS else image)
     if is_cut_deep and pixels.max() < _LEAST_TOP:
         raise UnreadableImage(path, "several channels of 16 bits, and few of them used: save it as grey of 16 bits")
     # Pillow has one type for each size of whole numbers.
@@ -129,7 +130,8 @@ def _picture(handle: BinaryIO, path: Path, draft_px: int | None) -> Radiograph:
     if white_is_zero == _WHITE_IS_ZERO and pixels.dtype != np.uint8:
         pixels = -pixels if pixels.dtype == np.float32 else ~pixels
     odd = {Caution.FIRST: several, Caution.COLOUR: colour >= LEAST_COLOUR_FRAC}
-    return Radiograph(pixels, mark, full_px, tuple(caution for caution, is_so in odd.items() if is_so), colour)
+    cautions = tuple(caution for caution, is_so in odd.items() if is_so)
+    return Radiograph(pixels, mark, full_px, cautions, colour, orientation=orientation)
 
 
 def _is_cut_deep(image: ImageFile.ImageFile) -> bool:
@@ -148,8 +150,7 @@ def _drafted(image: Image.Image, draft_px: int) -> tuple[int, int] | None:
     image.draft(None, (max(1, width * draft_px // longer), max(1, height * draft_px // longer)))
     if image.size == (width, height):
         return None
-    turned = image.getexif().get(ExifTags.Base.Orientation, 1) in _SIDEWAYS
-    return (height, width) if turned else (width, height)
+    return (height, width) if _orientation(image) in _SIDEWAYS else (width, height)
 
 
 def _check_exif(image: Image.Image) -> None:
@@ -160,10 +161,10 @@ def _check_exif(image: Image.Image) -> None:
         raise ValueError("the EXIF block, which may hide a turn")
 
 
-def _upright(image: Image.Image) -> Image.Image:
+def _orientation(image: Image.Image) -> int:
     # ImageOps.exif_transpose also writes the EXIF block anew, and fails on tags that it cannot write.
-    turn = _TURNS.get(image.getexif().get(ExifTags.Base.Orientation, 1))
-    return image if turn is None else image.transpose(turn)
+    found = image.getexif().get(ExifTags.Base.Orientation)
+    return found if found in _TURNS else 1
 
 
 def _grey(image: Image.Image) -> np.ndarray:

@@ -85,8 +85,13 @@ def pictures(paths: Iterable[Path], *, keep_absent: bool = False) -> list[Path]:
     return found
 
 
-def source(path: Path, columns: Columns) -> list[SourcePicture]:
+def source(path: Path, columns: Columns, *, labelled: bool = True) -> list[SourcePicture]:
     """Pictures of a class-folder tree or a CSV.
+
+    Args:
+        path: Folder or CSV.
+        columns: Of the CSV.
+        labelled: Whether folders or a column must name classes; else `folder` is "".
 
     Raises:
         DataError: See `class_tree` and `table`; or there is no such path.
@@ -94,13 +99,13 @@ def source(path: Path, columns: Columns) -> list[SourcePicture]:
     if path.is_dir():
         if columns != Columns():
             raise DataError("data.columns are for a CSV, and this is a folder", where=path)
-        return class_tree(path)
+        return class_tree(path, labelled=labelled)
     if not path.is_file():
         raise DataError("no such folder or CSV", where=path, hint="name the source: --set data.source=FOLDER")
-    return table(path, columns)
+    return table(path, columns, labelled=labelled)
 
 
-def class_tree(root: Path) -> list[SourcePicture]:
+def class_tree(root: Path, *, labelled: bool = True) -> list[SourcePicture]:
     """Pictures of a folder of class folders; `class/Train` and `Train/class` both give the split.
 
     Raises:
@@ -118,8 +123,8 @@ def class_tree(root: Path) -> list[SourcePicture]:
         splits = {_SPLIT_FOLDERS[part.lower()] for part in folders if part.lower() in _SPLIT_FOLDERS}
         if len(splits) > 1:
             raise DataError(f"this picture lies in folders of two splits: {name}", where=root)
-        if classes:
-            found.append(SourcePicture(path, name, classes[0], next(iter(splits), None)))
+        if classes or not labelled:
+            found.append(SourcePicture(path, name, classes[0] if labelled else "", next(iter(splits), None)))
         else:
             loose.append(name)
     if loose:
@@ -131,7 +136,7 @@ def class_tree(root: Path) -> list[SourcePicture]:
     return found
 
 
-def table(path: Path, columns: Columns) -> list[SourcePicture]:
+def table(path: Path, columns: Columns, *, labelled: bool = True) -> list[SourcePicture]:
     """Pictures that a CSV lists.
 
     Raises:
@@ -140,6 +145,8 @@ def table(path: Path, columns: Columns) -> list[SourcePicture]:
     """
     header, rows = read_csv(path)
     wanted = {"path": columns.path, "label": columns.label, "patient": columns.patient, "split": columns.split}
+    if not labelled:
+        del wanted["label"]
     # Columns that a recipe does not name are taken where they stand under their customary names.
     for role in ("patient", "split"):
         wanted[role] = wanted[role] or (role if role in header else None)
@@ -161,7 +168,7 @@ def table(path: Path, columns: Columns) -> list[SourcePicture]:
 def _picture(root: Path, place: str, row: Mapping[str, str], wanted: Mapping[str, str | None]) -> SourcePicture:
     values = {role: row[column].strip() for role, column in wanted.items() if column}
     for role in ("path", "label"):
-        if not values[role]:
+        if not values.get(role, "-"):
             raise DataError(f"no {role} in this row", where=place)
     split = values.get("split", "").lower()
     if split and split not in _SPLIT_FOLDERS:
@@ -170,7 +177,7 @@ def _picture(root: Path, place: str, row: Mapping[str, str], wanted: Mapping[str
     return SourcePicture(
         path=root / path,
         name=escaped(path.as_posix()),
-        folder=values["label"],
+        folder=values.get("label", ""),
         split=_SPLIT_FOLDERS[split] if split else None,
         patient=values.get("patient") or None,
         extra={name: value for name, value in row.items() if name not in {*COLUMNS, *wanted.values()}},

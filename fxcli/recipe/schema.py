@@ -97,6 +97,25 @@ class Audit(Section):
     )
 
 
+class PrepareBoxes(Section):
+    """Boxes around what is to be found in the pictures, for detectors and for measuring heat maps."""
+
+    source: str | None = Field(
+        None, description="a COCO file, or a folder of YOLO's .txt or Pascal VOC's .xml files; null = no boxes"
+    )
+    classes: dict[str, Name] = Field({}, description="label of a box → class; empty keeps every label")
+    bad: Literal["refuse", "clip"] = Field(
+        "refuse",
+        description="boxes that leave their picture, are empty or inverted, or have no class: no preparation; or cut "
+        "at the border where that is all, else left out. Both list them",
+    )
+    label: bool = Field(
+        False,
+        description="whether boxes give the pictures' labels, in place of folders or a column: the class of the box "
+        "(boxed, of several classes), or no_<class> (no_box)",
+    )
+
+
 class Data(Section):
     """The pictures of a training."""
 
@@ -292,6 +311,7 @@ class PrepareRecipe(Section):
     name: Name = Field("unnamed", description="names the folder under prepared/; the file's name where absent")
     seed: int = Field(0, ge=0, lt=2**63, description="seed of the drawn split")
     data: PrepareData = PrepareData()
+    boxes: PrepareBoxes = PrepareBoxes()
     split: Split = Split()
     audit: Audit = Audit()
 

@@ -1,0 +1,229 @@
+"""Boxes as others write them: COCO, YOLO and Pascal VOC, each read into one form. Called by prepare.
+
+What is wrong with a box is told by box_check, which knows the picture's size. See boxes for what fx itself keeps.
+"""
+
+from __future__ import annotations
+
+import json
+import xml.etree.ElementTree as ElementTree
+from collections import Counter, defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path, PurePosixPath
+
+from fxcli.data.names import escaped
+from fxcli.errors import DataError, RecipeError
+from fxcli.recipe.source import plain, read_tree
+
+Corners = tuple[float, float, float, float]
+
+_SIZE_LIMIT_BYTES = 256 << 20
+# Of one picture.
+_TEXT_LIMIT_BYTES = 4 << 20
+_YOLO_NAMES = ("data.yaml", "dataset.yaml", "classes.txt", "obj.names", "_darknet.labels")
+
+
+@dataclass(frozen=True)
+class Annotation:
+    """One box.
+
+    Attributes:
+        label: As written; "" for a number that names no class.
+        corners: (left, top, right, bottom), in pixels, or in fractions of the picture where it has no size.
+        place: Where it is written, for errors.
+    """
+
+    label: str
+    corners: Corners
+    place: str
+
+
+@dataclass(frozen=True)
+class Annotated:
+    """What a source says of one picture.
+
+    Attributes:
+        boxes: None means that nothing is there: the picture is a negative.
+        size_px: (width, height) that the boxes refer to; None for fractions.
+    """
+
+    boxes: tuple[Annotation, ...] = ()
+    size_px: tuple[int, int] | None = None
+
+
+@dataclass(frozen=True)
+class Source:
+    """All boxes of a source.
+
+    Attributes:
+        file: The file or folder.
+        pictures: By name, with forward slashes and without the ending where files are told apart by it alone.
+        labels: Every label that a box may have.
+        has_endings: Whether the names have theirs.
+    """
+
+    file: Path
+    pictures: Mapping[str, Annotated]
+    labels: tuple[str, ...]
+    has_endings: bool
+    _by_last: Mapping[str, list[str]] = field(default_factory=lambda: defaultdict(list), repr=False)
+
+    def __post_init__(self) -> None:
+        for name in self.pictures:
+            self._by_last[PurePosixPath(name).name].append(name)
+
+    def find(self, name: str) -> Annotated | None:
+        """Of a picture, by its path relative to the source of pictures, or by its last part if no other has it.
+
+        Returns:
+            None if the source does not know it.
+        """
+        if not self.has_endings:
+            name = str(PurePosixPath(name).with_suffix(""))
+        if name in self.pictures:
+            return self.pictures[name]
+        # Of YOLO's folders, images/a.jpg and labels/a.txt belong together.
+        alike = self._by_last.get(PurePosixPath(name).name, [])
+        return self.pictures[alike[0]] if len(alike) == 1 else None
+
+
+def read_annotations(path: Path) -> Source:
+    """Reads a COCO file, a folder of YOLO's .txt files, or a folder of Pascal VOC's .xml files.
+
+    Raises:
+        DataError: It is none of them, or cannot be read.
+    """
+    if path.is_file():
+        return _coco(path)
+    if not path.is_dir():
+        raise DataError("no such file or folder of boxes", where=path)
+    for ending, read in ((".xml", _voc), (".txt", _yolo)):
+        if files := sorted(file for file in path.rglob(f"*{ending}") if file.name not in _YOLO_NAMES):
+            return read(path, files)
+    raise DataError(
+        "no boxes here", where=path, hint="a COCO file, or a folder of YOLO's .txt or of Pascal VOC's .xml files"
+    )
+
+
+def _coco(path: Path) -> Source:
+    content = _text(path, _SIZE_LIMIT_BYTES)
+    try:
+        values = json.loads(content)
+        labels = {int(each["id"]): str(each["name"]) for each in values["categories"]}
+        boxes: dict[int, list[Annotation]] = defaultdict(list)
+        for number, each in enumerate(values["annotations"]):
+            place = f"{path}: annotations[{number}]"
+            left, top, width, height = (float(value) for value in each["bbox"])
+            corners = (left, top, left + width, top + height)
+            boxes[each["image_id"]].append(Annotation(labels.get(each["category_id"], ""), corners, place))
+        images = values["images"]
+        names = [escaped(str(PurePosixPath(each["file_name"]))) for each in images]
+        pictures = {
+            name: Annotated(tuple(boxes.pop(each["id"], ())), (int(each["width"]), int(each["height"])))
+            for name, each in zip(names, images, strict=True)
+        }
+    except (KeyError, TypeError, ValueError, RecursionError) as error:
+        raise DataError(f"not a COCO file: {type(error).__name__}: {error}", where=path) from error
+    _once(names, path)
+    if boxes:
+        place = next(iter(boxes.values()))[0].place
+        raise DataError(f"boxes of {len(boxes)} images that are not listed", where=place)
+    return Source(path, pictures, tuple(labels.values()), has_endings=True)
+
+
+def _yolo(folder: Path, files: Sequence[Path]) -> Source:
+    names = _yolo_names(folder)
+    labels = dict(enumerate(names))
+    pictures = {}
+    for file in files:
+        lines = enumerate(_text(file, _TEXT_LIMIT_BYTES).splitlines(), 1)
+        boxes = [_yolo_box(line.split(), f"{file}:{number}", labels) for number, line in lines if line.strip()]
+        pictures[_stem(file, folder)] = Annotated(tuple(boxes))
+    return Source(folder, pictures, tuple(names), has_endings=False)
+
+
+def _yolo_box(cells: Sequence[str], place: str, labels: Mapping[int, str]) -> Annotation:
+    """class, centre x and y, width, height; or class and the corners of a polygon. Fractions of the picture."""
+    try:
+        number, values = int(cells[0]), [float(cell) for cell in cells[1:]]
+    except ValueError as error:
+        raise DataError(f"not a box of YOLO: {error}", where=place) from error
+    if len(values) == 4:
+        x, y, width, height = values
+        corners = (x - width / 2, y - height / 2, x + width / 2, y + height / 2)
+    elif len(values) >= 6 and len(values) % 2 == 0:
+        corners = (min(values[::2]), min(values[1::2]), max(values[::2]), max(values[1::2]))
+    else:
+        raise DataError(f"a box of YOLO has a class and 4 numbers, this line {len(values)}", where=place)
+    return Annotation(labels.get(number, ""), corners, place)
+
+
+def _yolo_names(folder: Path) -> list[str]:
+    for file in (beside / name for beside in (folder, folder.parent) for name in _YOLO_NAMES):
+        if not file.is_file():
+            continue
+        if file.suffix != ".yaml":
+            return [line.strip() for line in _text(file, _TEXT_LIMIT_BYTES).splitlines() if line.strip()]
+        try:
+            found = plain(read_tree(file, str(file)))
+        except RecipeError as error:
+            raise DataError(f"the names of classes cannot be read: {error}", where=file) from error
+        names = found.get("names") if isinstance(found, dict) else None
+        if isinstance(names, dict) and all(str(number) in names for number in range(len(names))):
+            names = [names[str(number)] for number in range(len(names))]
+        if isinstance(names, list) and names:
+            return [str(name) for name in names]
+        raise DataError("no names of classes here: names is a list, or 0, 1, … with a name each", where=file)
+    raise DataError(
+        "no names of classes for boxes of YOLO", where=folder, hint=f"{' or '.join(_YOLO_NAMES[:3])} beside them"
+    )
+
+
+def _voc(folder: Path, files: Sequence[Path]) -> Source:
+    pictures = {}
+    for file in files:
+        content = _text(file, _TEXT_LIMIT_BYTES)
+        if "<!" in content.replace("<!--", ""):
+            raise DataError("this XML declares entities, which no file of Pascal VOC does", where=file)
+        try:
+            root = ElementTree.fromstring(content)
+            size = tuple(int(_of(root, f"size/{name}")) for name in ("width", "height"))
+            boxes = tuple(_voc_box(each, f"{file}: object {n}") for n, each in enumerate(root.iter("object"), 1))
+        except (ElementTree.ParseError, ValueError) as error:
+            raise DataError(f"not a file of Pascal VOC: {error}", where=file) from error
+        pictures[_stem(file, folder)] = Annotated(boxes, (size[0], size[1]))
+    labels = dict.fromkeys(box.label for picture in pictures.values() for box in picture.boxes)
+    return Source(folder, pictures, tuple(labels), has_endings=False)
+
+
+def _voc_box(element: ElementTree.Element, place: str) -> Annotation:
+    # Pixels are counted from 1, and the last one belongs to the box (VOC 2012 development kit).
+    left, top, right, bottom = (float(_of(element, f"bndbox/{name}")) for name in ("xmin", "ymin", "xmax", "ymax"))
+    return Annotation(_of(element, "name"), (left - 1, top - 1, right, bottom), place)
+
+
+def _of(element: ElementTree.Element, path: str) -> str:
+    text = element.findtext(path)
+    if text is None:
+        raise ValueError(f"no {path}")
+    return text.strip()
+
+
+def _text(file: Path, limit_bytes: int) -> str:
+    try:
+        if file.stat().st_size > limit_bytes:
+            raise DataError(f"larger than {limit_bytes >> 20} MiB: this is no file of boxes", where=file)
+        return file.read_text(encoding="utf-8-sig")
+    except (OSError, UnicodeDecodeError) as error:
+        raise DataError(f"these boxes cannot be read: {error}", where=file) from error
+
+
+def _stem(file: Path, folder: Path) -> str:
+    return escaped(file.relative_to(folder).with_suffix("").as_posix())
+
+
+def _once(names: Sequence[str], path: Path) -> None:
+    name, count = Counter(names).most_common(1)[0] if names else ("", 0)
+    if count > 1:
+        raise DataError(f"this picture is listed {count} times: {name}", where=path)

@@ -1,0 +1,203 @@
+"""Boxes of a source on the pictures to prepare: found, turned as EXIF turns the picture, checked. Called by prepare."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from fxcli.data.annotations import Annotated, Annotation, Corners, Source
+from fxcli.errors import DataError
+
+# Tools round to whole pixels; half a one outside is none of their errors.
+_ROUNDING_PX = 0.5
+# EXIF's orientations from here on turn by 90°.
+_SIDEWAYS = 5
+# Pillow's numbers of EXIF orientations, as what becomes of (left, top, right, bottom) in a picture of (width, height).
+_TURNS: dict[int, Callable[[Corners, float, float], Corners]] = {
+    2: lambda c, w, h: (w - c[2], c[1], w - c[0], c[3]),
+    3: lambda c, w, h: (w - c[2], h - c[3], w - c[0], h - c[1]),
+    4: lambda c, w, h: (c[0], h - c[3], c[2], h - c[1]),
+    5: lambda c, w, h: (c[1], c[0], c[3], c[2]),
+    6: lambda c, w, h: (h - c[3], c[0], h - c[1], c[2]),
+    7: lambda c, w, h: (h - c[3], w - c[2], h - c[1], w - c[0]),
+    8: lambda c, w, h: (c[1], w - c[2], c[3], w - c[0]),
+}
+
+
+@dataclass(frozen=True)
+class Gathered:
+    """The boxes of a list of pictures.
+
+    Attributes:
+        classes: Names, sorted.
+        boxes: Of each picture: those on it, with classes as labels, in its own pixels; None if nothing is known of it.
+        wrong: A line for each box that was cut or left out, with its place.
+        unused: How many pictures the source knows that are not in the list.
+    """
+
+    classes: tuple[str, ...]
+    boxes: list[list[Annotation] | None]
+    wrong: list[str]
+    unused: int
+
+    def record(self) -> dict[str, Any]:
+        """For the fingerprint."""
+        known = [each for each in self.boxes if each is not None]
+        return {
+            "classes": list(self.classes),
+            "boxes": sum(map(len, known)),
+            "pictures_with": sum(bool(each) for each in known),
+            "pictures_without": sum(not each for each in known),
+            "pictures_unknown": len(self.boxes) - len(known),
+            "pictures_unused": self.unused,
+            "wrong": self.wrong,
+        }
+
+
+def gather(
+    source: Source, classes: Mapping[str, str], pictures: Sequence[tuple[str, tuple[int, int], int]]
+) -> Gathered:
+    """Finds the boxes of pictures, and checks them.
+
+    Args:
+        source: Of boxes.
+        classes: Label → class; empty keeps every label.
+        pictures: Name relative to their source, size in pixels after turning, and EXIF orientation.
+
+    Raises:
+        DataError: Two pictures share the boxes of one, or boxes refer to a picture of another size, or the source
+            knows none of the pictures.
+    """
+    known = [source.find(name) for name, _, _ in pictures]
+    taken: dict[int, str] = {}
+    for (name, _, _), found in zip(pictures, known, strict=True):
+        if found is not None and (other := taken.setdefault(id(found), name)) != name:
+            raise DataError(f"{other} and {name} are the same picture to these boxes", where=source.file)
+    if not taken:
+        raise DataError(f"boxes of {len(source.pictures)} pictures, none of them among these", where=source.file)
+    named = classes or {label: label for label in source.labels}
+    turned = are_turned(
+        (found.size_px, size_px, orientation)
+        for found, (_, size_px, orientation) in zip(known, pictures, strict=True)
+        if found and found.size_px
+    )
+    boxes, wrong = list[list[Annotation] | None](), list[str]()
+    for (name, size_px, orientation), found in zip(pictures, known, strict=True):
+        if found is None:
+            boxes.append(None)
+            continue
+        try:
+            here = placed(found, size_px, orientation, turned=turned)
+        except DataError as error:
+            raise DataError(f"{name}: {error.what}", where=source.file) from error
+        kept, told = checked(here, size_px, named)
+        wrong += told
+        # Of a picture whose every box was left out nothing is known: it is no negative.
+        is_known = bool(kept) or not found.boxes
+        boxes.append([replace(box, label=named[box.label]) for box in kept] if is_known else None)
+    return Gathered(tuple(sorted(set(named.values()))), boxes, wrong, len(source.pictures) - len(taken))
+
+
+def label(source: Source, classes: Mapping[str, str], name: str) -> str:
+    """What a picture is labelled by its boxes: their class, or what stands for several, or for none.
+
+    Raises:
+        DataError: The source does not know the picture.
+    """
+    found = source.find(name)
+    if found is None:
+        hint = "leave it out of the source, or set boxes.label=false and label pictures by folders or a column"
+        raise DataError("nothing is known of this picture, with boxes or without", where=name, hint=hint)
+    named = classes or {each: each for each in source.labels}
+    here = {named[box.label] for box in found.boxes if box.label in named}
+    if len(here) > 1:
+        return "boxed"
+    every = set(named.values())
+    return here.pop() if here else f"no_{every.pop()}" if len(every) == 1 else "no_box"
+
+
+def are_turned(sizes: Iterable[tuple[tuple[int, int], tuple[int, int], int]]) -> bool:
+    """Whether the boxes of a source are on pictures as EXIF turns them, or as they are stored.
+
+    Those that EXIF turns by 90° tell, by the size that their boxes refer to; most of them decide.
+
+    Args:
+        sizes: Of each picture: the size that its boxes refer to, its size after turning, its EXIF orientation.
+    """
+    votes = Counter[bool]()
+    for named, turned, orientation in sizes:
+        if orientation >= _SIDEWAYS and turned[0] != turned[1] and named in (turned, turned[::-1]):
+            votes[named == turned] += 1
+    return votes[True] > votes[False]
+
+
+def placed(found: Annotated, size_px: tuple[int, int], orientation: int, *, turned: bool) -> list[Annotation]:
+    """Boxes in pixels of a picture as EXIF turns it.
+
+    Args:
+        found: What a source says of it.
+        size_px: (width, height), turned.
+        orientation: EXIF's, 1 to 8.
+        turned: What `are_turned` says, for pictures whose size does not tell.
+
+    Raises:
+        DataError: The boxes refer to a picture of another size.
+    """
+    stored = size_px[::-1] if orientation >= _SIDEWAYS else size_px
+    if found.size_px is None:
+        # Tools that write fractions turn pictures first.
+        return [replace(box, corners=_scaled(box.corners, size_px)) for box in found.boxes]
+    if found.size_px not in (size_px, stored):
+        named, real = (f"{width} × {height}" for width, height in (found.size_px, size_px))
+        raise DataError(f"its boxes refer to a picture of {named} px, and it has {real}")
+    is_as_stored = found.size_px != size_px if size_px != stored else not turned
+    if not is_as_stored or orientation not in _TURNS:
+        return list(found.boxes)
+    return [replace(box, corners=_TURNS[orientation](box.corners, *stored)) for box in found.boxes]
+
+
+def _scaled(corners: Corners, size_px: tuple[int, int]) -> Corners:
+    width, height = size_px
+    return corners[0] * width, corners[1] * height, corners[2] * width, corners[3] * height
+
+
+def checked(
+    boxes: Iterable[Annotation], size_px: tuple[int, int], labels: Collection[str]
+) -> tuple[list[Annotation], list[str]]:
+    """Boxes that lie within their picture, and what was wrong with others.
+
+    Args:
+        boxes: As `placed` gives them.
+        size_px: (width, height) of the picture.
+        labels: Those that are known.
+
+    Returns:
+        The boxes, cut at the picture's border, without those of which nothing can be used; and a line for each that
+        was cut by more than rounding, or left out.
+    """
+    kept, told = [], []
+    for box in boxes:
+        width, height = size_px
+        left, top, right, bottom = box.corners
+        inside = (min(max(left, 0.0), width), min(max(top, 0.0), height), min(right, width), min(bottom, height))
+        outside_px = max(abs(a - b) for a, b in zip(box.corners, inside, strict=True))
+        wrong = ""
+        if not all(map(math.isfinite, box.corners)):
+            wrong = "not a finite number"
+        elif box.label not in labels:
+            wrong = f"unknown class {box.label[:80]!r}"
+        elif right < left or bottom < top:
+            wrong = "inverted: its right or lower border lies before the other"
+        elif right - left < 1 or bottom - top < 1:
+            wrong = "empty: less than a pixel wide or high"
+        elif inside[2] <= inside[0] or inside[3] <= inside[1]:
+            wrong = "wholly outside its picture"
+        if not wrong:
+            kept.append(replace(box, corners=inside))
+            wrong = f"{outside_px:.1f} px outside its picture" if outside_px > _ROUNDING_PX else ""
+        if wrong:
+            told.append(f"{box.place}: {wrong}")
+    return kept, told

@@ -1,0 +1,198 @@
+"""Boxes as others write them."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from fxcli.data.annotations import Annotated, read_annotations
+from fxcli.errors import DataError
+
+COCO = {
+    "images": [
+        {"id": 7, "file_name": "a/x.png", "width": 100, "height": 50},
+        {"id": 8, "file_name": "b/y.png", "width": 30, "height": 40},
+    ],
+    "annotations": [
+        {"id": 1, "image_id": 7, "category_id": 3, "bbox": [10, 5, 20.5, 30]},
+        {"id": 2, "image_id": 7, "category_id": 9, "bbox": [1, 2, 3, 4]},
+    ],
+    "categories": [{"id": 3, "name": "fracture"}, {"id": 4, "name": "implant"}],
+}
+VOC = """<annotation><!-- by hand --><size><width>100</width><height>50</height><depth>1</depth></size>
+<object><name>fracture</name><bndbox><xmin>11</xmin><ymin>6</ymin><xmax>30</xmax><ymax>35</ymax></bndbox></object>
+</annotation>"""
+
+
+def write(name, content):
+    file = Path(name)
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_text(content if isinstance(content, str) else json.dumps(content), encoding="utf-8")
+    return file
+
+
+def coco(**changes):
+    return write("boxes.json", COCO | changes)
+
+
+def corners(picture):
+    return [(box.label, box.corners) for box in picture.boxes]
+
+
+# --- COCO ---
+
+
+def test_coco():
+    source = read_annotations(coco())
+    assert source.labels == ("fracture", "implant")
+    found = source.find("a/x.png")
+    assert found.size_px == (100, 50)
+    assert corners(found) == [("fracture", (10, 5, 30.5, 35)), ("", (1, 2, 4, 6))]
+    assert found.boxes[1].place == "boxes.json: annotations[1]"
+    assert source.find("b/y.png") == Annotated((), (30, 40)), "a negative"
+    assert source.find("b/z.png") is None
+
+
+def test_a_picture_is_found_by_its_last_part_where_no_other_has_it():
+    source = read_annotations(coco())
+    assert source.find("elsewhere/x.png") is source.find("a/x.png")
+    images = [*COCO["images"], {"id": 9, "file_name": "c/x.png", "width": 1, "height": 1}]
+    source = read_annotations(coco(images=images))
+    assert source.find("elsewhere/x.png") is None
+    assert source.find("c/x.png").size_px == (1, 1)
+
+
+@pytest.mark.parametrize(
+    ("changes", "told"),
+    [
+        ({"images": 3}, "not a COCO file"),
+        ({"categories": [{"id": 1}]}, "not a COCO file: KeyError: 'name'"),
+        ({"annotations": [{"image_id": 7, "category_id": 3, "bbox": [1, 2, 3]}]}, "not a COCO file: ValueError"),
+        ({"annotations": [{"image_id": 7, "category_id": 3, "bbox": ["x", 2, 3, 4]}]}, "not a COCO file: ValueError"),
+        ({"annotations": [{"image_id": 1, "category_id": 3, "bbox": [1, 2, 3, 4]}]}, "boxes of 1 images that are not"),
+        ({"images": [COCO["images"][0]] * 2}, "this picture is listed 2 times: a/x.png"),
+    ],
+)
+def test_what_is_no_coco(changes, told):
+    with pytest.raises(DataError, match=told):
+        read_annotations(coco(**changes))
+
+
+@pytest.mark.parametrize("content", ["", "[", "[" * 100_000, "[]", "{}"])
+def test_what_is_no_json(content):
+    with pytest.raises(DataError, match="not a COCO file"):
+        read_annotations(write("boxes.json", content))
+
+
+# --- YOLO ---
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("labels/classes.txt", "fracture\nimplant\n"),
+        ("obj.names", "fracture\n\nimplant\n"),
+        ("data.yaml", "names: [fracture, implant]\nnc: 2\n"),
+        ("data.yaml", "names:\n  0: fracture\n  1: implant\n"),
+    ],
+)
+def test_yolo(name, content):
+    write(name, content)
+    write("labels/train/x.txt", "0 0.5 0.25 0.2 0.5\n\n1 0.1 0.2 0.3 0.2 0.3 0.6\n")
+    write("labels/val/y.txt", "")
+    source = read_annotations(Path("labels"))
+    assert source.labels == ("fracture", "implant")
+    found = source.find("images/train/x.jpg")
+    assert found.size_px is None
+    assert [(label, pytest.approx(box)) for label, box in corners(found)] == [
+        ("fracture", (0.4, 0.0, 0.6, 0.5)),
+        ("implant", (0.1, 0.2, 0.3, 0.6)),
+    ]
+    assert source.find("images/val/y.jpg") == Annotated()
+    assert source.find("images/val/z.jpg") is None
+
+
+@pytest.mark.parametrize(
+    ("line", "told"),
+    [
+        ("0 0.5 0.5 0.1", r"x\.txt:1: a box of YOLO has a class and 4 numbers, this line 3"),
+        ("0 0.5 0.5 0.1 0.1 0.9", "this line 5"),
+        ("zero 0.5 0.5 0.1 0.1", "not a box of YOLO"),
+        ("0 a b c d", "not a box of YOLO"),
+    ],
+)
+def test_lines_that_are_no_boxes(line, told):
+    write("labels/classes.txt", "fracture")
+    write("labels/x.txt", line)
+    with pytest.raises(DataError, match=told):
+        read_annotations(Path("labels"))
+
+
+def test_a_number_without_a_class_has_no_label():
+    write("labels/classes.txt", "fracture")
+    write("labels/x.txt", "1 0.5 0.5 0.1 0.1")
+    assert read_annotations(Path("labels")).find("x.png").boxes[0].label == ""
+
+
+@pytest.mark.parametrize("content", ["names: 3", "names: {1: a}", "nc: 1", "a: b: c", "names: []"])
+def test_names_that_are_none(content):
+    write("labels/x.txt", "0 0.5 0.5 0.1 0.1")
+    write("data.yaml", content)
+    with pytest.raises(DataError, match="names of classes"):
+        read_annotations(Path("labels"))
+
+
+def test_names_are_needed():
+    write("labels/x.txt", "0 0.5 0.5 0.1 0.1")
+    with pytest.raises(DataError, match="no names of classes") as caught:
+        read_annotations(Path("labels"))
+    assert "data.yaml" in caught.value.hint
+
+
+# --- Pascal VOC ---
+
+
+def test_voc():
+    write("voc/x.xml", VOC)
+    write("voc/y.xml", "<annotation><size><width>3</width><height>4</height></size></annotation>")
+    source = read_annotations(Path("voc"))
+    assert source.labels == ("fracture",)
+    found = source.find("x.png")
+    assert (found.size_px, corners(found)) == ((100, 50), [("fracture", (10, 5, 30, 35))])
+    assert source.find("y.png") == Annotated((), (3, 4))
+
+
+@pytest.mark.parametrize(
+    ("content", "told"),
+    [
+        ("<a", "not a file of Pascal VOC"),
+        ("<a/>", "no size/width"),
+        (VOC.replace("<name>fracture</name>", ""), "no name"),
+        (VOC.replace("35", "x"), "not a file of Pascal VOC"),
+        ('<!DOCTYPE a [<!ENTITY b "c">]>' + VOC, "declares entities"),
+    ],
+)
+def test_what_is_no_voc(content, told):
+    write("voc/x.xml", content)
+    with pytest.raises(DataError, match=told):
+        read_annotations(Path("voc"))
+
+
+# --- none of them ---
+
+
+def test_no_boxes(tmp_path):
+    with pytest.raises(DataError, match="no such file or folder of boxes"):
+        read_annotations(Path("gone"))
+    with pytest.raises(DataError, match="no boxes here"):
+        read_annotations(tmp_path)
+    Path("bytes.json").write_bytes(b"\xff\xfe{")
+    with pytest.raises(DataError, match="cannot be read"):
+        read_annotations(Path("bytes.json"))
+
+
+def test_a_file_that_is_too_large(monkeypatch):
+    monkeypatch.setattr("fxcli.data.annotations._SIZE_LIMIT_BYTES", 1 << 20)
+    write("boxes.json", " " * (1 << 20) + "{}")
+    with pytest.raises(DataError, match="larger than 1 MiB"):
+        read_annotations(Path("boxes.json"))

@@ -1,0 +1,163 @@
+"""Boxes on the pictures that are prepared: found, turned, checked."""
+
+import math
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from fxcli.data.annotations import Annotated, Annotation, Source
+from fxcli.data.box_check import are_turned, checked, gather, label, placed
+from fxcli.data.read import read
+from fxcli.errors import DataError
+
+SIZE = (100, 50)
+
+
+def box(*corners, label="fracture", place="here"):
+    return Annotation(label, tuple(map(float, corners)), place)
+
+
+def source(pictures, labels=("fracture",)):
+    return Source(Path("boxes.json"), pictures, labels, has_endings=True)
+
+
+# --- turning ---
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_boxes_turn_as_pictures_do(orientation):
+    """The oracle is the reader: a white rectangle in the stored file lies where the box comes to lie."""
+    pixels = np.zeros((60, 90), np.uint8)
+    pixels[10:25, 30:70] = 255
+    image = Image.fromarray(pixels)
+    exif = image.getexif()
+    exif[274] = orientation
+    image.save("x.png", exif=exif)
+    seen = read(Path("x.png"))
+    assert seen.orientation == orientation
+    size = (seen.width_px, seen.height_px)
+    (found,) = placed(Annotated((box(30, 10, 70, 25),), (90, 60)), size, orientation, turned=False)
+    rows, columns = np.nonzero(seen.pixels)
+    assert found.corners == (columns.min(), rows.min(), columns.max() + 1, rows.max() + 1)
+
+
+def test_boxes_on_turned_pictures_stay():
+    boxes = (box(1, 2, 3, 4),)
+    assert placed(Annotated(boxes, (50, 100)), (50, 100), 6, turned=False) == list(boxes), "the size tells"
+    assert placed(Annotated(boxes, SIZE), SIZE, 3, turned=True) == list(boxes), "the source tells"
+    (found,) = placed(Annotated(boxes, SIZE), SIZE, 3, turned=False)
+    assert found.corners == (97, 46, 99, 48)
+    (found,) = placed(Annotated((box(0.1, 0.2, 0.3, 0.4),)), (50, 100), 6, turned=False)
+    assert found.corners == pytest.approx((5, 20, 15, 40)), "fractions are of the turned picture"
+
+
+def test_the_source_tells_by_pictures_that_lie_on_their_side():
+    def as_stored(*others):
+        return are_turned([((100, 50), (50, 100), 6), *others])
+
+    assert not are_turned([])
+    assert not are_turned([(SIZE, SIZE, 1), (SIZE, SIZE, 3), ((50, 50), (50, 50), 6), ((1, 2), (50, 100), 6)])
+    assert are_turned([((50, 100), (50, 100), 8)])
+    assert not as_stored(((50, 100), (50, 100), 8))
+    assert as_stored(((50, 100), (50, 100), 8), ((50, 100), (50, 100), 5))
+
+
+def test_a_picture_of_another_size():
+    with pytest.raises(DataError, match="its boxes refer to a picture of 99 × 50 px, and it has 100 × 50"):
+        placed(Annotated((), (99, 50)), SIZE, 1, turned=False)
+    with pytest.raises(DataError, match="50 × 100"):
+        placed(Annotated((), (50, 100)), SIZE, 3, turned=False)
+
+
+# --- checking ---
+
+
+@pytest.mark.parametrize(
+    ("wrong", "told"),
+    [
+        (box(1, 1, math.nan, 3), "not a finite number"),
+        (box(-math.inf, 1, 2, 3), "not a finite number"),
+        (box(1, 1, 5, 5, label="x" * 100), "unknown class 'x"),
+        (box(1, 1, 5, 5, label=""), "unknown class ''"),
+        (box(5, 1, 1, 3), "inverted"),
+        (box(1, 5, 3, 1), "inverted"),
+        (box(1, 1, 1, 3), "empty"),
+        (box(1, 1, 9, 1.5), "empty"),
+        (box(200, 1, 210, 9), "wholly outside"),
+        (box(1, -20, 9, -10), "wholly outside"),
+    ],
+)
+def test_boxes_that_are_left_out(wrong, told):
+    kept, lines = checked([box(1, 2, 3, 4), wrong], SIZE, {"fracture"})
+    assert kept == [box(1, 2, 3, 4)]
+    assert len(lines) == 1
+    assert lines[0].startswith(f"here: {told}")
+    assert len(lines[0]) < 120
+
+
+def test_boxes_that_are_cut():
+    kept, lines = checked([box(-0.4, 0, 100.5, 50.3)], SIZE, {"fracture"})
+    assert (kept, lines) == ([box(0, 0, 100, 50)], []), "rounding is no error"
+    kept, lines = checked([box(-7, 10, 104.2, 20)], SIZE, {"fracture"})
+    assert (kept, lines) == ([box(0, 10, 100, 20)], ["here: 7.0 px outside its picture"])
+
+
+# --- gathering ---
+
+PICTURES = [("a.png", SIZE, 1), ("b.png", SIZE, 1), ("c.png", SIZE, 1)]
+
+
+def test_gathered():
+    found = gather(
+        source({"a.png": Annotated((box(1, 2, 3, 4),), SIZE), "b.png": Annotated((), SIZE), "z.png": Annotated()}),
+        {},
+        PICTURES,
+    )
+    assert found.classes == ("fracture",)
+    assert found.boxes == [[box(1, 2, 3, 4)], [], None]
+    assert found.record() == {
+        "classes": ["fracture"],
+        "boxes": 1,
+        "pictures_with": 1,
+        "pictures_without": 1,
+        "pictures_unknown": 1,
+        "pictures_unused": 1,
+        "wrong": [],
+    }
+
+
+def test_labels_become_classes():
+    boxes = (box(1, 1, 5, 5, label="Bruch"), box(2, 2, 9, 9, label="Schraube"), box(1, 1, 9, 9, label="fissure"))
+    known = source({"a.png": Annotated(boxes, SIZE)}, ("Bruch", "Schraube", "fissure"))
+    found = gather(known, {"Bruch": "fracture", "fissure": "fracture"}, PICTURES)
+    assert found.classes == ("fracture",)
+    assert [each.label for each in found.boxes[0]] == ["fracture", "fracture"]
+    assert found.wrong == ["here: unknown class 'Schraube'"]
+    assert gather(known, {}, PICTURES).classes == ("Bruch", "Schraube", "fissure")
+
+
+def test_a_picture_whose_every_box_is_left_out_is_no_negative():
+    found = gather(source({"a.png": Annotated((box(5, 5, 1, 1),), SIZE)}), {}, PICTURES)
+    assert found.boxes == [None, None, None]
+    assert len(found.wrong) == 1
+
+
+def test_what_cannot_be_gathered():
+    with pytest.raises(DataError, match="boxes of 1 pictures, none of them among these"):
+        gather(source({"z.png": Annotated()}), {}, PICTURES)
+    with pytest.raises(DataError, match=r"x/a\.png and y/a\.png are the same picture to these boxes"):
+        gather(source({"a.png": Annotated((), SIZE)}), {}, [("x/a.png", SIZE, 1), ("y/a.png", SIZE, 1)])
+    with pytest.raises(DataError, match=r"boxes\.json: a\.png: its boxes refer to a picture of 1 × 1"):
+        gather(source({"a.png": Annotated((), (1, 1))}), {}, PICTURES)
+
+
+def test_labels_of_pictures():
+    boxes = {name: Annotated((box(1, 1, 5, 5, label=name),)) for name in ("one", "two")}
+    both = Annotated(boxes["one"].boxes + boxes["two"].boxes)
+    two = source({"x": boxes["one"], "y": both, "z": Annotated()}, ("one", "two"))
+    assert [label(two, {}, name) for name in "xyz"] == ["one", "boxed", "no_box"]
+    assert [label(two, {"one": "f", "two": "f"}, name) for name in "xyz"] == ["f", "f", "no_f"]
+    with pytest.raises(DataError, match="gone: nothing is known of this picture"):
+        label(two, {}, "gone")
