@@ -19,7 +19,7 @@ from fxcli.cli import app
 from fxcli.console import console
 from fxcli.run import checkpoint
 from fxcli.run.directory import Lock, Run
-from fxcli.training import classify
+from fxcli.training import loop
 
 NOBODY = 65534
 
@@ -38,7 +38,7 @@ def stopped(tiny_recipe, monkeypatch):
     tiny_recipe("train.epochs=2")
     whole = fx("train", "tiny.yaml", "--out", "runs/whole", "--quiet")
     assert whole.exit_code == 0, whole.output
-    real, steps = classify._step, []
+    real, steps = loop._step, []
 
     def step(*arguments):
         real(*arguments)
@@ -47,7 +47,7 @@ def stopped(tiny_recipe, monkeypatch):
             signal.raise_signal(signal.SIGINT)
 
     with monkeypatch.context() as patch:
-        patch.setattr(classify, "_step", step)
+        patch.setattr(loop, "_step", step)
         assert fx("train", "tiny.yaml", "--out", "runs/stopped", "--quiet").exit_code == 130
     return Run(Path("runs/stopped"))
 
@@ -224,7 +224,7 @@ def test_a_loss_that_is_not_finite(tiny_recipe):
 def test_weights_that_a_step_spoils_are_not_saved(stopped, monkeypatch, steps):
     """The loss of the step was finite: within an epoch, and with its last step."""
     before = intact(stopped)
-    real, done = classify._step, []
+    real, done = loop._step, []
 
     def step(training, *rest):
         real(training, *rest)
@@ -232,10 +232,10 @@ def test_weights_that_a_step_spoils_are_not_saved(stopped, monkeypatch, steps):
         if len(done) == steps - 1:
             with torch.no_grad():
                 training.model.classifier.head.bias[0] = float("nan")
-            patch.setattr(classify.Timer, "is_due", lambda *_: True)
+            patch.setattr(loop.Timer, "is_due", lambda *_: True)
 
     with monkeypatch.context() as patch:
-        patch.setattr(classify, "_step", step)
+        patch.setattr(loop, "_step", step)
         told = fx("train", "--resume", stopped.path, "--quiet")
     assert told.exit_code == 6
     assert "the weights are no longer finite after step" in told.stderr
@@ -283,14 +283,14 @@ def own(prepared, tiny_recipe, monkeypatch):
     """A run that was stopped, on pictures of its own that a test may change."""
     shutil.copytree(prepared, "own")
     tiny_recipe()
-    real = classify._step
+    real = loop._step
 
     def step(*arguments):
         real(*arguments)
         signal.raise_signal(signal.SIGINT)
 
     with monkeypatch.context() as patch:
-        patch.setattr(classify, "_step", step)
+        patch.setattr(loop, "_step", step)
         sets = ("--set", "data.manifest=own/manifest.csv")
         assert fx("train", "tiny.yaml", *sets, "--out", "runs/own", "--quiet").exit_code == 130
     return Run(Path("runs/own"))

@@ -29,7 +29,7 @@ from fxcli.model.hardware import Compute
 from fxcli.recipe.load import load, shipped
 from fxcli.recipe.schema import TASKS
 from fxcli.run import checkpoint, directory
-from fxcli.training import classify, session, state
+from fxcli.training import classify, loop, session, state
 
 LIMIT_S = 20
 FEW = 40
@@ -327,11 +327,11 @@ def test_trainings_of_extremes(count, demo_zoo, tiny_recipe, prepared):
 
     def use(chosen):
         recipe = tiny_recipe("train.epochs=1", *(f"{key}={value}" for key, value in chosen))
-        training = state.build(recipe, manifest, Compute(torch.device("cpu")), demo_zoo, {"task": "classify"})
+        training = classify.build(recipe, manifest, Compute(torch.device("cpu")), demo_zoo, {"task": "classify"})
         training.workers = 0
         run = directory.create("tiny", {"created": "now"}, out=None)
         try:
-            classify.train(training, run, resume=False)
+            loop.train(training, run, resume=False)
         finally:
             shutil.rmtree(run.path)
 

@@ -13,7 +13,7 @@ from fxcli.recipe.load import difference, load, resolved_yaml, shipped
 from fxcli.recipe.schema import Augment, ClassifyRecipe, PretrainRecipe
 from fxcli.recipe.study import entries
 from fxcli.run import directory
-from fxcli.training import classify, pretrain, state
+from fxcli.training import classify, loop, pretrain, state
 from fxcli.training import feed as feeds
 from fxcli.training.session import Timer
 
@@ -45,15 +45,15 @@ def test_two_steps_of_each_phase(name, demo_zoo, prepared):
     if load(name).recipe.data.source:
         sets.append("data.source=null")
     recipe = load(name, sets).recipe
-    training = state.build(
+    training = classify.build(
         recipe, read_manifest(Path(recipe.data.manifest)), Compute(torch.device("cpu")), demo_zoo, {}
     )
     for index, phase in enumerate(recipe.phases):
         training.place = state.Place(phase=index)
-        classify.set_up(training, {})
+        loop.set_up(training, {})
         before = [value.clone() for value in training.model.classifier.parameters()]
-        feed = feeds.make(training, check=lambda: None)
-        steps = classify.steps(training, feed, Timer())
+        feed = feeds.make(training, lambda: None)
+        steps = loop.steps(training, feed, Timer())
         next(steps), next(steps)
         steps.close()
         after = list(training.model.classifier.parameters())

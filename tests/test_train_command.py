@@ -15,7 +15,7 @@ from typer.testing import CliRunner
 from fxcli.cli import app
 from fxcli.run import checkpoint
 from fxcli.run.directory import Run
-from fxcli.training import classify
+from fxcli.training import loop
 
 
 def fx(*arguments):
@@ -154,7 +154,7 @@ def test_resume_refuses_what_changed(trained, what, prepared):
 
 def test_ctrl_c_exits_130_and_resume_finishes(tiny_recipe, monkeypatch):
     tiny_recipe("train.epochs=3")
-    real, steps = classify._step, []
+    real, steps = loop._step, []
 
     def step(*arguments):
         real(*arguments)
@@ -163,7 +163,7 @@ def test_ctrl_c_exits_130_and_resume_finishes(tiny_recipe, monkeypatch):
             signal.raise_signal(signal.SIGINT)
 
     with monkeypatch.context() as patch:
-        patch.setattr(classify, "_step", step)
+        patch.setattr(loop, "_step", step)
         done = fx("train", "tiny.yaml", "--out", "runs/stopped", "--quiet")
     assert done.exit_code == 130
     assert "fx train --resume runs/stopped" in done.stderr

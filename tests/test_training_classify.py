@@ -12,7 +12,7 @@ from fxcli.data.manifest import read_manifest
 from fxcli.errors import DataError, Interrupted, RunError, UnreadableImage
 from fxcli.model.hardware import Compute
 from fxcli.run import checkpoint, directory
-from fxcli.training import classify, state
+from fxcli.training import classify, feed, loop, validate
 from fxcli.training.session import Log, Stop
 
 CPU = Compute(torch.device("cpu"))
@@ -26,7 +26,7 @@ def begin(demo_zoo):
 
     def make(recipe, run=None, workers=0, compute=CPU):
         manifest = read_manifest(Path(recipe.data.manifest))
-        training = state.build(recipe, manifest, compute, demo_zoo, dict(INFO))
+        training = classify.build(recipe, manifest, compute, demo_zoo, dict(INFO))
         training.workers = workers
         return training, run or directory.create("tiny", {"created": "now"}, out=None)
 
@@ -51,7 +51,7 @@ def figures(run):
 
 def stop_after(monkeypatch, count):
     """Asks the loop to stop after `count` optimizer steps, as Ctrl-C would."""
-    real, steps = classify._step, []
+    real, steps = loop._step, []
 
     def step(*arguments):
         real(*arguments)
@@ -59,7 +59,7 @@ def stop_after(monkeypatch, count):
         if len(steps) == count:
             signal.raise_signal(signal.SIGINT)
 
-    monkeypatch.setattr(classify, "_step", step)
+    monkeypatch.setattr(loop, "_step", step)
 
 
 PHASES = """
@@ -71,7 +71,7 @@ phases:
 
 def test_training_learns_and_writes_everything(begin, tiny_recipe):
     training, run = begin(tiny_recipe("train.epochs=12"))
-    found = classify.train(training, run, resume=False)
+    found = loop.train(training, run, resume=False)
     assert found["accuracy"] > 0.6
     lines = figures(run)
     assert [line["epoch"] for line in lines] == list(range(1, 13))
@@ -88,7 +88,7 @@ def test_the_same_recipe_gives_the_same_bits_with_any_worker_count(begin, tiny_r
     runs = []
     for workers in (0, 2):
         training, run = begin(recipe, workers=workers)
-        classify.train(training, run, resume=False)
+        loop.train(training, run, resume=False)
         runs.append(run)
     assert_same(*runs)
 
@@ -105,7 +105,7 @@ phases:
     runs = []
     for cache in ("none", "memory", "disk", "auto"):
         training, run = begin(tiny_recipe(f"data.cache={cache}", phases=phases), workers=workers)
-        classify.train(training, run, resume=False)
+        loop.train(training, run, resume=False)
         assert (training.kept is None) == (cache == "none")
         runs.append(run)
     for run in runs[1:]:
@@ -117,40 +117,40 @@ def test_resume_ends_bitwise_equal(begin, tiny_recipe, monkeypatch, steps):
     """Three steps an epoch, two epochs a phase: mid-epoch, at the end of an epoch, and of a phase."""
     recipe = tiny_recipe(phases=PHASES)
     training, whole = begin(recipe)
-    classify.train(training, whole, resume=False)
+    loop.train(training, whole, resume=False)
     training, run = begin(recipe)
     with monkeypatch.context() as patch:
         stop_after(patch, steps)
         with pytest.raises(Interrupted, match=f"stopped at step {steps}"):
-            classify.train(training, run, resume=False)
+            loop.train(training, run, resume=False)
     training, _ = begin(recipe, run)
     torch.rand(7)  # what happened to the global generator in between must not matter
-    classify.train(training, run, resume=True)
+    loop.train(training, run, resume=True)
     assert_same(whole, run)
 
 
 def test_resume_before_the_first_save_starts_again(begin, tiny_recipe):
     recipe = tiny_recipe()
     training, whole = begin(recipe)
-    classify.train(training, whole, resume=False)
+    loop.train(training, whole, resume=False)
     training, run = begin(recipe)
-    classify.train(training, run, resume=True)
+    loop.train(training, run, resume=True)
     assert_same(whole, run)
 
 
 def test_resume_cuts_metrics_that_came_after_the_checkpoint(begin, tiny_recipe, monkeypatch):
     recipe = tiny_recipe()
     training, whole = begin(recipe)
-    classify.train(training, whole, resume=False)
+    loop.train(training, whole, resume=False)
     training, run = begin(recipe)
     with monkeypatch.context() as patch:
         stop_after(patch, 4)
         with pytest.raises(Interrupted):
-            classify.train(training, run, resume=False)
+            loop.train(training, run, resume=False)
     with run.metrics_file.open("a") as handle:
         handle.write('{"step": 5, "epoch": 9}\n{"step": 6, "ep')
     training, _ = begin(recipe, run)
-    classify.train(training, run, resume=True)
+    loop.train(training, run, resume=True)
     assert figures(run) == figures(whole)
 
 
@@ -158,9 +158,9 @@ def test_accumulation_equals_the_large_batch(begin, tiny_recipe):
     """Without BatchNorm statistics and dropout, two batches of 4 are one of 8."""
     both = ("model.bn=eval", "train.epochs=1", "train.monitor=none", "optim.name=sgd")
     training, large = begin(tiny_recipe(*both, "train.batch_size=8"))
-    classify.train(training, large, resume=False)
+    loop.train(training, large, resume=False)
     training, small = begin(tiny_recipe(*both, "train.batch_size=4", "train.accumulate=2"))
-    classify.train(training, small, resume=False)
+    loop.train(training, small, resume=False)
     assert training.place.step == 3
     one, two = tensors_of(large), tensors_of(small)
     assert all(torch.allclose(one[name].float(), two[name].float(), atol=1e-5) for name in one)
@@ -168,18 +168,18 @@ def test_accumulation_equals_the_large_batch(begin, tiny_recipe):
 
 def test_phases_start_from_best_or_last(begin, tiny_recipe, monkeypatch):
     seen = {}
-    real = classify.set_up
+    real = loop.set_up
 
     def set_up(training, tensors):
         seen[training.place.phase] = training.model.classifier.head.weight.detach().clone()
         return real(training, tensors)
 
-    monkeypatch.setattr(classify, "set_up", set_up)
+    monkeypatch.setattr(loop, "set_up", set_up)
     for start in ("best", "last"):
         phases = f"phases: {{a: {{}}, b: {{start: {start}, train: {{epochs: 1}}}}}}"
         training, run = begin(tiny_recipe(phases=phases))
         kept = {}
-        real_end = classify._end_epoch
+        real_end = loop._end_epoch
 
         def end(training, *rest, kept=kept, real_end=real_end):
             kept[training.place.epoch + 1] = training.model.classifier.head.weight.detach().clone()
@@ -188,29 +188,29 @@ def test_phases_start_from_best_or_last(begin, tiny_recipe, monkeypatch):
                 kept["best"] = training.place.best_epoch
 
         with monkeypatch.context() as patch:
-            patch.setattr(classify, "_end_epoch", end)
+            patch.setattr(loop, "_end_epoch", end)
             # The first epoch is made the best, so that best and last differ.
-            patch.setattr(classify, "_score", lambda monitor, values: -values["epoch"])
-            classify.train(training, run, resume=False)
+            patch.setattr(loop, "_score", lambda monitor, values: -values["epoch"])
+            loop.train(training, run, resume=False)
         assert kept["best"] == 1
         assert torch.equal(seen[1], kept[1 if start == "best" else 2])
 
 
 def test_early_stopping_looks_at_validation(begin, tiny_recipe, monkeypatch):
-    monkeypatch.setattr(classify, "_score", lambda monitor, values: -values["epoch"])
+    monkeypatch.setattr(loop, "_score", lambda monitor, values: -values["epoch"])
     training, run = begin(tiny_recipe("train.epochs=9", "train.patience=2"))
-    classify.train(training, run, resume=False)
+    loop.train(training, run, resume=False)
     assert [line["epoch"] for line in figures(run)] == [1, 2, 3]
 
 
 def test_waiting_and_computing_are_told_apart(begin, tiny_recipe, monkeypatch):
     """Slow pictures and a slow loss; validation and saving count as neither."""
-    real, real_call, real_validate = classify._loss, Augmenter.__call__, state.validate
-    monkeypatch.setattr(classify, "_loss", lambda *all_: time.sleep(0.03) or real(*all_))
+    real, real_call, real_validate = feed._loss, Augmenter.__call__, validate.validate
+    monkeypatch.setattr(feed, "_loss", lambda *all_: time.sleep(0.03) or real(*all_))
     monkeypatch.setattr(Augmenter, "__call__", lambda *all_: time.sleep(0.005) or real_call(*all_))
-    monkeypatch.setattr(state, "validate", lambda *all_: time.sleep(0.5) or real_validate(*all_))
+    monkeypatch.setattr(validate, "validate", lambda *all_: time.sleep(0.5) or real_validate(*all_))
     training, run = begin(tiny_recipe("train.save_every_min=1e-9"))
-    classify.train(training, run, resume=False)
+    loop.train(training, run, resume=False)
     lines = [json.loads(line) for line in run.metrics_file.read_text().splitlines()]
     for line in lines:
         assert 0.12 <= line["data_wait_s"] < 0.4
@@ -227,19 +227,19 @@ def test_a_resumed_run_adds_its_seconds(begin, tiny_recipe, monkeypatch):
     with monkeypatch.context() as patch:
         stop_after(patch, 4)
         with pytest.raises(Interrupted):
-            classify.train(training, run, resume=False)
+            loop.train(training, run, resume=False)
     tensors, header = checkpoint.load_state(run.state_file)
     header["place"] |= {"spent_s": 1000.0, "data_wait_s": 300.0, "compute_s": 500.0}
     checkpoint.save_state(run.state_file, tensors, {"place": header["place"]})
     training, _ = begin(recipe, run)
-    classify.train(training, run, resume=True)
+    loop.train(training, run, resume=True)
     assert [int(value) // 100 for value in run.info()["seconds"].values()] == [10, 3, 5]
     assert json.loads(run.metrics_file.read_text().splitlines()[-1])["compute_s"] < 100
 
 
 def test_monitor_none_keeps_the_last(begin, tiny_recipe):
     training, run = begin(tiny_recipe("train.monitor=none"))
-    classify.train(training, run, resume=False)
+    loop.train(training, run, resume=False)
     assert not run.best_file.exists()
     last = training.model.classifier.state_dict()
     assert all(torch.equal(value, last[name]) for name, value in tensors_of(run).items())
@@ -248,7 +248,7 @@ def test_monitor_none_keeps_the_last(begin, tiny_recipe):
 
 def test_averaged_weights_are_evaluated_and_kept(begin, tiny_recipe):
     training, run = begin(tiny_recipe("train.ema=0.9", "train.monitor=none", "train.epochs=1"))
-    classify.train(training, run, resume=False)
+    loop.train(training, run, resume=False)
     raw = checkpoint.load_state(run.state_file)[0]
     kept = tensors_of(run)
     assert torch.equal(kept["head.weight"], raw["ema.head.weight"])
@@ -257,22 +257,22 @@ def test_averaged_weights_are_evaluated_and_kept(begin, tiny_recipe):
 
 def test_max_minutes_ends_the_run_with_a_model(begin, tiny_recipe):
     training, run = begin(tiny_recipe("train.epochs=50", "train.max_minutes=1e-6"))
-    classify.train(training, run, resume=False)
+    loop.train(training, run, resume=False)
     assert len(figures(run)) == 1
     assert run.model_file.exists()
 
 
 def test_a_loss_that_is_not_finite_stops_and_keeps_the_checkpoint(begin, tiny_recipe, monkeypatch):
     training, run = begin(tiny_recipe("train.epochs=3", "train.save_every_min=1e-9"))
-    real = classify._loss
+    real = feed._loss
 
     def loss(training, *rest):
         value = real(training, *rest)
         return value * float("nan") if training.place.step == 4 else value
 
-    monkeypatch.setattr(classify, "_loss", loss)
+    monkeypatch.setattr(feed, "_loss", loss)
     with pytest.raises(RunError, match="the loss is nan at step 4"):
-        classify.train(training, run, resume=False)
+        loop.train(training, run, resume=False)
     assert checkpoint.load_state(run.state_file)[1]["place"]["step"] == 4
 
 
@@ -284,7 +284,7 @@ def test_an_unreadable_training_picture_is_named(begin, tiny_recipe, monkeypatch
     victim = training.part("train")[0][0]
     victim.write_bytes(b"not a picture")
     with pytest.raises(UnreadableImage, match="not a picture") as caught:
-        classify.train(training, run, resume=False)
+        loop.train(training, run, resume=False)
     assert caught.value.path == victim
 
 
@@ -313,7 +313,7 @@ def test_death_after_an_epoch_that_was_not_saved(begin, tiny_recipe, monkeypatch
     """
     recipe = tiny_recipe(phases=PHASES.replace("start: last", "start: best"))
     training, whole = begin(recipe)
-    classify.train(training, whole, resume=False)
+    loop.train(training, whole, resume=False)
     training, run = begin(recipe)
     real = Log.write
 
@@ -325,34 +325,34 @@ def test_death_after_an_epoch_that_was_not_saved(begin, tiny_recipe, monkeypatch
     with monkeypatch.context() as patch:
         patch.setattr(Log, "write", write)
         with pytest.raises(MemoryError):
-            classify.train(training, run, resume=False)
+            loop.train(training, run, resume=False)
     assert len(figures(run)) == epoch
     training, _ = begin(recipe, run)
-    classify.train(training, run, resume=True)
+    loop.train(training, run, resume=True)
     assert_same(whole, run)
 
 
 def test_short_epochs_are_saved_by_the_clock_and_at_the_end_of_a_phase(begin, tiny_recipe, monkeypatch):
     saved = []
-    real = classify._save
-    monkeypatch.setattr(classify, "_save", lambda *all_: (saved.append(all_[0].place.epoch), real(*all_)))
+    real = loop._save
+    monkeypatch.setattr(loop, "_save", lambda *all_: (saved.append(all_[0].place.epoch), real(*all_)))
     phases = "phases: {a: {train: {epochs: 3}}, b: {train: {epochs: 2}}}"
-    classify.train(*begin(tiny_recipe(phases=phases)), resume=False)
+    loop.train(*begin(tiny_recipe(phases=phases)), resume=False)
     assert saved == [3, 3, 5], "the second is the start of a phase, whose best overwrites the one that it started from"
     saved.clear()
-    monkeypatch.setattr(classify, "EPOCH_SAVE_MIN", 0.0)
-    classify.train(*begin(tiny_recipe(phases=phases)), resume=False)
+    monkeypatch.setattr(loop, "EPOCH_SAVE_MIN", 0.0)
+    loop.train(*begin(tiny_recipe(phases=phases)), resume=False)
     assert saved == [1, 2, 3, 3, 4, 5]
 
 
 def test_death_between_the_best_of_a_phase_and_its_first_save(begin, tiny_recipe, monkeypatch):
     """The second phase starts from a file that its own first epoch overwrites."""
-    monkeypatch.setattr(classify, "EPOCH_SAVE_MIN", 0.0)
+    monkeypatch.setattr(loop, "EPOCH_SAVE_MIN", 0.0)
     recipe = tiny_recipe(phases=PHASES.replace("start: last", "start: best"))
     training, whole = begin(recipe)
-    classify.train(training, whole, resume=False)
+    loop.train(training, whole, resume=False)
     training, run = begin(recipe)
-    real = classify._save
+    real = loop._save
 
     def save(training, *rest):
         if training.place.phase == 1 and training.place.phase_epoch == 1:
@@ -360,31 +360,31 @@ def test_death_between_the_best_of_a_phase_and_its_first_save(begin, tiny_recipe
         real(training, *rest)
 
     with monkeypatch.context() as patch:
-        patch.setattr(classify, "_save", save)
+        patch.setattr(loop, "_save", save)
         with pytest.raises(MemoryError):
-            classify.train(training, run, resume=False)
+            loop.train(training, run, resume=False)
     training, _ = begin(recipe, run)
-    classify.train(training, run, resume=True)
+    loop.train(training, run, resume=True)
     assert_same(whole, run)
 
 
 def test_ctrl_c_during_the_last_validation_is_heard(begin, tiny_recipe, monkeypatch):
     recipe = tiny_recipe("train.epochs=1")
     training, whole = begin(recipe)
-    classify.train(training, whole, resume=False)
+    loop.train(training, whole, resume=False)
     training, run = begin(recipe)
-    real = state.validate
+    real = validate.validate
 
-    def validate(training):
+    def interrupted(training):
         signal.raise_signal(signal.SIGINT)
         return real(training)
 
     with monkeypatch.context() as patch:
-        patch.setattr(state, "validate", validate)
+        patch.setattr(validate, "validate", interrupted)
         with pytest.raises(Interrupted):
-            classify.train(training, run, resume=False)
+            loop.train(training, run, resume=False)
     training, _ = begin(recipe, run)
-    classify.train(training, run, resume=True)
+    loop.train(training, run, resume=True)
     assert_same(whole, run)
 
 
@@ -398,12 +398,12 @@ def test_resume_is_exact_in_bf16_and_with_processes(begin, tiny_recipe, monkeypa
     for _ in range(3):
         trainings.append(begin(recipe, workers=workers, compute=compute))
     (training, whole), (stopped, run), (again, _) = trainings
-    classify.train(training, whole, resume=False)
+    loop.train(training, whole, resume=False)
     with monkeypatch.context() as patch:
         stop_after(patch, 7)
         with pytest.raises(Interrupted):
-            classify.train(stopped, run, resume=False)
-    classify.train(again, run, resume=True)
+            loop.train(stopped, run, resume=False)
+    loop.train(again, run, resume=True)
     assert_same(whole, run)
 
 
@@ -411,9 +411,9 @@ def test_no_metrics_line_is_doubled(begin, tiny_recipe, monkeypatch):
     """A timed save at the last step of an epoch, then death after the line was written."""
     recipe = tiny_recipe("train.save_every_min=1e-9")
     training, whole = begin(recipe)
-    classify.train(training, whole, resume=False)
+    loop.train(training, whole, resume=False)
     training, run = begin(recipe)
-    real = classify._save
+    real = loop._save
 
     def save(training, *rest):
         if training.place.batch == 0:
@@ -421,19 +421,19 @@ def test_no_metrics_line_is_doubled(begin, tiny_recipe, monkeypatch):
         real(training, *rest)
 
     with monkeypatch.context() as patch:
-        patch.setattr(classify, "_save", save)
+        patch.setattr(loop, "_save", save)
         with pytest.raises(MemoryError):
-            classify.train(training, run, resume=False)
+            loop.train(training, run, resume=False)
     assert len(figures(run)) == 1
     training, _ = begin(recipe, run)
-    classify.train(training, run, resume=True)
+    loop.train(training, run, resume=True)
     assert_same(whole, run)
 
 
 def test_a_limit_of_a_later_phase_does_not_end_the_first(begin, tiny_recipe):
     phases = "phases: {a: {}, b: {train: {epochs: 9, max_minutes: 1e-6}}, c: {}}"
     training, run = begin(tiny_recipe(phases=phases))
-    classify.train(training, run, resume=False)
+    loop.train(training, run, resume=False)
     assert [line["phase"] for line in figures(run)] == ["a", "a", "b"]
 
 
@@ -441,9 +441,9 @@ def test_a_small_last_batch_counts_by_its_pictures(begin, tiny_recipe):
     """24 pictures in groups of 20 and 4: the same as batches of 20 and 4."""
     both = ("model.bn=eval", "train.epochs=1", "train.monitor=none", "optim.name=sgd")
     training, large = begin(tiny_recipe(*both, "train.batch_size=20"))
-    classify.train(training, large, resume=False)
+    loop.train(training, large, resume=False)
     training, small = begin(tiny_recipe(*both, "train.batch_size=5", "train.accumulate=4"))
-    classify.train(training, small, resume=False)
+    loop.train(training, small, resume=False)
     assert training.place.step == 2
     one, two = tensors_of(large), tensors_of(small)
     assert all(torch.allclose(one[name].float(), two[name].float(), atol=1e-5) for name in one)

@@ -17,7 +17,7 @@ from fxcli.evaluation.metrics import classification
 from fxcli.evaluation.predictions import read_labelled
 from fxcli.inference.opened import open_model
 from fxcli.run.directory import Run
-from fxcli.training import classify, ensemble
+from fxcli.training import ensemble, loop
 
 
 def fx(*arguments):
@@ -112,7 +112,7 @@ def test_every_command_takes_the_ensemble(several, prepared):
 def test_stopped_in_a_part_it_goes_on_to_the_same_model(several, tiny_recipe, monkeypatch):
     expected = several.model_file.read_bytes()
     tiny_recipe()
-    train, calls = classify.train, []
+    train, calls = loop.train, []
 
     def stops(training, run, *, resume):
         calls.append(run.path)
@@ -120,7 +120,7 @@ def test_stopped_in_a_part_it_goes_on_to_the_same_model(several, tiny_recipe, mo
             raise KeyboardInterrupt
         return train(training, run, resume=resume)
 
-    monkeypatch.setattr(classify, "train", stops)
+    monkeypatch.setattr(loop, "train", stops)
     again = Run(Path("runs/again"))
     sets = ["--set", "train.epochs=1", "--folds", 2, "--seeds", 2, "--out", again.path, "--quiet"]
     assert fx("train", "tiny.yaml", *sets).exit_code != 0
@@ -256,7 +256,7 @@ def test_what_was_left_of_making_a_part_is_made_anew(several, tiny_recipe, monke
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patched:
-        patched.setattr(classify, "train", stop)
+        patched.setattr(loop, "train", stop)
         fx("train", "tiny.yaml", "--set", "train.epochs=1", "--folds", 2, "--out", again.path, "--quiet")
     (part / "run.json").unlink()
     (part / "notes.txt").write_text("mine", encoding="utf-8")

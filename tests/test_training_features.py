@@ -18,7 +18,7 @@ from fxcli.model.hardware import Compute
 from fxcli.recipe.schema import Augment
 from fxcli.run import checkpoint, directory
 from fxcli.run.cache import cache_dir
-from fxcli.training import classify, dry, features, state
+from fxcli.training import classify, dry, features, loop, state, validate
 from fxcli.training import feed as feeds
 
 INFO = {"task": "classify", "backbone": "demo_tiny", "model": {"backbone": "demo_tiny", "init": "random"}}
@@ -34,7 +34,7 @@ def begin(demo_zoo):
     def make(recipe, run=None, precision="fp32"):
         compute = Compute(CPU, precision, channels_last=True)
         manifest = read_manifest(Path(recipe.data.manifest))
-        training = state.build(recipe, manifest, compute, demo_zoo, dict(INFO))
+        training = classify.build(recipe, manifest, compute, demo_zoo, dict(INFO))
         training.workers = 0
         return training, run or directory.create("tiny", {"created": "now"}, out=None)
 
@@ -55,7 +55,7 @@ def forwards(monkeypatch):
 
 
 def built(training, check=lambda: None):
-    classify.set_up(training, {})
+    loop.set_up(training, {})
     return features.build(training, training.phases[0][1], check)
 
 
@@ -112,7 +112,7 @@ def test_the_head_learns_what_it_learns_from_pictures(begin, tiny_recipe, precis
     runs = []
     for cache in ("none", "auto"):
         training, run = begin(tiny_recipe(*HEAD, *sets, f"data.cache={cache}"), precision=precision)
-        figures = classify.train(training, run, resume=False)
+        figures = loop.train(training, run, resume=False)
         runs.append((run, figures))
     (plain, plain_figures), (cached, cached_figures) = runs
     one, two = model_of(plain), model_of(cached)
@@ -153,8 +153,8 @@ def test_validation_from_features_is_the_pipelines(begin, tiny_recipe):
     training, run = begin(tiny_recipe(*HEAD, "evaluate.batch_size=5"), precision="bf16")
     found = built(training)
     with state.evaluated(training):
-        assert features.validate(training, found) == state.validate(training)
-    figures = classify.train(training, run, resume=False)
+        assert features.validate(training, found) == validate.validate(training)
+    figures = loop.train(training, run, resume=False)
     assert figures["nll"] in [line["val_loss"] for line in lines_of(run)]
 
 
@@ -173,7 +173,7 @@ def test_without_a_validation_part(begin, tiny_recipe, prepared, tmp_path):
     shutil.copy(prepared / "fingerprint.json", tmp_path)
     sets = (*HEAD, f"data.manifest='{tmp_path / 'manifest.csv'}'", "train.monitor=none")
     training, run = begin(tiny_recipe(*sets))
-    assert classify.train(training, run, resume=False) == {}
+    assert loop.train(training, run, resume=False) == {}
     assert "val_loss" not in lines_of(run)[0]
 
 
@@ -183,10 +183,10 @@ def test_resume_ends_bitwise_equal(begin, tiny_recipe, monkeypatch, step, precis
     """Mid-epoch, at the end of an epoch, and of the run; with and without what the stopped run kept."""
     recipe = tiny_recipe(*HEAD, *FLIPS, "model.dropout=0.3", "train.ema=0.8")
     training, whole = begin(recipe, precision=precision)
-    classify.train(training, whole, resume=False)
+    loop.train(training, whole, resume=False)
     for is_kept in (True, False):
         training, run = begin(recipe, precision=precision)
-        real, steps = classify._step, []
+        real, steps = loop._step, []
 
         def stepped(*arguments, real=real, steps=steps):
             real(*arguments)
@@ -195,14 +195,14 @@ def test_resume_ends_bitwise_equal(begin, tiny_recipe, monkeypatch, step, precis
                 signal.raise_signal(signal.SIGINT)
 
         with monkeypatch.context() as patch:
-            patch.setattr(classify, "_step", stepped)
+            patch.setattr(loop, "_step", stepped)
             with pytest.raises(Interrupted, match=f"stopped at step {step}"):
-                classify.train(training, run, resume=False)
+                loop.train(training, run, resume=False)
         if not is_kept:
             for file in (cache_dir() / "features").iterdir():
                 file.unlink()
         training, _ = begin(recipe, run, precision=precision)
-        classify.train(training, run, resume=True)
+        loop.train(training, run, resume=True)
         one, two = model_of(whole), model_of(run)
         assert all(torch.equal(one[name], two[name]) for name in one)
         assert [line["val_loss"] for line in lines_of(run)] == [line["val_loss"] for line in lines_of(whole)]
@@ -211,26 +211,26 @@ def test_resume_ends_bitwise_equal(begin, tiny_recipe, monkeypatch, step, precis
 def test_a_phase_that_was_over_is_not_fed_again(begin, tiny_recipe, monkeypatch):
     recipe = tiny_recipe(*HEAD)
     training, run = begin(recipe)
-    figures = classify.train(training, run, resume=False)
+    figures = loop.train(training, run, resume=False)
     training, _ = begin(recipe, run)
     monkeypatch.setattr(feeds, "make", None)
-    assert classify.train(training, run, resume=True) == figures
+    assert loop.train(training, run, resume=True) == figures
 
 
 def test_ctrl_c_while_features_are_computed(begin, tiny_recipe, monkeypatch):
     recipe = tiny_recipe(*HEAD)
     training, whole = begin(recipe)
-    classify.train(training, whole, resume=False)
+    loop.train(training, whole, resume=False)
     for file in (cache_dir() / "features").iterdir():
         file.unlink()
     training, run = begin(recipe)
     with monkeypatch.context() as patch:
         patch.setattr(features, "contents", lambda paths: signal.raise_signal(signal.SIGINT) or "")
         with pytest.raises(Interrupted, match="stopped at step 0"):
-            classify.train(training, run, resume=False)
+            loop.train(training, run, resume=False)
     assert not list((cache_dir()).rglob("*.*"))
     training, _ = begin(recipe, run)
-    classify.train(training, run, resume=True)
+    loop.train(training, run, resume=True)
     assert all(torch.equal(value, model_of(whole)[name]) for name, value in model_of(run).items())
 
 
@@ -322,7 +322,7 @@ def test_a_damaged_file_is_made_anew(begin, tiny_recipe, damage, capsys):
 def test_a_cache_that_cannot_be_written_is_no_error(begin, tiny_recipe, capsys):
     cache_dir().write_text("a file where the folder should be")
     training, run = begin(tiny_recipe(*HEAD))
-    classify.train(training, run, resume=False)
+    loop.train(training, run, resume=False)
     assert capsys.readouterr().err.count("warning: the features cannot be kept in") == 2
     assert run.model_file.exists()
 
@@ -343,17 +343,17 @@ def test_phases_with_and_without(begin, tiny_recipe):
     """The head alone, then everything: the second is fed with pictures."""
     phases = "phases: {head: {model: {freeze: all}, train: {epochs: 3}}, all: {train: {epochs: 1}}}"
     training, run = begin(tiny_recipe(phases=phases))
-    classify.train(training, run, resume=False)
+    loop.train(training, run, resume=False)
     assert len(lines_of(run)) == 4
     assert (run.path / "log.txt").read_text().count("the backbone is frozen: its features") == 1
-    assert feeds.make(training_at(training, 0), check=lambda: None).features is not None
-    assert feeds.make(training_at(training, 1), check=lambda: None).features is None
-    assert feeds.make(training_at(training, 0), check=None).features is None
+    assert feeds.make(training_at(training, 0), lambda: None).is_light
+    assert not feeds.make(training_at(training, 1), lambda: None).is_light
+    assert not feeds.make(training_at(training, 0), None).is_light
 
 
 def training_at(training, phase):
     training.place = state.Place(phase=phase)
-    classify.set_up(training, {})
+    loop.set_up(training, {})
     return training
 
 
@@ -370,7 +370,7 @@ def test_dry_run_computes_no_cache_and_counts_one_pass(begin, tiny_recipe):
 
 def test_averages_leave_out_what_is_frozen(begin, tiny_recipe):
     training, _ = begin(tiny_recipe(*HEAD, "train.ema=0.5"))
-    classify.set_up(training, {})
+    loop.set_up(training, {})
     before = {name: value.clone() for name, value in training.average.values.items()}
     with torch.no_grad():
         for parameter in training.model.classifier.parameters():

@@ -21,7 +21,7 @@ from fxcli.evaluation.predictions import read_labelled
 from fxcli.inference.opened import open_model
 from fxcli.run import ledger
 from fxcli.run.directory import Run
-from fxcli.training import classify
+from fxcli.training import loop
 from fxcli.training import study as training
 
 ORDER = ["one/plain-s0", "one/slow-s0", "one/plain-s1", "one/slow-s1"]
@@ -67,7 +67,7 @@ def study(tiny_recipe, prepared):
 def trainings(monkeypatch):
     """The trainings that begin, by name; and errors by number: that of `stops[2]` ends the second of them."""
     begun, stops = [], {}
-    real = classify.train
+    real = loop.train
 
     def train(which, run, *, resume):
         begun.append("/".join(run.path.parts[-2:]))
@@ -75,7 +75,7 @@ def trainings(monkeypatch):
             raise error
         return real(which, run, resume=resume)
 
-    monkeypatch.setattr(classify, "train", train)
+    monkeypatch.setattr(loop, "train", train)
     return begun, stops
 
 
@@ -159,7 +159,7 @@ def test_it_says_what_is_done_and_shows_the_table(study):
 
 def test_stopped_within_a_training_the_same_command_goes_on(study, monkeypatch):
     assert fx("train", study, "--out", "runs/straight", "--set", "results=straight", "--quiet").exit_code == 0
-    real, steps = classify._step, []
+    real, steps = loop._step, []
 
     def step(*arguments):
         real(*arguments)
@@ -169,7 +169,7 @@ def test_stopped_within_a_training_the_same_command_goes_on(study, monkeypatch):
             signal.raise_signal(signal.SIGINT)
 
     with monkeypatch.context() as patch:
-        patch.setattr(classify, "_step", step)
+        patch.setattr(loop, "_step", step)
         done = fx("train", study, "--quiet")
     assert done.exit_code == 130
     assert "stopped at step 2; everything is saved" in done.stderr

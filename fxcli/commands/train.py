@@ -130,7 +130,7 @@ def _report(run: Run, recipe: TrainRecipe, figures: dict[str, Any]) -> None:
 
 def _dry_run(recipe: TrainRecipe, manifest: Manifest) -> None:
     from fxcli.model import hardware
-    from fxcli.training import dry, ensemble, state
+    from fxcli.training import classify, dry, ensemble
     from fxcli.zoo.plugins import load_zoo
 
     if recipe.task != "classify":
@@ -138,7 +138,7 @@ def _dry_run(recipe: TrainRecipe, manifest: Manifest) -> None:
     parts = ensemble.parts(recipe, manifest, Run(Path()))
     trained_on = parts[0].manifest if parts else manifest
     compute = hardware.compute(recipe.hardware, training=True)
-    rows = dry.run(state.build(recipe, trained_on, compute, load_zoo(), {}))
+    rows = dry.run(classify.build(recipe, trained_on, compute, load_zoo(), {}))
     trainings = len(parts) or 1
     if console.json:
         console.record({"phases": rows, "trainings": trainings})

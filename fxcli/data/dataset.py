@@ -54,6 +54,11 @@ class Batches(Sampler[list[Draw]]):
         self.seed, self.balanced = seed, balanced
         self.epoch = self.start = 0
 
+    @property
+    def count(self) -> int:
+        """Pictures of an epoch."""
+        return len(self.targets)
+
     def begin(self, epoch: int, start: int = 0) -> None:
         """Chooses the epoch, counted over all phases, and how many of its batches are done already."""
         self.epoch, self.start = epoch, start

@@ -140,6 +140,11 @@ class TrainedModel:
         return self.members[0]
 
     @property
+    def network(self) -> Classifier:
+        """What learns in training, which knows of one network."""
+        return self.members[0]
+
+    @property
     def is_demo(self) -> bool:
         """Whether it was trained on phantoms."""
         return bool(self.info.get("demo"))

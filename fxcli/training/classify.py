@@ -1,269 +1,75 @@
-"""THE loop: trains a classifier through the phases of a recipe. Called by `fx train`.
-
-Sections, in every loop of fx: data → forward and loss → backward → step → log → evaluate → save → stop.
-"""
+"""What is special to training a classifier: what its data must be, how it is built, frozen, fed and finished."""
 
 from __future__ import annotations
 
-import contextlib
-import math
-from collections.abc import Generator, Mapping
 from typing import Any
 
-import torch
-from torch import Tensor
-from torch.nn import functional
-from tqdm import tqdm
+from fxcli.data.manifest import Manifest
+from fxcli.errors import DataError
+from fxcli.model import freeze
+from fxcli.model.classifier import TrainedModel
+from fxcli.model.hardware import Compute
+from fxcli.recipe.schema import ClassifyRecipe, Phase
+from fxcli.training import feed, finish, session
+from fxcli.training.state import Task, Training
+from fxcli.zoo.plugins import Zoo
 
-from fxcli.console import console
-from fxcli.data import augment, dataset
-from fxcli.errors import FxError, UnreadableImage
-from fxcli.model import freeze, hardware
-from fxcli.recipe.schema import Phase
-from fxcli.run import checkpoint, randomness
-from fxcli.run.directory import Run
-from fxcli.training import features, finish, losses, optim, state
-from fxcli.training import feed as feeds
-from fxcli.training.feed import Feed
-from fxcli.training.session import Average, Log, Stop, Timer, check_weights, finite
-from fxcli.training.state import Place, Training
-
-# Minutes after the last save at which the end of an epoch makes one.
-EPOCH_SAVE_MIN = 1 / 3
+MEANS_OF_CLASSES = {"val_macro_f1", "val_balanced_accuracy"}
 
 
-def train(training: Training, run: Run, *, resume: bool) -> dict[str, Any]:
-    """Trains through all phases and writes model.safetensors.
-
-    Returns:
-        The validation figures of the model that is kept ({} without a validation part).
+def build(recipe: ClassifyRecipe, manifest: Manifest, compute: Compute, zoo: Zoo, info: dict[str, Any]) -> Training:
+    """Everything in place for the first step.
 
     Raises:
-        Interrupted: After saving, when the user stopped it.
-        RunError: The loss is no longer finite.
+        DataError: The training part is empty, or a class has no picture in it; or validation is monitored, and is
+            empty, or lacks a class that counts in what is monitored.
+        WeightsUnavailable: See `model.init`.
     """
-    place = training.place
-    tensors = state.resumed(training, run) if resume else {}
-    timer = Timer(place.spent_s, place.data_wait_s, place.compute_s)
-    log = Log(run, training.zoo, keep_epochs=place.epoch)
-    with Stop() as stop:
-        while place.phase < len(training.phases):
-            if not tensors and place.phase_step == 0:
-                _start_phase(training, run)
-            _, phase = training.phases[place.phase]
-            _phase(training, run, log, timer, stop, tensors)
-            tensors = {}
-            training.place = place = Place(phase=place.phase + 1, epoch=place.epoch, step=place.step)
-            place.__dict__.update(timer.totals)
-            if _is_over(phase, timer):
-                break
-    return finish.finish(training, run)
+    check_parts(recipe, manifest)
+    spec = zoo.backbone(recipe.model.backbone)
+    network, preprocessing = session.start(recipe, manifest, spec, len(manifest.classes))
+    model = TrainedModel((compute.place(network),), spec, manifest.classes, preprocessing, info)
+    return Training(recipe, manifest, model, compute, zoo, TASK, workers=recipe.data.workers)
 
 
-def _start_phase(training: Training, run: Run) -> None:
-    """Loads the weights that a later phase starts from."""
-    index = training.place.phase
-    if index == 0:
-        return
-    (_, before), (_, phase) = training.phases[index - 1], training.phases[index]
-    if phase.start == "best" and before.train.monitor != "none":
-        weights, _ = checkpoint.load_model_file(run.best_file)
-        training.model.classifier.load_state_dict(weights)
-    elif training.average:
-        training.model.classifier.load_state_dict(training.average.values)
+def check_parts(recipe: ClassifyRecipe, manifest: Manifest) -> None:
+    """Whether the parts of a manifest are what a training needs.
+
+    Raises:
+        DataError: See `build`.
+    """
+    train = {row.label for row in manifest.part("train")}
+    absent = [name for name in manifest.classes if name not in train]
+    if absent:
+        raise DataError(f"no training picture of {', '.join(absent)}", where=manifest.file)
+    monitors = {phase.train.monitor for phase in recipe.phases.values()} - {"none"}
+    val = {row.label for row in manifest.part("val")}
+    if monitors and not val:
+        raise DataError(
+            "there is no validation part, which train.monitor needs",
+            where=manifest.file,
+            hint="prepare with split.val_frac above 0, or set train.monitor=none to keep the last epoch",
+        )
+    unseen = [name for name in manifest.classes if name not in val]
+    if unseen and (means := sorted(monitors & MEANS_OF_CLASSES)):
+        raise DataError(
+            f"no validation picture of {', '.join(unseen)}: {means[0]}, a mean over classes, would leave it out",
+            where=manifest.file,
+            hint="prepare with a larger split.val_frac, or set train.monitor=val_loss",
+        )
+    negative = recipe.evaluate.negative_class
+    if negative is not None and negative not in manifest.classes:
+        raise DataError(
+            f"evaluate.negative_class is {negative}, and no picture has this class",
+            where=manifest.file,
+            hint=f"its classes: {', '.join(manifest.classes)}",
+        )
+    if len(manifest.classes) < 2:
+        raise DataError("there is only one class", where=manifest.file)
 
 
-def _phase(training: Training, run: Run, log: Log, timer: Timer, stop: Stop, tensors: dict[str, Tensor]) -> None:
-    place = training.place
-    _, phase = training.phases[place.phase]
-    set_up(training, tensors)
-    if not tensors and place.phase > 0:
-        # The phase will overwrite the best model that it started from.
-        _save(training, run, timer)
-    if place.done or place.phase_epoch == phase.train.epochs:
-        return  # resumed at its very end
-
-    def check() -> None:
-        if stop.asked:
-            raise stop.interrupted(run, place.step)
-
-    feed = feeds.make(training, check=check)
-    count = len(feed.batches.targets)
-    with contextlib.ExitStack() as stack:
-        stack.callback(dataset.ended, feed.loader)
-        if feed.features:
-            console.note(feed.features.story)
-            run.log(feed.features.story)
-            stack.enter_context(hardware.one_thread())
-        while not place.done and place.phase_epoch < phase.train.epochs:
-            feed.batches.begin(place.epoch, place.batch)
-            started, before = timer.totals, place.batch * phase.train.batch_size
-            for _ in steps(training, feed, timer):
-                is_asked, is_over = stop.asked, _is_over(phase, timer)
-                if timer.is_due(phase.train.save_every_min) or is_asked or is_over:
-                    _save(training, run, timer)
-                if is_asked:
-                    raise stop.interrupted(run, place.step)
-                if is_over:
-                    place.done = True
-                    break
-            seen = min(count, place.batch * phase.train.batch_size) - before
-            speed = {name: value - started[name] for name, value in timer.totals.items()}
-            speed["images_per_s"] = seen / max(1e-9, speed.pop("spent_s"))
-            _end_epoch(training, run, log, timer, feed, speed)
-            is_last = place.done or place.phase_epoch == phase.train.epochs
-            # Here a save costs no step; but one an epoch would take longer than a short epoch does.
-            is_asked = stop.asked
-            if timer.is_due(min(phase.train.save_every_min, EPOCH_SAVE_MIN)) or is_last or is_asked:
-                _save(training, run, timer)
-            if is_asked:
-                raise stop.interrupted(run, place.step)
+def _freeze(training: Training, phase: Phase) -> None:
+    freeze.apply(training.model.classifier, training.model.spec, phase.model)
 
 
-def set_up(training: Training, tensors: Mapping[str, Tensor]) -> None:
-    """Sets a phase up: freezing, optimizer, averaged weights; `tensors` of a resume state are put back."""
-    model = training.model
-    _, phase = training.phases[training.place.phase]
-    freeze.apply(model.classifier, model.spec, phase.model)
-    groups = freeze.parameter_groups(model.classifier, model.spec, phase.optim)
-    training.optimizer = optim.make(phase.optim, groups)
-    training.average = Average(model.classifier, phase.train.ema) if phase.train.ema else None
-    state.restore(training, tensors)
-
-
-def steps(training: Training, feed: Feed, timer: Timer) -> Generator[None, None, None]:
-    """Runs the rest of an epoch and yields after each optimizer step; `timer` is told what the time goes to."""
-    place, optimizer, count = training.place, training.optimizer, len(feed.batches.targets)
-    name, phase = training.phases[place.phase]
-    settings = phase.train
-    per_epoch = math.ceil(count / settings.batch_size)
-    steps_per_epoch = math.ceil(per_epoch / settings.accumulate)
-    title = f"{name} {place.phase_epoch + 1}/{settings.epochs}"
-    bar: tqdm[Any] = console.progress(total=count, what=title, done=place.batch * settings.batch_size)
-    with bar:
-        for batch in timer.over(dataset.begun(feed.loader)):
-            # data
-            if isinstance(batch, UnreadableImage):
-                raise batch
-            if place.batch % settings.accumulate == 0:
-                randomness.seed_everything(training.recipe.seed, "step", place.step)
-            # forward and loss
-            loss = _loss(training, phase, batch, feed)
-            value = finite(loss, place.step)
-            # backward: gradients of a group of batches add up, so each counts by its share of the group's pictures
-            first = (place.batch - place.batch % settings.accumulate) * settings.batch_size
-            group = min(settings.accumulate * settings.batch_size, count - first)
-            (loss * (len(batch[1]) / group)).backward()  # type: ignore[no-untyped-call]
-            place.batch += 1
-            place.loss_sum, place.loss_count = (
-                place.loss_sum + value * len(batch[1]),
-                place.loss_count + len(batch[1]),
-            )
-            bar.update(len(batch[1]))
-            if place.batch % settings.accumulate and place.batch < per_epoch:
-                continue
-            # step
-            factor = optim.rate(phase.schedule, place.phase_step, steps_per_epoch * settings.epochs, steps_per_epoch)
-            _step(training, phase, optimizer, phase.optim.lr * factor)
-            # log
-            bar.set_postfix(loss=f"{place.loss_sum / place.loss_count:.3f}", refresh=False)
-            timer.pause()
-            yield
-
-
-def _loss(training: Training, phase: Phase, batch: tuple[Tensor, Tensor], feed: Feed) -> Tensor:
-    place, model, compute = training.place, training.model, training.compute
-    targets = functional.one_hot(batch[1], len(model.classes)).float().to(compute.device)
-    if feed.features:
-        with compute.autocast():
-            logits = model.classifier.answer(batch[0].to(compute.device))
-        return losses.loss(logits, targets, feed.class_weights, phase.train)
-    images = compute.send(model.preprocessing.normalise(batch[0]))
-    rng = randomness.generator(training.recipe.seed, "mix", place.epoch, place.batch)
-    images, targets = augment.mix(images, targets, phase.augment, rng)
-    with compute.autocast():
-        logits = model.classifier(images)
-    return losses.loss(logits, targets, feed.class_weights, phase.train)
-
-
-def _step(training: Training, phase: Phase, optimizer: torch.optim.Optimizer | None, lr: float) -> None:
-    place, network = training.place, training.model.classifier
-    if optimizer is None:
-        raise FxError("a step before set_up")
-    optim.set_rate(optimizer, lr)
-    if phase.optim.clip_norm:
-        torch.nn.utils.clip_grad_norm_(network.parameters(), phase.optim.clip_norm)
-    optimizer.step()
-    optimizer.zero_grad(set_to_none=True)
-    place.phase_step, place.step = place.phase_step + 1, place.step + 1
-    if training.average:
-        training.average.update(network, place.phase_step)
-
-
-def _end_epoch(training: Training, run: Run, log: Log, timer: Timer, feed: Feed, speed: Mapping[str, float]) -> None:
-    """Evaluates, keeps the best, logs, and decides whether the phase goes on; `speed` is of the epoch, as logged."""
-    place = training.place
-    name, phase = training.phases[place.phase]
-    check_weights(training.model.classifier, place.step)
-    place.epoch, place.phase_epoch, place.batch = place.epoch + 1, place.phase_epoch + 1, 0
-    values: dict[str, Any] = {
-        "phase": name,
-        "epoch": place.epoch,
-        "train_loss": place.loss_sum / max(1, place.loss_count),
-    }
-    place.loss_sum, place.loss_count = 0.0, 0
-    # evaluate
-    with state.evaluated(training):
-        figures = features.validate(training, feed.features) if feed.features else state.validate(training)
-        scalars = ("accuracy", "balanced_accuracy", "macro_f1", "nll")
-        values |= {f"val_{key.replace('nll', 'loss')}": figures[key] for key in scalars if key in figures}
-        score = _score(phase.train.monitor, values)
-        if score is not None and (place.best is None or score > place.best):
-            place.best, place.best_epoch, place.stale = score, place.epoch, 0
-            training.model.info["epoch"] = place.epoch
-            training.model.save(run.best_file)
-        else:
-            place.stale += 1
-    # log
-    values |= {name: round(value, 2) for name, value in speed.items()} | {"seconds": round(timer.spent_s, 1)}
-    log.write(place.step, values)
-    _tell(training, run, timer, values)
-    # stop
-    if phase.train.patience and phase.train.monitor != "none" and place.stale >= phase.train.patience:
-        console.note(f"{name}: no improvement for {place.stale} epochs; the phase ends")
-        place.done = True
-
-
-def _tell(training: Training, run: Run, timer: Timer, values: Mapping[str, Any]) -> None:
-    """Shows people what was logged of an epoch, and puts where the run stands into run.json."""
-    place = training.place
-    name, phase = training.phases[place.phase]
-    # A score is larger when better: only the sign of a loss was turned.
-    best = None if place.best is None else abs(place.best)
-    seconds = {key: round(value, 1) for key, value in timer.totals.items()}
-    run.update(epoch=place.epoch, monitor=phase.train.monitor, best=best, best_epoch=place.best_epoch, seconds=seconds)
-    left = sum(p.train.epochs for _, p in training.phases) - place.epoch
-    shown = " ".join(f"{key} {value:.3f}" for key, value in values.items() if key.endswith(("loss", "acy", "_f1")))
-    minutes = timer.spent_s / place.epoch * left / 60
-    speed = f"{values['images_per_s']:.0f} img/s"
-    times = f"data {values['data_wait_s']:.1f} s, compute {values['compute_s']:.1f} s"
-    progress = f"{place.phase_epoch}/{phase.train.epochs}"
-    console.note(f"{name} {progress}  {shown}  {speed} ({times})  {minutes:.1f} min left")
-    run.log(f"epoch {place.epoch} ({name}) {shown}")
-
-
-def _score(monitor: str, values: dict[str, Any]) -> float | None:
-    if monitor == "none":
-        return None
-    value = float(values[monitor])
-    return -value if monitor == "val_loss" else value
-
-
-def _is_over(phase: Phase, timer: Timer) -> bool:
-    return phase.train.max_minutes is not None and timer.spent_s >= phase.train.max_minutes * 60
-
-
-def _save(training: Training, run: Run, timer: Timer) -> None:
-    training.place.__dict__.update(timer.totals)
-    state.save(training, run)
-    timer.saved()
+TASK = Task(_freeze, feed.make, finish.finish, ("accuracy", "balanced_accuracy", "macro_f1", "nll"))

@@ -9,8 +9,7 @@ from typing import Any
 import torch
 
 from fxcli.data import dataset
-from fxcli.training import classify, features
-from fxcli.training import feed as feeds
+from fxcli.training import features, loop
 from fxcli.training.session import Timer
 from fxcli.training.state import Place, Training
 
@@ -26,9 +25,9 @@ def run(training: Training) -> list[dict[str, Any]]:
     count = len(training.part("train")[1])
     for index, (name, phase) in enumerate(training.phases):
         training.place = Place(phase=index)
-        classify.set_up(training, {})
-        feed = feeds.make(training, check=None)
-        steps = classify.steps(training, feed, Timer())
+        loop.set_up(training, {})
+        feed = training.task.feed(training, None)
+        steps = loop.steps(training, feed, Timer())
         before, done = time.perf_counter(), 0
         next(steps)
         if training.place.loss_count < count:

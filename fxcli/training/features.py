@@ -147,7 +147,7 @@ def _nothing() -> None:
 
 
 def validate(training: Training, features: Features) -> dict[str, Any]:
-    """Figures on the validation part, as `state.validate` gives them; {} without one.
+    """Figures on the validation part, as `validate.validate` gives them; {} without one.
 
     Raises:
         RunError: A logit is not finite.

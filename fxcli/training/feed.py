@@ -1,41 +1,24 @@
-"""What a phase is fed with: pictures in their order, decoded once where that is wanted, or features of them."""
+"""What a classifier's phase is fed with: pictures, decoded once where that is wanted, or features; and their loss."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Any
 
 from torch import Tensor
-from torch.utils.data import DataLoader
+from torch.nn import functional
 
-from fxcli.data import cache, dataset
+from fxcli.data import augment, cache, dataset
 from fxcli.data.augment import Augmenter
 from fxcli.recipe.schema import Phase
-from fxcli.training import features, losses
-from fxcli.training.features import Features, TrainingFeatures
-from fxcli.training.state import Training
+from fxcli.run import randomness
+from fxcli.training import features, losses, validate
+from fxcli.training.features import TrainingFeatures
+from fxcli.training.state import Feed, Training
 
 
-@dataclass(frozen=True)
-class Feed:
-    """What a phase is fed with.
-
-    Attributes:
-        loader: Gives batches: pictures [B, 1, S, S] uint8, or features [B, D], and class indices [B].
-        batches: The order behind it.
-        class_weights: [K].
-        features: Where they take the place of pictures.
-    """
-
-    loader: DataLoader[Any]
-    batches: dataset.Batches
-    class_weights: Tensor
-    features: Features | None = None
-
-
-def make(training: Training, *, check: Callable[[], None] | None) -> Feed:
+def make(training: Training, check: Callable[[], None] | None) -> Feed:
     """Feeds the phase at hand, which is set up.
 
     Args:
@@ -56,9 +39,12 @@ def make(training: Training, *, check: Callable[[], None] | None) -> Feed:
         augmenter = Augmenter(phase.augment, training.model.preprocessing)
         # Looking a row up takes no process.
         loader = dataset.loader(TrainingFeatures(found, targets, augmenter), batches, workers=0)
-        return Feed(loader, batches, weights, found)
+        loss = partial(_loss_of_features, training, phase, weights)
+        measured = partial(features.validate, training, found)
+        return Feed(loader, batches, loss, measured, found.story, is_light=True)
     pictures = _pictures(training, phase, paths, targets, check)
-    return Feed(dataset.loader(pictures, batches, workers=training.workers), batches, weights)
+    loader = dataset.loader(pictures, batches, workers=training.workers)
+    return Feed(loader, batches, partial(_loss, training, phase, weights), partial(validate.validate, training))
 
 
 def _pictures(
@@ -74,3 +60,25 @@ def _pictures(
             check=check,
         )
     return pictures
+
+
+def _loss(training: Training, phase: Phase, class_weights: Tensor, batch: tuple[Tensor, Tensor]) -> Tensor:
+    """Of pictures [B, 1, S, S] uint8 and class indices [B]."""
+    place, model = training.place, training.model
+    images = training.compute.send(model.preprocessing.normalise(batch[0]))
+    rng = randomness.generator(training.recipe.seed, "mix", place.epoch, place.batch)
+    images, targets = augment.mix(images, _one_hot(training, batch[1]), phase.augment, rng)
+    with training.compute.autocast():
+        logits = model.classifier(images)
+    return losses.loss(logits, targets, class_weights, phase.train)
+
+
+def _loss_of_features(training: Training, phase: Phase, class_weights: Tensor, batch: tuple[Tensor, Tensor]) -> Tensor:
+    """Of features [B, D] and class indices [B]."""
+    with training.compute.autocast():
+        logits = training.model.classifier.answer(batch[0].to(training.compute.device))
+    return losses.loss(logits, _one_hot(training, batch[1]), class_weights, phase.train)
+
+
+def _one_hot(training: Training, targets: Tensor) -> Tensor:
+    return functional.one_hot(targets, len(training.model.classes)).float().to(training.compute.device)

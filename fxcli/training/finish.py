@@ -24,7 +24,7 @@ from fxcli.model.hardware import Compute, has_bf16
 from fxcli.run import checkpoint
 from fxcli.run.directory import Run
 from fxcli.run.files import write_text
-from fxcli.training import features, state
+from fxcli.training import features, validate
 from fxcli.training.ensemble import HELD_OUT
 from fxcli.training.state import Training
 
@@ -47,8 +47,8 @@ def finish(training: Training, run: Run) -> dict[str, Any]:
     figures: dict[str, Any] = {}
     paths, targets = training.part("val")
     if paths:
-        exact = state.pipeline_of(training).logits(paths)
-        figures = state.figures_of(training, exact, targets)
+        exact = validate.pipeline_of(training).logits(paths)
+        figures = validate.figures_of(training, exact, targets)
         model.info["agreement"] = _compare_bf16(training, paths, exact, targets)
     elif held_out is not None:
         paths, targets = training.part(HELD_OUT)
@@ -76,7 +76,7 @@ def _held_out(training: Training, run: Run) -> Labelled | None:
     if not rows:
         return None
     paths, targets = training.part(HELD_OUT)
-    logits, distances = zip(*state.pipeline_of(training).readable(paths), strict=True)
+    logits, distances = zip(*validate.pipeline_of(training).readable(paths), strict=True)
     said = Labelled(
         paths=tuple(row.path for row in rows),
         groups=tuple(groups_of(rows)),

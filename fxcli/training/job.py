@@ -27,7 +27,7 @@ from fxcli.recipe.schema import ClassifyRecipe, PrepareRecipe, PretrainRecipe, S
 from fxcli.run import directory, provenance
 from fxcli.run.directory import Run
 from fxcli.run.files import copy, sha256_of, write_text
-from fxcli.training import classify, ensemble, pretrain, state
+from fxcli.training import classify, ensemble, loop, pretrain
 from fxcli.training.ensemble import Part
 from fxcli.training.session import digest_of
 from fxcli.zoo.plugins import load_zoo
@@ -123,10 +123,10 @@ def _check(recipe: ClassifyRecipe, manifest: Manifest) -> None:
     """Whether every training that the recipe asks for can begin: a fold that cannot must not be found after hours."""
     parts = ensemble.parts(recipe, manifest, Run(Path()))
     if not parts:
-        state.check_parts(recipe, manifest)
+        classify.check_parts(recipe, manifest)
     for part in parts:
         try:
-            state.check_parts(part.recipe, part.manifest)
+            classify.check_parts(part.recipe, part.manifest)
         except DataError as error:
             if part.fold is None:
                 raise
@@ -254,9 +254,9 @@ def _one(run: Run, recipe: TrainRecipe, manifest: Manifest, *, resume: bool) -> 
     zoo = load_zoo()
     info = _header(recipe, manifest, compute)
     if isinstance(recipe, ClassifyRecipe):
-        training = state.build(recipe, manifest, compute, zoo, info)
+        training = classify.build(recipe, manifest, compute, zoo, info)
         console.note(f"run {run.path}")
-        return classify.train(training, run, resume=resume)
+        return loop.train(training, run, resume=resume)
     console.note(f"run {run.path}")
     return pretrain.train(recipe, manifest, compute, zoo, info, run, resume=resume)
 

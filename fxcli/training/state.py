@@ -1,24 +1,21 @@
-"""A training and where it stands: built from a recipe, validated, saved, restored. classify has the loop."""
+"""A training and where it stands: saved, restored. loop runs it; classify and detect say what is special to them."""
 
 from __future__ import annotations
 
 import contextlib
 import copy
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
+from torch.utils.data import DataLoader
 
 from fxcli.data.cache import Kept
+from fxcli.data.dataset import Batches
 from fxcli.data.manifest import Manifest
-from fxcli.errors import DataError
-from fxcli.evaluation import metrics
-from fxcli.inference.engines import TorchEngine
-from fxcli.inference.pipeline import Pipeline
 from fxcli.model.classifier import TrainedModel
 from fxcli.model.hardware import Compute
 from fxcli.recipe.schema import ClassifyRecipe, Phase
@@ -27,8 +24,6 @@ from fxcli.run.directory import Run
 from fxcli.training import optim, session
 from fxcli.training.session import Average
 from fxcli.zoo.plugins import Zoo
-
-MEANS_OF_CLASSES = {"val_macro_f1", "val_balanced_accuracy"}
 
 
 @dataclass
@@ -70,6 +65,45 @@ class Place:
     compute_s: float = 0.0
 
 
+@dataclass(frozen=True)
+class Feed:
+    """What a phase is fed with, and what it makes of it.
+
+    Attributes:
+        loader: Gives batches: inputs, then a target of each picture.
+        batches: The order behind it.
+        loss: Batch → mean loss over its pictures.
+        validate: Figures on the validation part; {} without one.
+        story: How it came about, for people; "" for nothing.
+        is_light: Whether a step is so small that a second thread only costs.
+    """
+
+    loader: DataLoader[Any]
+    batches: Batches
+    loss: Callable[[Any], Tensor]
+    validate: Callable[[], dict[str, Any]]
+    story: str = ""
+    is_light: bool = False
+
+
+@dataclass(frozen=True)
+class Task:
+    """What is special to what is trained, as functions of the training; classify has one, and detect.
+
+    Attributes:
+        freeze: Freezes what the phase at hand freezes, and puts all else into training mode.
+        feed: Feeds the phase at hand, which is set up; `check` is called now and then and may raise to end it, and
+            without one nothing is kept that takes a while to make.
+        finish: Writes the model that is kept, and returns its validation figures.
+        logged: Names of the figures that each epoch logs.
+    """
+
+    freeze: Callable[[Training, Phase], None]
+    feed: Callable[[Training, Callable[[], None] | None], Feed]
+    finish: Callable[[Training, Run], dict[str, Any]]
+    logged: tuple[str, ...]
+
+
 @dataclass
 class Training:
     """One training with its parts; `train` runs it.
@@ -80,6 +114,7 @@ class Training:
         model: What is trained; its info goes into the model file.
         compute: Device, precision, layout.
         zoo: Its trackers are called.
+        task: What is special to what it trains.
         workers: Decoding processes; None takes one per core, at most 4.
         place: Where it stands.
         kept: Decoded pictures, for all phases that see the same of them.
@@ -92,6 +127,7 @@ class Training:
     model: TrainedModel
     compute: Compute
     zoo: Zoo
+    task: Task
     workers: int | None = None
     place: Place = field(default_factory=Place)
     kept: Kept | None = None
@@ -110,61 +146,10 @@ class Training:
         return list(self.recipe.phases.items())
 
 
-def build(recipe: ClassifyRecipe, manifest: Manifest, compute: Compute, zoo: Zoo, info: dict[str, Any]) -> Training:
-    """Everything in place for the first step.
-
-    Raises:
-        DataError: The training part is empty, or a class has no picture in it; or validation is monitored, and is
-            empty, or lacks a class that counts in what is monitored.
-        WeightsUnavailable: See `model.init`.
-    """
-    check_parts(recipe, manifest)
-    spec = zoo.backbone(recipe.model.backbone)
-    network, preprocessing = session.start(recipe, manifest, spec, len(manifest.classes))
-    model = TrainedModel((compute.place(network),), spec, manifest.classes, preprocessing, info)
-    return Training(recipe, manifest, model, compute, zoo, workers=recipe.data.workers)
-
-
-def check_parts(recipe: ClassifyRecipe, manifest: Manifest) -> None:
-    """Whether the parts of a manifest are what a training needs.
-
-    Raises:
-        DataError: See `build`.
-    """
-    train = {row.label for row in manifest.part("train")}
-    absent = [name for name in manifest.classes if name not in train]
-    if absent:
-        raise DataError(f"no training picture of {', '.join(absent)}", where=manifest.file)
-    monitors = {phase.train.monitor for phase in recipe.phases.values()} - {"none"}
-    val = {row.label for row in manifest.part("val")}
-    if monitors and not val:
-        raise DataError(
-            "there is no validation part, which train.monitor needs",
-            where=manifest.file,
-            hint="prepare with split.val_frac above 0, or set train.monitor=none to keep the last epoch",
-        )
-    unseen = [name for name in manifest.classes if name not in val]
-    if unseen and (means := sorted(monitors & MEANS_OF_CLASSES)):
-        raise DataError(
-            f"no validation picture of {', '.join(unseen)}: {means[0]}, a mean over classes, would leave it out",
-            where=manifest.file,
-            hint="prepare with a larger split.val_frac, or set train.monitor=val_loss",
-        )
-    negative = recipe.evaluate.negative_class
-    if negative is not None and negative not in manifest.classes:
-        raise DataError(
-            f"evaluate.negative_class is {negative}, and no picture has this class",
-            where=manifest.file,
-            hint=f"its classes: {', '.join(manifest.classes)}",
-        )
-    if len(manifest.classes) < 2:
-        raise DataError("there is only one class", where=manifest.file)
-
-
 @contextlib.contextmanager
 def evaluated(training: Training) -> Iterator[None]:
-    """The classifier in eval mode and with averaged weights, if there are; afterwards as it was."""
-    network = training.model.classifier
+    """The network in eval mode and with averaged weights, if there are; afterwards as it was."""
+    network = training.model.network
     modes = {module: module.training for module in network.modules()}
     before = copy.deepcopy(network.state_dict()) if training.average else None
     if training.average:
@@ -179,24 +164,6 @@ def evaluated(training: Training) -> Iterator[None]:
             module.training = mode
 
 
-def validate(training: Training) -> dict[str, Any]:
-    """Figures on the validation part, by the same code as `fx evaluate`; {} without one."""
-    paths, targets = training.part("val")
-    return figures_of(training, pipeline_of(training).logits(paths), targets) if paths else {}
-
-
-def pipeline_of(training: Training) -> Pipeline:
-    """How `fx evaluate` runs the model: in fp32, whatever training computes in."""
-    model, compute = training.model, training.compute
-    engine = TorchEngine(model.members, model.preprocessing, Compute(compute.device, "fp32", compute.channels_last))
-    return Pipeline(engine, model.preprocessing, batch_size=training.recipe.evaluate.batch_size)
-
-
-def figures_of(training: Training, logits: np.ndarray, targets: list[int]) -> dict[str, Any]:
-    """Figures without intervals, for every epoch."""
-    return metrics.classification(logits, np.asarray(targets), training.model.classes)
-
-
 def save(training: Training, run: Run) -> None:
     """Writes the resume state.
 
@@ -204,8 +171,8 @@ def save(training: Training, run: Run) -> None:
         RunError: The weights are not finite: the state before them is the better one.
     """
     place = training.place
-    session.check_weights(training.model.classifier, place.step)
-    tensors = {f"model.{key}": value for key, value in training.model.classifier.state_dict().items()}
+    session.check_weights(training.model.network, place.step)
+    tensors = {f"model.{key}": value for key, value in training.model.network.state_dict().items()}
     if training.optimizer:
         tensors |= {f"optim.{key}": value for key, value in optim.state_tensors(training.optimizer).items()}
     if training.average:
@@ -239,7 +206,7 @@ def restore(training: Training, tensors: Mapping[str, Tensor]) -> None:
     if not tensors or training.optimizer is None:
         return
     with session.fitting():
-        training.model.classifier.load_state_dict(named("model."))
+        training.model.network.load_state_dict(named("model."))
         optim.load_state(training.optimizer, named("optim."))
         if training.average:
             training.average.load(named("ema."))
