@@ -47,11 +47,11 @@ def recipes():
 
 
 def keys():
-    from fxcli.recipe import schema
+    from fxcli.recipe import preparation, schema
 
     tasks: dict[str, list[str]] = {}
     for task, models in {
-        "prepare": {"": schema.PrepareRecipe},
+        "prepare": {"": preparation.PrepareRecipe},
         "classify": {"": schema.ClassifyRecipe, " ": schema.Phase},
         "pretrain": {"": schema.PretrainRecipe},
         "study": {

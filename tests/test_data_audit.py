@@ -11,7 +11,7 @@ from fxcli.data.audit import Pair, conclude, find_pairs
 from fxcli.data.oddities import Oddity
 from fxcli.data.views import view
 from fxcli.errors import DataError
-from fxcli.recipe.schema import Audit as Policy
+from fxcli.recipe.preparation import Audit as Policy
 
 # A test picture with a twin, one with a panel of its figure, and one that is alone; three copies with two labels.
 NAMES = ["t0", "t1", "t2", "a", "b", "c", "d", "e", "f"]

@@ -7,7 +7,7 @@ import pytest
 
 from fxcli.data.scan import SourcePicture, class_tree, labels, pictures, source, table
 from fxcli.errors import DataError, NothingFound
-from fxcli.recipe.schema import Columns
+from fxcli.recipe.preparation import Columns
 
 
 def touch(*names):

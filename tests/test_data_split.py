@@ -7,7 +7,7 @@ import pytest
 
 from fxcli.data.split import assign, groups
 from fxcli.errors import DataError
-from fxcli.recipe.schema import Split
+from fxcli.recipe.preparation import Split
 
 SPLITS = ("train", "val", "test")
 

@@ -27,7 +27,7 @@ from fxcli.errors import FxError, ModelFileError
 from fxcli.inference.opened import open_model
 from fxcli.model.hardware import Compute
 from fxcli.recipe.load import load, shipped
-from fxcli.recipe.schema import TASKS
+from fxcli.recipe.tasks import TASKS
 from fxcli.run import checkpoint, directory
 from fxcli.training import classify, loop, session, state
 

@@ -10,7 +10,7 @@ from typer.testing import CliRunner
 
 from fxcli.cli import app
 from fxcli.recipe.load import load, shipped
-from fxcli.recipe.schema import TASKS, json_schema
+from fxcli.recipe.tasks import TASKS, json_schema
 
 
 def fx(*arguments, code=0):

@@ -8,7 +8,8 @@ import pytest
 from fxcli.errors import RecipeError
 from fxcli.recipe import load as loading
 from fxcli.recipe.load import difference, load, load_default, resolved_yaml, shipped
-from fxcli.recipe.schema import ClassifyRecipe, Phase, PrepareRecipe
+from fxcli.recipe.preparation import PrepareRecipe
+from fxcli.recipe.schema import ClassifyRecipe, Phase
 
 PHANTOM = "data: {source: phantom}\n"
 

@@ -14,7 +14,7 @@ from fxcli.errors import SomeRowsFailed, UsageError
 
 if TYPE_CHECKING:
     from fxcli.recipe.load import Loaded
-    from fxcli.recipe.schema import PrepareRecipe
+    from fxcli.recipe.preparation import PrepareRecipe
 
 
 def prepare(

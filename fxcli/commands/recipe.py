@@ -150,7 +150,7 @@ def schema(
     Example: fx recipe schema classify > fx.schema.json
     """
     console.configure(quiet=quiet, debug=debug)
-    from fxcli.recipe.schema import TASKS, json_schema
+    from fxcli.recipe.tasks import TASKS, json_schema
 
     if task not in TASKS:
         raise UsageError(f"no task '{task}'", hint=f"tasks: {', '.join(TASKS)}")

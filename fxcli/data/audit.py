@@ -14,7 +14,7 @@ from fxcli.data import duplicates, figures, split
 from fxcli.data.oddities import ODD, Oddity
 from fxcli.data.views import View
 from fxcli.errors import DataError
-from fxcli.recipe.schema import Audit as Policy
+from fxcli.recipe.preparation import Audit as Policy
 
 SAME_PICTURE, SAME_FIGURE = "same_picture", "same_figure"
 LEARNT = ("train", "val", "calibration")

@@ -35,7 +35,7 @@ from fxcli.data.radiograph import Caution, Radiograph
 from fxcli.data.read import MARK, read
 from fxcli.data.views import LOOKED_AT_PX, View, view
 from fxcli.errors import DataError, UnreadableImage
-from fxcli.recipe.schema import Columns, PrepareRecipe
+from fxcli.recipe.preparation import Columns, PrepareRecipe
 from fxcli.run import ledger
 from fxcli.run.directory import Lock, Run
 from fxcli.run.files import replace, sha256_of, write_json

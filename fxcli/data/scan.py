@@ -15,7 +15,7 @@ from fxcli.data.manifest import COLUMNS, read_csv
 from fxcli.data.names import escaped, is_class_name
 from fxcli.data.read import EXTENSIONS
 from fxcli.errors import DataError, NothingFound
-from fxcli.recipe.schema import Columns
+from fxcli.recipe.preparation import Columns
 
 _SPLIT_FOLDERS = {
     "train": "train",

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Sequence
 import numpy as np
 
 from fxcli.errors import DataError
-from fxcli.recipe.schema import Split
+from fxcli.recipe.preparation import Split
 from fxcli.run.randomness import derive
 
 # With fewer groups in training, folds tell a model its errors better than pictures that it then cannot learn from.

@@ -20,15 +20,8 @@ from pydantic import BaseModel, ValidationError
 from fxcli.errors import RecipeError
 from fxcli.recipe import messages, rules, study
 from fxcli.recipe.messages import likely, written
-from fxcli.recipe.schema import (
-    PHASE_MODEL_KEYS,
-    PHASE_SECTIONS,
-    TASKS,
-    ClassifyRecipe,
-    PrepareRecipe,
-    Recipe,
-    StudyRecipe,
-)
+from fxcli.recipe.preparation import PrepareRecipe
+from fxcli.recipe.schema import ClassifyRecipe, StudyRecipe
 from fxcli.recipe.source import (
     Key,
     Leaf,
@@ -43,6 +36,7 @@ from fxcli.recipe.source import (
     read_value,
     write,
 )
+from fxcli.recipe.tasks import PHASE_MODEL_KEYS, PHASE_SECTIONS, TASKS, Recipe
 
 
 @dataclass(frozen=True)

@@ -12,8 +12,9 @@ from typing import Any
 from pydantic import BaseModel, ValidationError
 
 from fxcli.recipe.fields import PATTERNS
-from fxcli.recipe.schema import TASKS, Phase, StudyComparison, StudyRun
+from fxcli.recipe.schema import Phase, StudyComparison, StudyRun
 from fxcli.recipe.source import Key, Leaf
+from fxcli.recipe.tasks import TASKS
 
 Origins = Mapping[Key, Leaf]
 

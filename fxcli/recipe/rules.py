@@ -15,8 +15,10 @@ from pydantic import BaseModel, ValidationError
 from fxcli.errors import UnknownName
 from fxcli.recipe import messages
 from fxcli.recipe.messages import likely, written
-from fxcli.recipe.schema import ClassifyRecipe, PrepareRecipe, PretrainRecipe, Recipe, Schedule, StudyRecipe
+from fxcli.recipe.preparation import PrepareRecipe
+from fxcli.recipe.schema import ClassifyRecipe, PretrainRecipe, Schedule, StudyRecipe
 from fxcli.recipe.source import Key, Leaf
+from fxcli.recipe.tasks import Recipe
 from fxcli.zoo.plugins import Zoo, load_zoo
 from fxcli.zoo.specs import BackboneSpec
 

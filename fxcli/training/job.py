@@ -23,7 +23,8 @@ from fxcli.errors import DataError, Interrupted, RunError
 from fxcli.model import hardware
 from fxcli.model.hardware import Compute
 from fxcli.recipe.load import load, resolved_yaml
-from fxcli.recipe.schema import ClassifyRecipe, PrepareRecipe, PretrainRecipe, StudyRecipe
+from fxcli.recipe.preparation import PrepareRecipe
+from fxcli.recipe.schema import ClassifyRecipe, PretrainRecipe, StudyRecipe
 from fxcli.run import directory, provenance
 from fxcli.run.directory import Run
 from fxcli.run.files import copy, sha256_of, write_text
