@@ -52,7 +52,7 @@ def _guarded(command: Callable[..., None]) -> Callable[..., None]:
             _fail(Interrupted("interrupted"))
         except BrokenPipeError:
             # The reader of our stdout has left (`| head`): nothing is wrong, and nothing more can be written.
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            _drop_stdout()
         except OSError as error:
             _fail(
                 DataError(
@@ -83,7 +83,16 @@ def _fail(error: FxError) -> NoReturn:
     if console.debug:
         traceback.print_exc()
     console.error(error)
+    try:
+        sys.stdout.flush()
+    except OSError:
+        # What cannot be written now cannot at exit, which would end with another code.
+        _drop_stdout()
     raise typer.Exit(error.exit_code)
+
+
+def _drop_stdout() -> None:
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _version(wanted: bool) -> None:

@@ -92,7 +92,7 @@ def test_the_name_appears_when_it_is_complete(files):
             rows.write({"path": str(path), "status": "error", "reason": "bad"})
         assert shown(PART) == list(map(str, files)), "a row is in the file as soon as it is written"
         rows.finish()
-    assert names() == ["predictions.csv"]
+    assert names() == ["predictions.csv", "predictions.csv.json"]
     assert rows.failed == 12
 
 
@@ -100,13 +100,14 @@ def test_the_name_appears_when_it_is_complete(files):
 @pytest.mark.parametrize("after", [0, 1, 7, 11])
 def test_stopped_and_resumed_is_as_if_it_had_not_been(files, after, is_json):
     predict(files, json=is_json)
-    (name,) = names()
+    name, notes = names()
     whole = (OUT / name).read_bytes()
     os.remove(OUT / name)
+    os.remove(OUT / notes)
     stopped(files, after, json=is_json)
     assert names() == ([f"{name}.part", f"{name}.part.json"] if after else [])
     assert predict(files, json=is_json, resume=True) == (list(range(after, 12)), 0)
-    assert names() == [name]
+    assert names() == [name, notes]
     assert (OUT / name).read_bytes() == whole
 
 
@@ -186,13 +187,52 @@ def test_rows_of_which_nothing_is_known(files, notes):
 
 
 def test_complete_and_resumed(files, capsys):
-    predict(files, failing={"b.png"})
+    predict(files, failing=())
     before = FILE.read_bytes()
-    assert predict(files, resume=True) == ([], 1)
+    assert predict(files, resume=True) == ([], 0)
     assert "nothing is missing" in capsys.readouterr().err
     assert FILE.read_bytes() == before
-    with pytest.raises(DataError, match="complete, but of other pictures"):
-        predict(files[1:], resume=True)
+    assert names() == ["predictions.csv", "predictions.csv.json"]
+
+
+@pytest.mark.parametrize("changed", [{"model": "xyz"}, {"sets": True}])
+def test_complete_and_resumed_with_something_else(files, changed):
+    predict(files)
+    before = FILE.read_bytes()
+    with pytest.raises(RunError, match="these rows were made with something else"):
+        predict(files, resume=True, made_with=MADE_WITH | changed)
+    assert (names(), FILE.read_bytes()) == (["predictions.csv", "predictions.csv.json"], before)
+    notes = Path("out", "predictions.csv.json")
+    notes.unlink()
+    with pytest.raises(RunError, match="nothing tells what these rows were made with"):
+        predict(files, resume=True)
+    assert FILE.read_bytes() == before
+
+
+def test_complete_and_no_longer(files):
+    """A picture could not be read, one was replaced, one has lost its heat map, one went, one came."""
+    predict([path for path in files if path.name != "h.png"], failing={"b.png"}, mark=0.75)
+    before = FILE.read_bytes()
+    files[3].touch()
+    now = [path for path in files if path.name != "f.png"]
+    with pytest.raises(Stopped):
+        predict(now, resume=True, mark=0.5, stop_after=1)
+    assert FILE.read_bytes() == before, "it stays until another is complete"
+    todo, failed = predict(now, resume=True, mark=0.5, drawn=lambda index: now[index].name != "e.png")
+    assert ([now[index].name for index in todo], failed) == (["d.png", "e.png", "h.png"], 0)
+    assert shown() == list(map(str, now))
+    assert [row["p_y"] for row in table()].count("0.500000") == 4
+    assert names() == ["predictions.csv", "predictions.csv.json"]
+
+
+def test_killed_between_the_name_of_the_rows_and_that_of_their_notes(files, monkeypatch):
+    with monkeypatch.context() as patch:
+        patch.setattr(output, "_keep_notes", lambda _: (_ for _ in ()).throw(Stopped))
+        with pytest.raises(Stopped):
+            predict(files)
+    assert names() == ["predictions.csv", "predictions.csv.part.json"]
+    assert predict(files, resume=True) == ([], 0)
+    assert names() == ["predictions.csv", "predictions.csv.json"]
 
 
 # --- the folder is not as it was ---
@@ -207,7 +247,7 @@ def test_pictures_that_came_and_went(files, capsys):
     told = capsys.readouterr().err
     assert "going on: 3 of 11 pictures have their row" in told
     assert "1 pictures that have a row are no longer here" in told
-    assert names() == ["predictions.csv"]
+    assert names() == ["predictions.csv", "predictions.csv.json"]
 
 
 def test_a_picture_that_was_replaced_is_done_again(files):
@@ -291,7 +331,7 @@ def test_killed_at_every_write(files):
             done = max(0, row - 1) + (row > 0 and share == 1)
             assert predict(files, resume=True)[0] == list(range(done, 12)), "what was done is not done again"
             assert FILE.read_bytes() == whole
-            assert names() == ["predictions.csv"]
+            assert names() == ["predictions.csv", "predictions.csv.json"]
             os.remove(FILE)
 
 
@@ -311,7 +351,7 @@ def test_killed_while_it_gets_its_name(files, step):
     assert FILE.exists() == (step == "unlink")
     assert predict(files, resume=True)[0] == []
     assert FILE.read_bytes() == whole
-    assert names() == ["predictions.csv"]
+    assert names() == ["predictions.csv", "predictions.csv.json"]
 
 
 @forks
@@ -383,7 +423,7 @@ def test_a_lock_that_a_killed_one_left(files):
         left = Path("out/lock.json").read_text()
     Path("out/lock.json").write_text(json.dumps(json.loads(left) | {"pid": 2**22 + 1}))
     assert predict(files)[0] == list(range(12))
-    assert names() == ["predictions.csv"]
+    assert names() == ["predictions.csv", "predictions.csv.json"]
 
 
 def test_a_file_where_the_folder_should_be(files):

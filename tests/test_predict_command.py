@@ -75,7 +75,7 @@ def test_out_writes_a_complete_file_only(trained, raw, monkeypatch):
     done = fx("predict", raw, "--out", "answers", "--quiet")
     assert done.exit_code == 0
     assert done.stdout == ""
-    assert [file.name for file in Path("answers").iterdir()] == ["predictions.csv"]
+    assert sorted(file.name for file in Path("answers").iterdir()) == ["predictions.csv", "predictions.csv.json"]
     complete = Path("answers/predictions.csv").read_text()
     assert len(rows_of(complete)) == 48
 

@@ -120,7 +120,7 @@ def test_killed_and_resumed(raw, decoded, options):
     assert len(decoded) == 48 - done
     assert set(decoded.values()) == {1}
     assert_same(table(), expected)
-    assert os.listdir("out") == ["predictions.csv"]
+    assert sorted(os.listdir("out")) == ["predictions.csv", "predictions.csv.json"]
     assert (pictures("maps") if drawn else []) == drawn, "nothing half-drawn is left either"
 
 

@@ -40,7 +40,10 @@ def to_8_bit(pixels: np.ndarray, window: str, path: Path) -> npt.NDArray[np.uint
     del finite
     shades = np.empty(pixels.shape, dtype=np.uint8)
     for rows in _blocks(pixels):
-        shades[rows] = _shades(pixels[rows].astype(np.float64), low, high, ends)
+        # A signalling NaN is one like others.
+        with np.errstate(invalid="ignore"):
+            block = pixels[rows].astype(np.float64)
+        shades[rows] = _shades(block, low, high, ends)
     return shades
 
 

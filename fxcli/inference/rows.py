@@ -2,9 +2,11 @@
 
     predictions.csv.part         the rows so far; the last may be cut short
     predictions.csv.part.json    what they are made with
+    predictions.csv.json         the same, of complete ones
     lock.json                    who is at work here
 
-Whatever stops a prediction, its rows stay, and `--resume` goes on with them. Called by commands/predict.
+Whatever stops a prediction, its rows stay, and `--resume` goes on with them: with complete ones too, for pictures may
+have come or changed since. Called by commands/predict.
 """
 
 from __future__ import annotations
@@ -23,7 +25,7 @@ from fxcli.console import console
 from fxcli.errors import DataError, RunError
 from fxcli.evaluation.lines import Found, Lines, Place
 from fxcli.run.directory import Lock, Run
-from fxcli.run.files import replace, sync_folder, write_json
+from fxcli.run.files import copy, replace, sync_folder, write_json
 
 # (index of a picture) → whether the heat map is there that its answer needs.
 IsDrawn = Callable[[int], bool]
@@ -88,35 +90,6 @@ class Printed:
             sys.stdout.flush()
 
 
-class Complete:
-    """Rows that are all there.
-
-    Args:
-        file: With them.
-        found: They.
-    """
-
-    def __init__(self, file: Path, found: Found) -> None:
-        self.file, self.found, self.failed = file, found, found.failed
-
-    def missing(self, files: Sequence[Path], shown: Show, is_drawn: IsDrawn) -> Sequence[int]:
-        """See Rows.
-
-        Raises:
-            DataError: They are of other pictures.
-        """
-        if self.found.order != [shown(path) for path in files]:
-            raise _exists(self.file, "this file is complete, but of other pictures than are here now")
-        console.note(f"nothing is missing: {self.file} is complete")
-        return ()
-
-    def write(self, record: Mapping[str, Any]) -> None:
-        """See Rows."""
-
-    def finish(self) -> None:
-        """See Rows."""
-
-
 class Growing:
     """Rows in a file that gets its name at the end.
 
@@ -157,7 +130,10 @@ class Growing:
             is_done = place is not None and (not place.is_answer or is_drawn(index))
             if not is_done or _changed(path) >= self.started:
                 todo.append(index)
-        console.note(f"going on: {len(files) - len(todo)} of {len(files)} pictures have their row")
+        if todo:
+            console.note(f"going on: {len(files) - len(todo)} of {len(files)} pictures have their row")
+        else:
+            console.note("nothing is missing: each picture has its row")
         if gone := len(set(order).difference(cells)):
             console.warn(f"{gone} pictures that have a row are no longer here: their rows are left out")
         if order != cells[: len(order)] or todo != list(range(len(order), len(files))):
@@ -179,9 +155,10 @@ class Growing:
             os.fsync(self.handle.fileno())
             self.handle.close()
             replace(part_of(self.file) if self.places is None else self._ordered(self.places), self.file)
+            _keep_notes(self.file)
             sync_folder(self.file.parent)
-        for file in (part_of(self.file), notes_of(self.file)):
-            file.unlink(missing_ok=True)
+        # Of rows that were put in order.
+        part_of(self.file).unlink(missing_ok=True)
 
     def leave(self) -> None:
         """Called when something stopped the prediction."""
@@ -190,7 +167,7 @@ class Growing:
         if self.count:
             console.note(f"{self.count} rows are in {part}: the same command with --resume goes on with them")
         else:
-            for file in (part, notes_of(self.file)):
+            for file in (part, notes_of(part)):
                 file.unlink(missing_ok=True)
 
     def _append(self, text: str) -> None:
@@ -223,9 +200,15 @@ def part_of(file: Path) -> Path:
     return file.with_name(f"{file.name}.part")
 
 
-def notes_of(file: Path) -> Path:
-    """What tells what those are made with."""
-    return file.with_name(f"{file.name}.part.json")
+def notes_of(rows: Path) -> Path:
+    """What tells what the rows of a file are made with, be it complete or not."""
+    return rows.with_name(f"{rows.name}.json")
+
+
+def _keep_notes(file: Path) -> None:
+    """Gives the notes of rows that have just become complete their place."""
+    with contextlib.suppress(FileNotFoundError):
+        replace(notes_of(part_of(file)), notes_of(file))
 
 
 @contextlib.contextmanager
@@ -251,9 +234,6 @@ def going_to(
     folder.mkdir(parents=True, exist_ok=True)
     with Lock(Run(folder)):
         rows = _opened(folder / lines.file_name, lines, made_with, resume=resume, overwrite=overwrite)
-        if isinstance(rows, Complete):
-            yield rows
-            return
         try:
             yield rows
         except BaseException:
@@ -261,24 +241,26 @@ def going_to(
             raise
 
 
-def _opened(
-    file: Path, lines: Lines, made_with: Mapping[str, Any], *, resume: bool, overwrite: bool
-) -> Growing | Complete:
+def _opened(file: Path, lines: Lines, made_with: Mapping[str, Any], *, resume: bool, overwrite: bool) -> Growing:
     part = part_of(file)
-    if resume and file.exists() and not part.exists():
-        notes_of(file).unlink(missing_ok=True)
-        return Complete(file, _found(file, lines))
+    if resume and not part.exists() and file.exists():
+        # Complete, and perhaps no longer: it stays as it is until another is.
+        _keep_notes(file)  # killed between its name and theirs
+        _check_notes(file, made_with)
+        with _saying(part):
+            copy(notes_of(file), notes_of(part))
+            copy(file, part)
     found = _found(part, lines) if part.exists() and not overwrite else Found()
     if found.order and not resume:
         raise _exists(part, f"a prediction that was stopped left {len(found.order)} rows here", "--resume goes on; ")
     if file.exists() and not (resume or overwrite):
         raise _exists(file, "this file exists")
     if found.order:
-        started = _check_notes(file, made_with)
+        started = _check_notes(part, made_with)
         os.truncate(part, found.end)
         return Growing(file, lines, found, started)
     started = time.time()
-    write_json(notes_of(file), {"started": started, **made_with})
+    write_json(notes_of(part), {"started": started, **made_with})
     return Growing(file, lines, None, started)
 
 
@@ -287,20 +269,20 @@ def _found(file: Path, lines: Lines) -> Found:
         return lines.found(handle)
 
 
-def _check_notes(file: Path, made_with: Mapping[str, Any]) -> float:
-    """Whether rows were made with the same; when they were begun."""
+def _check_notes(rows: Path, made_with: Mapping[str, Any]) -> float:
+    """Whether the rows of a file were made with the same; when they were begun."""
     try:
-        notes = json.loads(notes_of(file).read_text(encoding="utf-8"))
+        notes = json.loads(notes_of(rows).read_text(encoding="utf-8"))
         started = float(notes.pop("started"))
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         what = "nothing tells what these rows were made with"
-        raise RunError(what, where=part_of(file), hint="--overwrite begins anew") from error
+        raise RunError(what, where=rows, hint="--overwrite begins anew") from error
     now = json.loads(json.dumps(made_with))
     differ = [key for key in {**notes, **now} if notes.get(key) != now.get(key)]
     if differ:
         told = "; ".join(f"{key} was {_short(notes.get(key))}, and is {_short(now.get(key))}" for key in differ)
         hint = "give it what it was begun with, or --overwrite, which begins anew"
-        raise RunError(f"these rows were made with something else: {told}", where=part_of(file), hint=hint)
+        raise RunError(f"these rows were made with something else: {told}", where=rows, hint=hint)
     return started
 
 
