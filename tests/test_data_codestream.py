@@ -29,7 +29,9 @@ def encoded(kind, **options):
 )
 def test_of_pillow(kind, options):
     frame = encoded(kind, **options)
-    assert look(frame) == Coded(80, 64, 8)
+    found = look(frame)
+    assert found == Coded(80, 64, 8, 1, found.scans)
+    assert (found.scans > 1) == ("progressive" in options)
     assert is_whole(frame)
     assert is_whole(frame + b"\0")
     assert not is_whole(frame[:-20])
@@ -38,7 +40,7 @@ def test_of_pillow(kind, options):
 def test_fill_bytes_before_a_marker():
     frame = encoded("JPEG")
     place = frame.find(b"\xff\xc0")
-    assert look(frame[:place] + b"\xff\xff\xff" + frame[place:]) == Coded(80, 64, 8)
+    assert look(frame[:place] + b"\xff\xff\xff" + frame[place:]) == Coded(80, 64, 8, 1)
 
 
 def test_what_is_none(tmp_path):

@@ -228,3 +228,14 @@ def test_what_a_header_lacks_is_named(tmp_path, keyword):
 def test_a_section_that_says_it_is_a_radiograph(tmp_path):
     path = save(tmp_path / "a.dcm", radiograph(12), bits=12, Modality="CR", SOPClassUID=uid.CTImageStorage)
     assert reason(path) == "CR (CT Image Storage), not a radiograph"
+
+
+@pytest.mark.parametrize("bits", [0, 17])
+def test_more_or_less_bits_than_there_are(tmp_path, bits):
+    path = save(tmp_path / "a.dcm", radiograph(12), bits=12, BitsStored=bits)
+    assert reason(path) == f"damaged DICOM: {bits} bits stored of 16"
+
+
+def test_a_modality_that_may_be_a_name(tmp_path):
+    path = save(tmp_path / "a.dcm", radiograph(12), bits=12, Modality="HANS", SOPClassUID=uid.UltrasoundImageStorage)
+    assert "HANS" not in reason(path)

@@ -109,13 +109,13 @@ def test_text_that_looks_as_if_it_had_been_changed(text):
     assert text_of(text_cell(text)) == text
 
 
-@pytest.mark.parametrize("name", ["a", "Fracture_dislocation", "1.2-b", ".a", "_a", "a-"])
+@pytest.mark.parametrize("name", ["a", "Fracture_dislocation", "1.2-b", "_a", "a-"])
 def test_class_names(name):
     assert is_class_name(name)
 
 
 @pytest.mark.parametrize(
-    "name", ["", "-a", "..", "_", "a b", "ä", "a\n", "=a", "<b>", "a/b", "a|b", "a\0", None, 3, "１"]
+    "name", ["", "-a", ".a", "..", "_", "a b", "ä", "a\n", "=a", "<b>", "a/b", "a|b", "a\0", None, 3, "１"]
 )
 def test_what_names_no_class(name):
     assert not is_class_name(name)

@@ -4,6 +4,8 @@ import json
 import os
 import random
 import struct
+import subprocess
+import sys
 import threading
 import warnings
 from pathlib import Path
@@ -208,6 +210,34 @@ def test_pictures_of_formats_that_are_known_and_not_read(tmp_path, start, told):
     path = tmp_path / "a.jpg"
     path.write_bytes(start + bytes(500))
     assert reason(path).startswith(told)
+
+
+def test_nothing_is_printed_of_odd_pictures(tmp_path):
+    """What warns in a program is no error there: a process of its own, with the warnings that users have."""
+    palette = Image.fromarray(gradient()).convert("P")
+    palette.info["transparency"] = bytes(range(256))
+    save(palette, tmp_path / "a.png")
+    Image.fromarray(np.full((40, 50), np.nan, np.float32)).save(tmp_path / "b.tif")
+    signalling = np.array([[0x7FA00000, 0x3F800000] * 20] * 40, dtype=np.uint32).view(np.float32)
+    Image.fromarray(signalling).save(tmp_path / "c.tif")
+    code = (
+        "import sys; from pathlib import Path; from fxcli.data.read import read\n"
+        "from fxcli.data.preprocess import Clean; from fxcli.errors import UnreadableImage\n"
+        "for path in sorted(Path(sys.argv[1]).iterdir()):\n"
+        "    try: Clean(64)(read(path), path); print('ok')\n"
+        "    except UnreadableImage as error: print(error.reason)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code, tmp_path], capture_output=True, text=True, check=True)
+    assert done.stderr == ""
+    assert done.stdout.splitlines() == ["ok", "no finite pixel value", "ok"]
+
+
+def test_whole_numbers_of_32_bits_in_either_order(tmp_path):
+    values = (gradient().astype(np.uint32) << 23) + 7
+    for order in "<>":
+        path = tmp_path / "a.tif"
+        path.write_bytes(tiff(values, 1, order))
+        assert np.array_equal(read(path).pixels, values)
 
 
 @pytest.mark.parametrize("suffix", [".jpg", ".png"])

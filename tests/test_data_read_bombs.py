@@ -1,6 +1,8 @@
 """Small files that claim to be huge are refused by their headers; large radiographs are not."""
 
+import io
 import os
+import struct
 import subprocess
 import sys
 import time
@@ -116,3 +118,38 @@ def test_a_png_of_many_chunks(tmp_path):
     assert read(path).pixels.shape == (64, 64)
     path.write_bytes(head + chunk * 1_000_000 + rest)
     assert reason(path) == "damaged: more than 200,000 chunks of a PNG"
+
+
+def progressive(side_px, scans):
+    """A progressive JPEG whose last scan stands there again and again: next to no bytes, and all the work."""
+    out = io.BytesIO()
+    Image.new("L", (side_px, side_px), 90).save(out, "JPEG", progressive=True)
+    data = out.getvalue()
+    last = data.rfind(b"\xff\xda")
+    return data[:last] + data[last:-2] * scans + b"\xff\xd9"
+
+
+def test_a_jpeg_of_many_scans(tmp_path):
+    path = tmp_path / "a.jpg"
+    path.write_bytes(progressive(2000, 2000))
+    assert path.stat().st_size < 1 << 20
+    assert reason(path) == "damaged: a JPEG of more than 100 scans"
+    path.write_bytes(progressive(64, 3))
+    assert read(path).pixels.shape == (64, 64)
+
+
+def tiled(tile, side_px=64):
+    """A TIFF of one tile, by hand."""
+    tags = [(256, side_px), (257, side_px), (258, 8), (259, 1), (262, 1), (277, 1)]
+    tags += [(322, tile[0]), (323, tile[1]), (324, 8), (325, side_px**2)]
+    entries = b"".join(struct.pack("<HHIL", tag, 4, 1, value) for tag, value in tags)
+    data = bytes(range(90, 91)) * side_px**2
+    return b"II*\0" + struct.pack("<L", 8 + len(data)) + data + struct.pack("<H", len(tags)) + entries + bytes(4)
+
+
+def test_a_small_tiff_of_a_huge_tile(tmp_path):
+    path = tmp_path / "a.tif"
+    path.write_bytes(tiled((64, 64)))
+    assert (read(path).pixels == 90).all()
+    path.write_bytes(tiled((16_000, 131_056)))
+    assert reason(path) == "damaged: tiles of 16000 × 131056 px in a picture of 64 px"

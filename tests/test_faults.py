@@ -71,8 +71,8 @@ CASES = [
     Case("bf16", precision="bf16"),
     Case("fp32-2-fork", workers=2, points=4),
     Case("bf16-2-fork", precision="bf16", workers=2, points=4),
-    Case("fp32-2-spawn", body=ONE_PHASE, workers=2, start_method="spawn", points=1),
-    Case("bf16-2-spawn", body=ONE_PHASE, precision="bf16", workers=2, start_method="spawn", points=1),
+    Case("fp32-2-spawn", body=ONE_PHASE, workers=2, start_method="spawn", points=2),
+    Case("bf16-2-spawn", body=ONE_PHASE, precision="bf16", workers=2, start_method="spawn", points=2),
     Case("frozen", body=FROZEN, cache="disk", points=4),
     Case("folds", body=FOLDS, points=5),
     Case("pretrain", body=PRETRAIN, points=5),
@@ -233,7 +233,7 @@ def test_killed_anywhere(place, unbroken, case):
     survived = killed_and_resumed(place, whole, case, plans)
     print(f"{survived} of {case.points} kills at random calls of {total}, {case.name}")
     # With decoding processes, how many calls the parent makes depends on how long it waits.
-    assert survived >= (case.points if case.workers == 0 else case.points - 2)
+    assert survived >= (case.points if case.workers == 0 else max(1, case.points - 2))
 
 
 @pytest.mark.parametrize("case", CASES[-3:], ids=lambda case: case.name)

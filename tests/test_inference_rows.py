@@ -428,5 +428,5 @@ def test_a_lock_that_a_killed_one_left(files):
 
 def test_a_file_where_the_folder_should_be(files):
     Path("out").touch()
-    with pytest.raises(FileExistsError):
+    with pytest.raises(DataError, match="out: cannot be written: File exists"):
         predict(files)

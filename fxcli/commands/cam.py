@@ -115,12 +115,14 @@ def _write(opened: Opened, answer: Answer, target: int | None, explainer: Explai
     import numpy as np
 
     from fxcli.explain.draw import draw_answer
+    from fxcli.run.files import saying
 
     made = draw_answer(opened, answer, target=target, explainer=explainer)
-    stem.parent.mkdir(parents=True, exist_ok=True)
-    made.save_overlay(Path(f"{stem}.overlay.png"))
-    made.save_pair(Path(f"{stem}.png"))
-    np.save(f"{stem}.map.npy", made.saliency, allow_pickle=False)
+    with saying(stem):
+        stem.parent.mkdir(parents=True, exist_ok=True)
+        made.save_overlay(Path(f"{stem}.overlay.png"))
+        made.save_pair(Path(f"{stem}.png"))
+        np.save(f"{stem}.map.npy", made.saliency, allow_pickle=False)
     maximum, total = float(made.saliency.max()), float(made.saliency.sum())
     name = opened.model.classes[made.target]
     return [name, round(made.probability, 6), round(maximum, 6), round(total, 6)]

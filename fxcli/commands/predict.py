@@ -201,12 +201,14 @@ def _listed() -> list[Path]:
 def _drawing(judge: Judge, maps: Sequence[Path]) -> Callable[[Answer], dict[str, Any]]:
     """Tells and draws an answer on the thread that it was computed on; what is not answered is not drawn, either."""
     from fxcli.explain.draw import draw_answer
+    from fxcli.run.files import saying
 
     def draw(answer: Answer) -> dict[str, Any]:
         verdict = judge.verdict(answer)
         if verdict["status"] == "ok":
             target = maps[answer.index]
-            target.parent.mkdir(parents=True, exist_ok=True)
+            with saying(target):
+                target.parent.mkdir(parents=True, exist_ok=True)
             draw_answer(judge.opened, answer).save_overlay(target)
         return verdict
 

@@ -20,7 +20,7 @@ DECODER_DEPENDENCIES = {f"1.2.840.10008.1.2.4.{number}": ("imagecodecs",) for nu
 _SOI, _J2K = b"\xff\xd8", b"\xff\x4f\xff\x51"
 # Frame headers of JPEG and JPEG-LS (ITU T.81, table B.1; T.87); C4, C8 and CC between them are something else.
 _FRAMES = {*range(0xC0, 0xD0), 0xF7} - {0xC4, 0xC8, 0xCC}
-_SCAN = 0xDA
+_SCAN, _SCAN_MARKER = 0xDA, b"\xff\xda"
 # JPEG, JPEG-LS and JPEG 2000 end alike.
 _END = b"\xff\xd9"
 
@@ -33,11 +33,15 @@ class Coded:
         width_px: Of the frame.
         height_px: Likewise.
         bits: Of a sample.
+        samples: Of a pixel.
+        scans: That a decoder goes over the picture for.
     """
 
     width_px: int
     height_px: int
     bits: int
+    samples: int
+    scans: int = 1
 
 
 def look(frame: bytes) -> Coded | None:
@@ -50,7 +54,8 @@ def look(frame: bytes) -> Coded | None:
         if start < 0:
             return None
         right, bottom, left, top = struct.unpack_from(">4L", frame, start + 8)
-        return Coded(right - left, bottom - top, (frame[start + 42] & 0x7F) + 1)
+        (samples,) = struct.unpack_from(">H", frame, start + 40)
+        return Coded(right - left, bottom - top, (frame[start + 42] & 0x7F) + 1, samples)
     except (struct.error, IndexError):
         return None
 
@@ -62,8 +67,8 @@ def _jpeg(frame: bytes) -> Coded | None:
         if frame[at] != 0xFF or marker == _SCAN:
             return None
         if marker in _FRAMES:
-            bits, height, width = struct.unpack_from(">BHH", frame, at + 4)
-            return Coded(width, height, bits)
+            bits, height, width, samples = struct.unpack_from(">BHHB", frame, at + 4)
+            return Coded(width, height, bits, samples, frame.count(_SCAN_MARKER))
         # A marker may have any number of FF in front.
         at += 1 if marker == 0xFF else 2 + int.from_bytes(frame[at + 2 : at + 4], "big")
 

@@ -17,11 +17,13 @@ MAX_BYTES = 1 << 30
 MAX_JPEG_BYTES = 256 << 20
 # Writers of PNG make chunks of 8 KiB or more.
 _MOST_CHUNKS = 200_000
+# A decoder goes over the whole picture for each scan; writers make about ten.
+MOST_SCANS = 100
 # What decoders skip in front of a marker.
 _MOST_JUNK_BYTES = 64 << 10
 
 _PNG, _JPEG = b"\x89PNG\r\n\x1a\n", b"\xff\xd8"
-_SCAN, _END = 0xDA, 0xD9
+_SCAN, _END, _SCAN_MARKER = 0xDA, 0xD9, b"\xff\xda"
 # TEM and RST0 to RST7 stand alone: no length follows.
 _ALONE = {0x01, *range(0xD0, 0xD8)}
 
@@ -30,6 +32,8 @@ def unread(start: bytes) -> str:
     """What a file is that no decoder of fx knows, by its first bytes; "" if that is unknown here, too."""
     if start[4:8] == b"ftyp":
         return "HEIC, AVIF or a film, which fx does not read: save it as PNG"
+    if start.startswith((b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")):
+        return "a TIFF of a kind that fx does not read: save it as a grey PNG of 16 bits"
     if start.startswith((b"\0\0\0\x0cjP  ", b"\xff\x4f\xff\x51")):
         return "JPEG 2000 outside DICOM, which fx does not read: save it as PNG"
     return ""
@@ -49,6 +53,7 @@ def check(handle: BinaryIO, path: Path) -> None:
     if start.startswith(_JPEG):
         handle.seek(len(_JPEG))
         _check_markers(handle, path)
+        _check_scans(handle, path)
     elif start == _PNG:
         _check_chunks(handle, path)
     handle.seek(0)
@@ -74,6 +79,16 @@ def _check_markers(handle: BinaryIO, path: Path) -> None:
             length = int.from_bytes(handle.read(2), "big")
             handle.seek(max(0, length - 2), os.SEEK_CUR)
     raise UnreadableImage(path, "damaged: no marker of a JPEG where one must stand")
+
+
+def _check_scans(handle: BinaryIO, path: Path) -> None:
+    """From the first scan on; within one no FF stands before another byte than 0 or a restart marker's."""
+    count, last = 1, b""
+    while block := handle.read(1 << 20):
+        count += (last + block).count(_SCAN_MARKER)
+        last = block[-1:]
+        if count > MOST_SCANS:
+            raise UnreadableImage(path, f"damaged: a JPEG of more than {MOST_SCANS} scans")
 
 
 def _check_chunks(handle: BinaryIO, path: Path) -> None:

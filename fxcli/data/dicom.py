@@ -27,6 +27,7 @@ from fxcli.errors import MissingDependency, UnreadableImage
 # Kinds of radiographs by Modality; what may be one, or anything else, is judged by its SOP class.
 _RADIOGRAPHS = {"CR", "DX", "DR", "RG", "XA", "RF", "PX", "IO"}
 _ANYTHING = {"", "OT", "SC"}
+_OTHERS = {"CT", "MR", "US", "NM", "PT", "MG", "BMD", "ES", "XC", "ECG", "SR", "SEG", "PR", "KO", "DOC", "RTIMAGE"}
 # Computed and digital radiography, intra-oral, secondary capture, angiography and fluoroscopy (PS3.4 B.5).
 _STORAGE = "1.2.840.10008.5.1.4.1.1."
 _SOP_CLASSES = {
@@ -101,13 +102,17 @@ def _check_kind(header: Header, path: Path) -> None:
     short = header.sop_class.removeprefix(_STORAGE)
     is_other_class = short != header.sop_class and short not in _SOP_CLASSES
     if short in _SECTIONS or (modality not in _RADIOGRAPHS and (is_other_class or modality not in _ANYTHING)):
-        known = modality if len(modality) <= 4 and modality.isalnum() and modality.isascii() else "DICOM"
+        # Not whatever stands there: that may be a name.
+        known = modality if modality in _OTHERS | _RADIOGRAPHS | _ANYTHING - {""} else "DICOM"
         raise UnreadableImage(path, f"{known}{dicom_pixels.in_words(header.sop_class)}, not a radiograph")
     if not header.pixel_keyword:
         raise UnreadableImage(path, f"DICOM{dicom_pixels.in_words(header.sop_class)} without pixel data")
     wanted = _OF_ANY + (_OF_WHOLE_NUMBERS if header.pixel_keyword == "PixelData" else ())
     if absent := [keyword for keyword in wanted if header.dataset.get(keyword) is None]:
         raise UnreadableImage(path, f"damaged DICOM: its header lacks {' and '.join(absent)}")
+    stored, room = (int(header.dataset.get(name) or 1) for name in ("BitsStored", "BitsAllocated"))
+    if header.dataset.get("BitsStored") == 0 or not 1 <= stored <= room:
+        raise UnreadableImage(path, f"damaged DICOM: {header.dataset.BitsStored} bits stored of {room}")
 
 
 def _radiograph(header: Header, path: Path) -> Radiograph:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from fxcli.data import codestream
+from fxcli.data.containers import MOST_SCANS
 from fxcli.data.dicom_header import Header
 from fxcli.data.voi import Display, Lut, Window
 from fxcli.errors import UnreadableImage
@@ -103,6 +104,10 @@ def _frame(header: Header, path: Path, options: dict[str, Any]) -> bytes:
     coded = codestream.look(frame)
     if coded is None or (coded.width_px, coded.height_px) != header.size_px:
         raise UnreadableImage(path, "damaged DICOM: the compressed picture has another size than its header states")
+    # What a decoder makes room and takes time for.
+    if coded.samples != int(header.dataset.SamplesPerPixel) or coded.scans > MOST_SCANS:
+        what = f"{coded.samples} channels in {coded.scans} scans"
+        raise UnreadableImage(path, f"damaged DICOM: the compressed picture has {what}")
     if not codestream.is_whole(frame):
         raise UnreadableImage(path, "cut short: the end of the compressed picture is missing")
     return frame
@@ -173,9 +178,10 @@ def display(stored: np.ndarray, header: Header) -> Display:
     if tables := dataset.get("ModalityLUTSequence"):
         rescale = _lut(tables[0], header)
     tables = dataset.get("VOILUTSequence")
+    finite = stored[np.isfinite(stored)] if stored.dtype.kind == "f" else stored
     return Display(
         # Values that a wrong number of bits has no room for are there all the same.
-        range=(float(min(low, np.nanmin(stored))), float(max(high, np.nanmax(stored)))),
+        range=(float(finite.min(initial=low)), float(finite.max(initial=high))),
         rescale=rescale,
         voi=_lut(tables[0], header) if tables else _window(dataset),
         is_inverted=dataset.PhotometricInterpretation == "MONOCHROME1",

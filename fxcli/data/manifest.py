@@ -271,7 +271,9 @@ def _row(record: dict[str, str], place: str) -> Row:
         raise DataError(f"path {record['path'][:200]!r} leaves the manifest's folder", where=place)
     label, split = record["label"], record["split"]
     if not is_class_name(label):
-        raise DataError(f"class {label[:80]!r}: only letters, digits, _, . and - are allowed, no - first", where=place)
+        raise DataError(
+            f"class {label[:80]!r}: only letters, digits, _, . and - are allowed, no . or - first", where=place
+        )
     if split not in SPLITS:
         raise DataError(f"split {split[:80]!r} is none of {', '.join(SPLITS)}", where=place)
     if record.get("leaked", "") not in ("", "yes", "no"):

@@ -20,7 +20,8 @@ _ESCAPE = re.compile(r"\\u(d[89a-f][0-9a-f]{2})")
 _BACKSLASH = "\udc5c"
 _GUARDED = re.compile(f"'+[{re.escape(''.join(FORMULA))}]")
 _NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)(e[+-]?\d+)?", re.ASCII | re.IGNORECASE)
-_CLASS = re.compile(r"[A-Za-z0-9_.][A-Za-z0-9_.-]{0,254}")
+# Not with a dot first: it names a folder, too, which would be a hidden one.
+_CLASS = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,254}")
 
 
 def escaped(name: str) -> str:
@@ -68,7 +69,7 @@ def text_of(cell: str) -> str:
 
 
 def is_class_name(name: object) -> bool:
-    """Whether it may name a class: letters, digits, `_`, `.` and `-`, which is not the first; and not dots alone."""
+    """Whether it may name a class: letters, digits, `_`, `.` and `-`, the last two not first; and not `_` alone."""
     return isinstance(name, str) and _CLASS.fullmatch(name) is not None and any(map(str.isalnum, name))
 
 

@@ -38,7 +38,7 @@ from fxcli.errors import DataError, UnreadableImage
 from fxcli.recipe.preparation import Columns, PrepareRecipe
 from fxcli.run import ledger
 from fxcli.run.directory import Lock, Run
-from fxcli.run.files import replace, sha256_of, write_json
+from fxcli.run.files import replace, saying, sha256_of, write_json
 from fxcli.run.key import hashed
 from fxcli.run.provenance import now
 
@@ -151,8 +151,9 @@ def prepare(
     boxes = read_annotations(Path(recipe.boxes.source)) if recipe.boxes.source else None
     items = _phantoms(recipe) if recipe.data.source == PHANTOM else _files(recipe, boxes, unreadable, paths)
     part = Path(f"{os.path.abspath(folder)}.part")
-    part.mkdir(parents=True, exist_ok=True)
-    with Lock(Run(part)):
+    with saying(folder):
+        part.mkdir(parents=True, exist_ok=True)
+    with Lock(Run(part)), saying(folder):
         try:
             shutil.rmtree(part / "pictures", ignore_errors=True)  # of a process that was killed
             made = _pictures(items, recipe, part, unreadable)

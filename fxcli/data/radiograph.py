@@ -99,7 +99,9 @@ def colour_frac(image: Image.Image) -> float:
     """The fraction of a decoded picture's area whose colour is far from grey, from a sample of its pixels."""
     if image.mode in ("L", "1", "I", "F") or image.mode.startswith("I;16"):
         return 0.0
-    red, green, blue = image.resize((_COLOUR_PX, _COLOUR_PX), Image.Resampling.NEAREST).convert("RGB").split()
+    sample = image.resize((_COLOUR_PX, _COLOUR_PX), Image.Resampling.NEAREST)
+    # Of a palette each entry may be transparent, which RGB has no word for.
+    red, green, blue = (sample.convert("RGBA") if sample.mode == "P" else sample).convert("RGB").split()
     apart = ImageChops.lighter(ImageChops.difference(red, green), ImageChops.difference(green, blue))
     counts = ImageChops.lighter(apart, ImageChops.difference(blue, red)).histogram()
     return sum(counts[_COLOURED + 1 :]) / _COLOUR_PX**2

@@ -43,14 +43,22 @@ _TURNS = {
     8: Image.Transpose.ROTATE_90,
 }
 _SIDEWAYS = (5, 6, 7, 8)
+# Width and length of the tiles of a TIFF; those of usual ones have 512 pixels a side at most.
+_TILE, _LARGE_TILE_PIXELS = (322, 323), 1 << 22
 _EXIF, _TIFF_STARTS, _TIFF_HEADER_BYTES = b"Exif\0\0", (b"II*\0", b"MM\0*"), 8
 
-# A damaged EXIF block may hide a turn. Set once, here: catch_warnings is not safe in decoding threads.
+# What Pillow warns of is told by cautions and reasons, or by nobody: users cannot do anything about its words. But a
+# damaged EXIF block may hide a turn. Set once, here: catch_warnings is not safe in decoding threads.
+warnings.filterwarnings("ignore", module="PIL")
 warnings.filterwarnings("error", message="Corrupt EXIF data")
 warnings.filterwarnings("error", category=Image.DecompressionBombWarning)
 # Pillow can unpack them, but does not know that a TIFF may hold them.
-for _order, _raw_mode in ((TiffImagePlugin.II, "F;64F"), (TiffImagePlugin.MM, "F;64BF")):
-    TiffImagePlugin.OPEN_INFO.setdefault((_order, 1, (3,), 1, (64,), ()), ("F", _raw_mode))
+for _order, _format, _bits, _modes in (
+    (TiffImagePlugin.II, 3, 64, ("F", "F;64F")),
+    (TiffImagePlugin.MM, 3, 64, ("F", "F;64BF")),
+    (TiffImagePlugin.MM, 1, 32, ("I", "I;32B")),
+):
+    TiffImagePlugin.OPEN_INFO.setdefault((_order, 1, (_format,), 1, (_bits,), ()), _modes)
 
 
 def read(path: Path, *, draft_px: int | None = None) -> Radiograph:
@@ -100,6 +108,7 @@ def _picture(handle: BinaryIO, path: Path, draft_px: int | None) -> Radiograph:
     with Image.open(handle, formats=_FORMATS) as image:
         check_size(path, *image.size)
         _check_exif(image)
+        _check_tiles(image, path)
         # First: to look for text in a PNG decodes it.
         is_cut_deep = _is_cut_deep(image)
         mark = _mark(image)
@@ -159,6 +168,13 @@ def _check_exif(image: Image.Image) -> None:
     tiff = block.removeprefix(_EXIF) if isinstance(block, bytes) else b""
     if len(tiff) > _TIFF_HEADER_BYTES and not tiff.startswith(_TIFF_STARTS):
         raise ValueError("the EXIF block, which may hide a turn")
+
+
+def _check_tiles(image: Image.Image, path: Path) -> None:
+    """A TIFF's decoder makes room for a whole tile, whatever the picture's own size."""
+    width, height = (getattr(image, "tag_v2", {}).get(tag, 0) for tag in _TILE)
+    if width * height > max(_LARGE_TILE_PIXELS, 4 * image.width * image.height):
+        raise UnreadableImage(path, f"damaged: tiles of {width} × {height} px in a picture of {image.width} px")
 
 
 def _orientation(image: Image.Image) -> int:

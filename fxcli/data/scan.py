@@ -75,7 +75,7 @@ def pictures(paths: Iterable[Path], *, keep_absent: bool = False) -> list[Path]:
                 raise NothingFound(path, EXTENSIONS, tree.told(others))
             found += sorted(inside) or [path]
             passed_over += others
-        elif keep_absent or os.path.exists(path):
+        elif keep_absent or os.path.lexists(path):
             found.append(path)
         else:
             reason = tree.unusable(path)
@@ -219,4 +219,4 @@ def labels(found: Iterable[SourcePicture], classes: Mapping[str, str], where: Pa
 
 
 def _class_name(folder: str) -> str:
-    return "".join(c if c.isascii() and (c.isalnum() or c in "_.-") else "_" for c in folder).strip("_").lstrip("_-")
+    return "".join(c if c.isascii() and (c.isalnum() or c in "_.-") else "_" for c in folder).strip("_").lstrip("_.-")

@@ -154,4 +154,6 @@ def _compact(values: np.ndarray) -> np.ndarray:
         # NaN is in no range.
         if values.min() >= ends.min and values.max() <= ends.max and np.array_equal(values, np.rint(values)):
             return values.astype(kind)
-    return values.astype(np.float32)
+    # What is too large for them is infinite, as in the division that made it.
+    with np.errstate(over="ignore"):
+        return values.astype(np.float32)

@@ -23,6 +23,7 @@ from fxcli.explain.png import write_png
 from fxcli.inference.engines import TorchEngine
 from fxcli.inference.opened import Opened
 from fxcli.inference.pipeline import Answer
+from fxcli.run.files import saying
 from fxcli.zoo.specs import BackboneSpec
 
 # Signature, header, and the beginning of the text that says what it is.
@@ -62,8 +63,9 @@ class HeatMap:
         self._save(np.asarray(overlay.side_by_side(self.cleaned, self.heat, self.caption)), path)
 
     def _save(self, pixels: np.ndarray, path: Path) -> None:
-        # `read` refuses what carries this: a heat map is no radiograph.
-        write_png(path, pixels, MARK, json.dumps({HEAT_MAP: True, "notice": self.notice}))
+        with saying(path):
+            # `read` refuses what carries this: a heat map is no radiograph.
+            write_png(path, pixels, MARK, json.dumps({HEAT_MAP: True, "notice": self.notice}))
 
 
 def draw_answer(

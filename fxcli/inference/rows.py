@@ -25,7 +25,9 @@ from fxcli.console import console
 from fxcli.errors import DataError, RunError
 from fxcli.evaluation.lines import Found, Lines, Place
 from fxcli.run.directory import Lock, Run
-from fxcli.run.files import copy, replace, sync_folder, write_json
+from fxcli.run.files import copy, replace, saying, sync_folder, write_json
+
+_KEPT = "make space there, or write elsewhere; rows in a .part file are kept, and --resume goes on with them"
 
 # (index of a picture) → whether the heat map is there that its answer needs.
 IsDrawn = Callable[[int], bool]
@@ -85,7 +87,7 @@ class Printed:
         """See Rows."""
 
     def _print(self, text: str) -> None:
-        with _saying("stdout"):
+        with saying("stdout", _KEPT):
             sys.stdout.write(text)
             sys.stdout.flush()
 
@@ -151,7 +153,7 @@ class Growing:
 
     def finish(self) -> None:
         """See Rows; the file gets its name."""
-        with _saying(self.file):
+        with saying(self.file, _KEPT):
             os.fsync(self.handle.fileno())
             self.handle.close()
             replace(part_of(self.file) if self.places is None else self._ordered(self.places), self.file)
@@ -172,7 +174,7 @@ class Growing:
 
     def _append(self, text: str) -> None:
         rest = memoryview(text.encode("utf-8", "backslashreplace"))
-        with _saying(part_of(self.file)):
+        with saying(part_of(self.file), _KEPT):
             while rest:
                 # A disk that is nearly full takes a part of it.
                 written = self.handle.write(rest) or 0
@@ -231,7 +233,8 @@ def going_to(
     if folder is None:
         yield Printed(lines)
         return
-    folder.mkdir(parents=True, exist_ok=True)
+    with saying(folder):
+        folder.mkdir(parents=True, exist_ok=True)
     with Lock(Run(folder)):
         rows = _opened(folder / lines.file_name, lines, made_with, resume=resume, overwrite=overwrite)
         try:
@@ -247,7 +250,7 @@ def _opened(file: Path, lines: Lines, made_with: Mapping[str, Any], *, resume: b
         # Complete, and perhaps no longer: it stays as it is until another is.
         _keep_notes(file)  # killed between its name and theirs
         _check_notes(file, made_with)
-        with _saying(part):
+        with saying(part, _KEPT):
             copy(notes_of(file), notes_of(part))
             copy(file, part)
     found = _found(part, lines) if part.exists() and not overwrite else Found()
@@ -298,18 +301,6 @@ def _changed(path: Path) -> float:
 
 def _exists(file: Path, what: str, instead: str = "") -> DataError:
     return DataError(what, where=file, hint=f"{instead}--overwrite replaces it; --out names another folder")
-
-
-@contextlib.contextmanager
-def _saying(where: str | Path) -> Iterator[None]:
-    """Says where nothing could be written; the system's error does not."""
-    try:
-        yield
-    except BrokenPipeError:
-        raise
-    except OSError as error:
-        hint = "make space there, or write elsewhere; rows in a .part file are kept, and --resume goes on with them"
-        raise DataError(f"cannot be written: {error.strerror or error}", where=where, hint=hint) from error
 
 
 def _short(value: object) -> str:

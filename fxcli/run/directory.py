@@ -293,7 +293,11 @@ def _alive(pid: int) -> bool:
         return False
     except PermissionError:
         return True
-    return True
+    try:
+        # Dead, and not yet asked for by its parent; the name before it may hold brackets.
+        return not Path(f"/proc/{pid}/stat").read_bytes().rpartition(b")")[2].lstrip().startswith(b"Z")
+    except OSError:
+        return True
 
 
 def all_runs(folder: Path = RUNS) -> Iterator[tuple[Run, dict[str, Any]]]:

@@ -13,6 +13,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from fxcli.errors import DataError
+
 
 @contextlib.contextmanager
 def replacing(path: Path) -> Iterator[Path]:
@@ -29,6 +31,17 @@ def replacing(path: Path) -> Iterator[Path]:
             part.unlink()
         raise
     sync_folder(path.parent)
+
+
+@contextlib.contextmanager
+def saying(where: str | Path, hint: str = "make space there, or write elsewhere") -> Iterator[None]:
+    """Says as a DataError where nothing could be written; the system's own error often does not."""
+    try:
+        yield
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        raise DataError(f"cannot be written: {error.strerror or error}", where=where, hint=hint) from error
 
 
 def sync_folder(folder: Path) -> None:
