@@ -113,8 +113,6 @@ def predict(
     from fxcli.data.paths import Shown
     from fxcli.evaluation.lines import Lines
     from fxcli.evaluation.predictions import PredictionTable
-    from fxcli.evaluation.table import output_names
-    from fxcli.explain.draw import check_places, pictures_beside
     from fxcli.inference import rows as output
     from fxcli.inference.opened import open_model
     from fxcli.inference.verdict import Judge
@@ -136,10 +134,11 @@ def predict(
         listed = path == "-"
         files += scan.pictures(_listed() if listed else [Path(path)], keep_absent=listed)
     if cam:
+        from fxcli.explain.draw import pictures_beside
+
         files = pictures_beside(cam, files)
     shown = Shown.of(names, files)
-    maps = [cam / f"{name}.png" for name in output_names(files, shown)] if cam else []
-    check_places(maps, files)
+    maps = _maps(cam, files, shown) if cam else []
     lines = Lines(PredictionTable(opened.model.classes, opened.model.info, extra=judge.columns), json=json)
     made_with = judge.made_with() | {"paths": names.value}
     with output.going_to(out, lines, made_with, resume=resume, overwrite=overwrite) as rows:
@@ -186,6 +185,16 @@ def _predict(
             raise UnreadableImage(path, verdict["reason"])
     rows.finish()
     warn_of(cautions)
+
+
+def _maps(cam: Path, files: Sequence[Path], shown: Shown) -> list[Path]:
+    """Where the heat map of each picture goes, which is called as the picture is shown."""
+    from fxcli.evaluation.table import output_names
+    from fxcli.explain.draw import check_places
+
+    maps = [cam / f"{name}.png" for name in output_names(files, shown)]
+    check_places(maps, files)
+    return maps
 
 
 def _listed() -> list[Path]:
