@@ -1,3 +1,4 @@
+import errno
 import os
 import stat
 import subprocess
@@ -90,3 +91,15 @@ def test_nobody_sees_half_a_key(monkeypatch):
     key._key.cache_clear()
     assert file().read_bytes() == b"k" * 32
     assert hashed("a") == first
+
+
+def test_a_file_system_without_hard_links(monkeypatch):
+    def refused(source, target):
+        raise OSError(errno.EPERM, "Operation not permitted")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "link", refused)
+        first = hashed("a")
+    key._key.cache_clear()
+    assert hashed("a") == first
+    assert [path.name for path in file().parent.iterdir()] == ["names.key"]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import functools
 import hashlib
 import os
@@ -52,7 +51,11 @@ def _make(file: Path) -> None:
     try:
         with os.fdopen(handle, "wb") as target:
             target.write(secrets.token_bytes(_KEY_BYTES))
-        with contextlib.suppress(FileExistsError):
+        try:
             os.link(part, file)
+        except FileExistsError:
+            pass  # another process was faster
+        except OSError:
+            os.replace(part, file)  # a file system without hard links
     finally:
-        part.unlink()
+        part.unlink(missing_ok=True)
