@@ -44,7 +44,7 @@ class Annotated:
     """What a source says of one picture.
 
     Attributes:
-        boxes: None means that nothing is there: the picture is a negative.
+        boxes: None of them means that nothing is there: the picture is a negative.
         size_px: (width, height) that the boxes refer to; None for fractions.
     """
 

@@ -15,7 +15,7 @@ from fxcli.errors import DataError
 _ROUNDING_PX = 0.5
 # EXIF's orientations from here on turn by 90°.
 _SIDEWAYS = 5
-# Pillow's numbers of EXIF orientations, as what becomes of (left, top, right, bottom) in a picture of (width, height).
+# EXIF's orientations, as what becomes of (left, top, right, bottom) in a picture stored with (width, height).
 _TURNS: dict[int, Callable[[Corners, float, float], Corners]] = {
     2: lambda c, w, h: (w - c[2], c[1], w - c[0], c[3]),
     3: lambda c, w, h: (w - c[2], h - c[3], w - c[0], h - c[1]),

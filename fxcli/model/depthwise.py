@@ -1,10 +1,10 @@
 """Gradients of depthwise convolutions in bf16 on a CPU, from the calls of oneDNN that are fast.
 
 PyTorch hands bf16 convolutions to oneDNN, whose backward pass is fast for a depthwise kernel of 3 × 3 at stride 1 and
-falls to a reference implementation elsewhere, many times as slow. Both other cases are made
-of the fast one here. Of a stride of s, the pictures' gradient falls into s × s interleaved parts, each a plain
-convolution of the output's gradient with every s-th row and column of the kernel. Of a larger kernel, the gradient is
-put together from those of its 3 × 3 parts. Sums are taken in another order, so last bits differ.
+falls to a reference implementation elsewhere, many times as slow. Both other cases are made of the fast one here. Of a
+stride of s, the pictures' gradient falls into s × s interleaved parts, each a plain convolution of the output's
+gradient with every s-th row and column of the kernel. Of a larger kernel, the gradient is put together from those of
+its 3 × 3 parts. Sums are taken in another order, so last bits differ.
 """
 
 from __future__ import annotations
