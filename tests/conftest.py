@@ -65,6 +65,62 @@ def prepared(tmp_path_factory):
     return prepare(load_default("prepare", sets, name="tiny").recipe, root / "prepared").folder
 
 
+@pytest.fixture(scope="session")
+def prepared_boxes(tmp_path_factory):
+    """A prepared folder with boxes: 12 train, 6 val and 6 test pictures with one bright bar, and as many with none."""
+    import json
+
+    import numpy as np
+    from PIL import Image
+
+    from fxcli.data.prepare import prepare
+    from fxcli.recipe.load import load_default
+
+    root = tmp_path_factory.mktemp("boxed")
+    rng = np.random.default_rng(0)
+    images, annotations = [], []
+    for number in range(48):
+        name = f"{'none' if number % 2 else 'broken'}/{('train', 'val', 'train', 'test')[number // 2 % 4]}/{number}.png"
+        clouds = Image.fromarray(rng.integers(0, 110, (6, 4), dtype=np.uint8)).resize(
+            (64, 96), Image.Resampling.BICUBIC
+        )
+        pixels = np.asarray(clouds).copy()
+        images.append({"id": number, "file_name": name, "width": 64, "height": 96})
+        if not number % 2:
+            left, top, width, height = (int(rng.integers(*span)) for span in ((4, 38), (4, 66), (14, 22), (14, 24)))
+            pixels[top : top + height, left : left + width] = 250
+            annotations.append({"image_id": number, "category_id": 1, "bbox": [left, top, width, height]})
+        file = root / "source" / name
+        file.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(pixels).save(file)
+    boxes = {"images": images, "annotations": annotations, "categories": [{"id": 1, "name": "fracture"}]}
+    (root / "boxes.json").write_text(json.dumps(boxes))
+    sets = [f"data.source='{root / 'source'}'", f"boxes.source='{root / 'boxes.json'}'", "data.prepared_px=96"]
+    sets += ["data.workers=0", "audit.search=false"]
+    return prepare(load_default("prepare", sets, name="boxed").recipe, root / "prepared").folder
+
+
+@pytest.fixture
+def tiny_detect(demo_zoo, prepared_boxes):
+    """Makes a detect recipe on `prepared_boxes` with demo_tiny: tiny_detect("train.epochs=2", phases=…)."""
+    from fxcli.recipe.load import load
+
+    def make(*sets, phases=""):
+        Path("boxes.yaml").write_text(
+            "task: detect\n"
+            f"data: {{manifest: '{prepared_boxes / 'manifest.csv'}', workers: 0, image_size_px: 96}}\n"
+            "model: {backbone: demo_tiny, init: random}\n"
+            "detect: {options: {channels: 32, finest_stride: 4}}\n"
+            "optim: {lr: 2e-3, clip_norm: 5.0}\n"
+            "train: {epochs: 2, batch_size: 4}\n"
+            f"{phases}\n",
+            encoding="utf-8",
+        )
+        return load("boxes.yaml", sets).recipe
+
+    return make
+
+
 @pytest.fixture
 def tiny_recipe(demo_zoo, prepared):
     """Makes a classify recipe on `prepared` with demo_tiny: tiny_recipe("train.epochs=2", phases=…)."""

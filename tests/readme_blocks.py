@@ -47,12 +47,16 @@ def recipes():
 
 
 def keys():
-    from fxcli.recipe import preparation, schema
+    from fxcli.recipe import detection, preparation, schema
+    from fxcli.zoo import detectors
 
     tasks: dict[str, list[str]] = {}
     for task, models in {
         "prepare": {"": preparation.PrepareRecipe},
         "classify": {"": schema.ClassifyRecipe, " ": schema.Phase},
+        "detect": {"": detection.DetectRecipe, " ": detection.DetectPhase},
+        "detect, faster_rcnn": {"detect.options.": detectors.FasterRcnnOptions},
+        "detect, fcos": {"detect.options.": detectors.FcosOptions},
         "pretrain": {"": schema.PretrainRecipe},
         "study": {
             "": schema.StudyRecipe,

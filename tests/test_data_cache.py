@@ -250,7 +250,7 @@ def test_processes_share_it(paths, mode, method, monkeypatch):
         assert mode == "disk" or data.kept.memory.is_shared()
     for path in paths:
         path.unlink()
-    batches = Batches([0, 1] * 5, 4, seed=0)
+    batches = Batches(10, 4, seed=0)
     loaders = [loader(data, batches, workers=count) for count in (0, 1)]
     loaders[1].multiprocessing_context = method
     try:

@@ -11,7 +11,7 @@ import torch
 from PIL import Image
 
 from fxcli.data import dataset
-from fxcli.data.dataset import Batches, Draw, TrainingPictures, begun, default_workers, ended, loader
+from fxcli.data.dataset import Batches, Draw, TrainingPictures, balanced, begun, default_workers, ended, loader
 from fxcli.data.preprocess import Clean, Preprocessing
 from fxcli.errors import UnreadableImage
 from fxcli.recipe.schema import Augment
@@ -32,7 +32,7 @@ def epoch_of(batches, epoch, start=0):
 
 @pytest.mark.parametrize(("count", "size"), [(10, 3), (12, 4), (1, 8), (7, 1)])
 def test_every_picture_once_an_epoch(count, size):
-    batches = Batches([0] * count, size, seed=0)
+    batches = Batches(count, size, seed=0)
     for epoch in range(3):
         found = epoch_of(batches, epoch)
         assert sorted(draw.index for batch in found for draw in batch) == list(range(count))
@@ -44,24 +44,24 @@ def test_order_is_a_function_of_seed_and_epoch():
     orders = {}
     for seed in (0, 1):
         for epoch in (0, 1, 2):
-            orders[seed, epoch] = epoch_of(Batches([0] * 30, 4, seed=seed), epoch)
+            orders[seed, epoch] = epoch_of(Batches(30, 4, seed=seed), epoch)
     flat = {key: tuple(draw.index for batch in found for draw in batch) for key, found in orders.items()}
     assert len(set(flat.values())) == 6
-    batches = Batches([0] * 30, 4, seed=1)
+    batches = Batches(30, 4, seed=1)
     assert [epoch_of(batches, epoch) for epoch in (2, 0, 2)] == [orders[1, 2], orders[1, 0], orders[1, 2]]
 
 
 def test_the_global_generators_decide_nothing():
-    first = epoch_of(Batches([0, 1] * 10, 4, seed=0, balanced=True), 0)
+    first = epoch_of(Batches(20, 4, seed=0, order=balanced([0, 1] * 10)), 0)
     torch.manual_seed(5)
     np.random.seed(5)
     random.seed(5)
-    assert epoch_of(Batches([0, 1] * 10, 4, seed=0, balanced=True), 0) == first
+    assert epoch_of(Batches(20, 4, seed=0, order=balanced([0, 1] * 10)), 0) == first
 
 
-@pytest.mark.parametrize("balanced", [False, True])
-def test_start_skips_exactly(balanced):
-    batches = Batches([0, 0, 1] * 7, 4, seed=0, balanced=balanced)
+@pytest.mark.parametrize("order", [None, balanced([0, 0, 1] * 7)])
+def test_start_skips_exactly(order):
+    batches = Batches(21, 4, seed=0, order=order)
     whole = epoch_of(batches, 3)
     for start in range(7):
         assert epoch_of(batches, 3, start) == whole[start:]
@@ -71,18 +71,18 @@ def test_start_skips_exactly(balanced):
 
 def test_seeds_belong_to_places():
     """Not to pictures: the same picture is another view in another epoch, and no two places share a seed."""
-    batches = Batches([0] * 20, 4, seed=0)
+    batches = Batches(20, 4, seed=0)
     seeds = [[draw.seed for batch in epoch_of(batches, epoch) for draw in batch] for epoch in range(3)]
     assert len({seed for epoch in seeds for seed in epoch}) == 60
-    other = Batches([0] * 20, 4, seed=1)
+    other = Batches(20, 4, seed=1)
     assert not set(seeds[0]) & {draw.seed for batch in epoch_of(other, 0) for draw in batch}
-    larger = Batches([0] * 20, 7, seed=0)
+    larger = Batches(20, 7, seed=0)
     assert [draw.seed for batch in epoch_of(larger, 0) for draw in batch] == seeds[0], "nor to the batch size"
 
 
 def test_balanced_draws_classes_equally_often():
     targets = [0] * 800 + [1] * 150 + [3] * 50
-    batches = Batches(targets, 32, seed=0, balanced=True)
+    batches = Batches(len(targets), 32, seed=0, order=balanced(targets))
     found = Counter()
     for epoch in range(3):
         indices = [draw.index for batch in epoch_of(batches, epoch) for draw in batch]
@@ -95,7 +95,7 @@ def test_balanced_draws_classes_equally_often():
 
 def test_shuffled_draws_them_as_they_are():
     targets = [0] * 80 + [1] * 20
-    found = Counter(targets[draw.index] for batch in epoch_of(Batches(targets, 32, seed=0), 0) for draw in batch)
+    found = Counter(targets[draw.index] for batch in epoch_of(Batches(len(targets), 32, seed=0), 0) for draw in batch)
     assert found == {0: 80, 1: 20}
 
 
@@ -142,7 +142,7 @@ def test_unreadable_becomes_a_value(pictures):
 
 def epochs(pictures, workers, broken=False):
     """Three epochs through one loader, the second from its third batch on."""
-    batches = Batches([0] * 10, 3, seed=0)
+    batches = Batches(10, 3, seed=0)
     feed = loader(pictures(broken=broken), batches, workers=workers)
     found = []
     for epoch, start in ((0, 0), (1, 2), (2, 0)):
@@ -171,7 +171,7 @@ def test_an_unreadable_picture_comes_through_a_process_whole(pictures):
 
 @pytest.mark.parametrize("workers", [0, 1])
 def test_the_global_generators_are_not_moved(pictures, workers):
-    batches = Batches([0] * 10, 3, seed=0)
+    batches = Batches(10, 3, seed=0)
     feed = loader(pictures(), batches, workers=workers)
     before = torch.get_rng_state().tolist(), random.getstate(), np.random.get_state()[1].tolist()
     for epoch in range(2):
@@ -181,7 +181,7 @@ def test_the_global_generators_are_not_moved(pictures, workers):
 
 
 def test_leaving_early_does_no_harm(pictures):
-    batches = Batches([0] * 10, 3, seed=0)
+    batches = Batches(10, 3, seed=0)
     feed = loader(pictures(), batches, workers=1)
     batches.begin(0)
     first = next(iter(feed))
@@ -192,7 +192,7 @@ def test_leaving_early_does_no_harm(pictures):
 
 
 def test_batches_are_as_torch_makes_them(pictures):
-    images, targets = next(iter(loader(pictures(), Batches([0] * 10, 4, seed=0), workers=0)))
+    images, targets = next(iter(loader(pictures(), Batches(10, 4, seed=0), workers=0)))
     assert images.shape == (4, 1, 24, 24)
     assert targets.shape == (4,)
 
@@ -201,22 +201,22 @@ def test_default_workers(monkeypatch, pictures):
     for cores, expected in ((1, 1), (3, 3), (64, 4), (None, 1)):
         monkeypatch.setattr(dataset.os, "cpu_count", lambda cores=cores: cores)
         assert default_workers() == expected
-    assert loader(pictures(), Batches([0] * 10, 4, seed=0), workers=None).num_workers == 1
-    assert loader(pictures(), Batches([0] * 10, 4, seed=0), workers=0).num_workers == 0
+    assert loader(pictures(), Batches(10, 4, seed=0), workers=None).num_workers == 1
+    assert loader(pictures(), Batches(10, 4, seed=0), workers=0).num_workers == 0
 
 
 def test_ended_leaves_no_process(pictures):
-    feed = loader(pictures(), Batches([0] * 10, 4, seed=0), workers=2)
+    feed = loader(pictures(), Batches(10, 4, seed=0), workers=2)
     before = set(multiprocessing.active_children())
     next(begun(feed))
     mine = set(multiprocessing.active_children()) - before
     assert len(mine) == 2
     ended(feed)
     assert not any(process.is_alive() for process in mine)
-    ended(loader(pictures(), Batches([0] * 10, 4, seed=0), workers=0))
+    ended(loader(pictures(), Batches(10, 4, seed=0), workers=0))
 
 
 def test_begun_gives_the_signals_back(pictures):
     before = signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)
-    assert len(list(begun(loader(pictures(), Batches([0] * 10, 4, seed=0), workers=1)))) == 3
+    assert len(list(begun(loader(pictures(), Batches(10, 4, seed=0), workers=1)))) == 3
     assert (signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)) == before

@@ -263,14 +263,14 @@ def wide():
     [("letterbox", (0, 0, 64, 64)), ("squash", (0, 16, 64, 47)), ("crop", (16, 16, 47, 47))],
 )
 def test_region(wide, resize, region):
-    assert preprocessing(resize=resize).region(wide) == region
+    assert preprocessing(resize=resize).region(wide.box) == region
 
 
 @pytest.mark.parametrize("box", [(0, 31, 64, 32), (31, 0, 32, 64), (0, 0, 64, 64), (5, 0, 58, 64)])
 @pytest.mark.parametrize("resize", ["letterbox", "squash", "crop"])
 def test_region_is_never_empty(box, resize):
     cleaned = Cleaned(noise(64, 64), box, 10, 10)
-    left, top, right, bottom = preprocessing(resize=resize).region(cleaned)
+    left, top, right, bottom = preprocessing(resize=resize).region(cleaned.box)
     assert 0 <= left < right <= 64
     assert 0 <= top < bottom <= 64
     assert preprocessing(resize=resize).fit(cleaned).shape == (32, 32)
@@ -286,7 +286,7 @@ def test_region_is_never_empty(box, resize):
 @pytest.mark.parametrize("resize", ["letterbox", "squash", "crop"])
 def test_fit_scales_the_region_as_pillow_does(wide, resize, interpolation):
     made = preprocessing(resize=resize, interpolation=interpolation)
-    left, top, right, bottom = made.region(wide)
+    left, top, right, bottom = made.region(wide.box)
     cut = Image.fromarray(wide.pixels[top:bottom, left:right])
     expected = cut.resize((32, 32), Image.Resampling[interpolation.upper()])
     found = made.fit(wide)

@@ -18,15 +18,14 @@ def learning(network):
 
 def test_none_lets_everything_learn(network):
     classifier, spec = network
-    freeze.apply(classifier, spec, PhaseModel(freeze="none", dropout=0.5))
+    freeze.apply(classifier, classifier.backbone, spec, PhaseModel(freeze="none"))
     assert learning(classifier) == {name for name, _ in classifier.named_parameters()}
     assert all(module.training for module in classifier.modules())
-    assert classifier.dropout.p == 0.5
 
 
 def test_all_leaves_the_head(network):
     classifier, spec = network
-    freeze.apply(classifier, spec, PhaseModel(freeze="all"))
+    freeze.apply(classifier, classifier.backbone, spec, PhaseModel(freeze="all"))
     assert learning(classifier) == {"head.weight", "head.bias"}
     assert not any(module.training for module in classifier.backbone.modules())
     assert classifier.dropout.training
@@ -34,7 +33,7 @@ def test_all_leaves_the_head(network):
 
 def test_until_is_inclusive(network):
     classifier, spec = network
-    freeze.apply(classifier, spec, PhaseModel(freeze="until:stem"))
+    freeze.apply(classifier, classifier.backbone, spec, PhaseModel(freeze="until:stem"))
     assert not any(name.startswith("backbone.stem") for name in learning(classifier))
     assert any(name.startswith("backbone.body") for name in learning(classifier))
     assert not classifier.backbone.stem[1].training
@@ -43,14 +42,14 @@ def test_until_is_inclusive(network):
 
 def test_a_later_phase_thaws(network):
     classifier, spec = network
-    freeze.apply(classifier, spec, PhaseModel(freeze="all"))
-    freeze.apply(classifier, spec, PhaseModel(freeze="none"))
+    freeze.apply(classifier, classifier.backbone, spec, PhaseModel(freeze="all"))
+    freeze.apply(classifier, classifier.backbone, spec, PhaseModel(freeze="none"))
     assert learning(classifier) == {name for name, _ in classifier.named_parameters()}
 
 
 def test_frozen_batchnorm_does_not_drift(network):
     classifier, spec = network
-    freeze.apply(classifier, spec, PhaseModel(freeze="all"))
+    freeze.apply(classifier, classifier.backbone, spec, PhaseModel(freeze="all"))
     before = {name: value.clone() for name, value in classifier.backbone.state_dict().items()}
     classifier(torch.rand(4, 3, 64, 64)).sum().backward()
     assert all(torch.equal(before[name], value) for name, value in classifier.backbone.state_dict().items())
@@ -58,7 +57,7 @@ def test_frozen_batchnorm_does_not_drift(network):
 
 def test_bn_eval_keeps_running_statistics_while_weights_learn(network):
     classifier, spec = network
-    freeze.apply(classifier, spec, PhaseModel(bn="eval"))
+    freeze.apply(classifier, classifier.backbone, spec, PhaseModel(bn="eval"))
     before = classifier.backbone.stem[1].running_mean.clone()
     classifier(torch.rand(4, 3, 64, 64)).sum().backward()
     assert torch.equal(before, classifier.backbone.stem[1].running_mean)
@@ -67,8 +66,8 @@ def test_bn_eval_keeps_running_statistics_while_weights_learn(network):
 
 def test_groups_hold_each_learning_parameter_once_and_never_decay_norms(network):
     classifier, spec = network
-    freeze.apply(classifier, spec, PhaseModel(freeze="until:stem"))
-    groups = freeze.parameter_groups(classifier, spec, Optim(weight_decay=0.1))
+    freeze.apply(classifier, classifier.backbone, spec, PhaseModel(freeze="until:stem"))
+    groups = freeze.parameter_groups(classifier, classifier.backbone, spec, Optim(weight_decay=0.1))
     found = [parameter for group in groups for parameter in group["params"]]
     assert {id(p) for p in found} == {id(p) for p in classifier.parameters() if p.requires_grad}
     assert len(found) == len({id(p) for p in found})
@@ -79,7 +78,9 @@ def test_groups_hold_each_learning_parameter_once_and_never_decay_norms(network)
 
 def test_layer_decay_and_head_multiplier(network):
     classifier, spec = network
-    groups = freeze.parameter_groups(classifier, spec, Optim(lr=1.0, layer_decay=0.5, head_lr_mult=3.0))
+    groups = freeze.parameter_groups(
+        classifier, classifier.backbone, spec, Optim(lr=1.0, layer_decay=0.5, head_lr_mult=3.0)
+    )
     rate_of = {id(p): group["lr"] for group in groups for p in group["params"]}
     assert rate_of[id(classifier.head.weight)] == 3.0
     assert rate_of[id(classifier.backbone.body[0].weight)] == 0.5

@@ -22,7 +22,7 @@ def test_version_and_changelog_agree():
 def test_extras_are_as_promised():
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
     extras = project["optional-dependencies"]
-    assert set(extras) == {"lite", "dicom", "export", "report", "detect", "parquet", "track", "ray", "all", "dev"}
+    assert set(extras) == {"lite", "dicom", "export", "report", "parquet", "track", "ray", "all", "dev"}
     inside = extras["all"][0].removeprefix("fxcli[").removesuffix("]").split(",")
     assert set(inside) == set(extras) - {"all", "dev"}
     assert project["requires-python"] == ">=3.11"

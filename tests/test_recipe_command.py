@@ -146,7 +146,7 @@ def test_the_help_of_schema_names_every_task():
 def test_schema_of_an_unknown_task():
     done = fx("schema", "classfy", code=2)
     assert "no task 'classfy'" in done.stderr
-    assert "classify, prepare, pretrain" in done.stderr
+    assert "classify, detect, prepare, pretrain" in done.stderr
 
 
 def refused(value, schema, root, where="recipe"):
@@ -213,7 +213,7 @@ def test_every_key_of_the_schema_is_described(task):
     for model in (schema, *schema["$defs"].values()):
         for key, field in model["properties"].items():
             assert "$ref" in field or "description" in field or key == "task", key
-    assert ("phases" in schema["properties"]) == ("augment" in schema["properties"]) == (task == "classify")
+    assert ("phases" in schema["properties"]) == ("augment" in schema["properties"]) == (task in ("classify", "detect"))
 
 
 def test_making_a_schema_leaves_the_models_alone():

@@ -9,11 +9,12 @@ import torch
 
 from fxcli.data.manifest import read_manifest
 from fxcli.model.hardware import Compute
+from fxcli.recipe.detection import DetectRecipe
 from fxcli.recipe.load import difference, load, resolved_yaml, shipped
 from fxcli.recipe.schema import Augment, ClassifyRecipe, PretrainRecipe
 from fxcli.recipe.study import entries
 from fxcli.run import directory
-from fxcli.training import classify, loop, pretrain, state
+from fxcli.training import classify, detect, loop, pretrain, state
 from fxcli.training import feed as feeds
 from fxcli.training.session import Timer
 
@@ -30,6 +31,9 @@ def small(name, prepared):
         "data.workers=0",
     ]
     recipe = load(name).recipe
+    if isinstance(recipe, DetectRecipe):
+        sets += [f"phases.{phase}.train.batch_size=4" for phase in recipe.phases]
+        sets += ["detect.options.channels=32"]
     if isinstance(recipe, ClassifyRecipe):
         sets += [f"phases.{phase}.train.batch_size=4" for phase in recipe.phases]
         frozen = [name for name, phase in recipe.phases.items() if phase.model.freeze.startswith("until:")]
@@ -63,6 +67,23 @@ def test_two_steps_of_each_phase(name, demo_zoo, prepared):
         learning = [value.requires_grad for value in after]
         assert any(changed)
         assert not any(moved and not learns for moved, learns in zip(changed, learning, strict=True)), phase
+
+
+@pytest.mark.parametrize("name", [name for name, task in TASKS.items() if task == "detect"])
+def test_two_steps_of_each_phase_of_a_detector(name, demo_zoo, prepared_boxes):
+    recipe = load(name, small(name, prepared_boxes)).recipe
+    manifest = read_manifest(Path(recipe.data.manifest))
+    training = detect.build(recipe, manifest, Compute(torch.device("cpu")), demo_zoo, {})
+    for index in range(len(recipe.phases)):
+        training.place = state.Place(phase=index)
+        loop.set_up(training, {})
+        before = [value.clone() for value in training.model.network.parameters()]
+        steps = loop.steps(training, training.task.feed(training, None), Timer())
+        next(steps), next(steps)
+        steps.close()
+        assert math.isfinite(training.place.loss_sum)
+        after = training.model.network.parameters()
+        assert any(not torch.equal(a, b) for a, b in zip(before, after, strict=True))
 
 
 @pytest.mark.parametrize("name", [name for name, task in TASKS.items() if task == "pretrain"])

@@ -281,7 +281,7 @@ def test_an_unreadable_training_picture_is_named(begin, tiny_recipe, monkeypatch
     copy = tmp_path / "copy"
     shutil.copytree(prepared, copy)
     training, run = begin(tiny_recipe(f"data.manifest='{copy / 'manifest.csv'}'"), workers=workers)
-    victim = training.part("train")[0][0]
+    victim = validate.part(training, "train")[0][0]
     victim.write_bytes(b"not a picture")
     with pytest.raises(UnreadableImage, match="not a picture") as caught:
         loop.train(training, run, resume=False)

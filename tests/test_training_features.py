@@ -129,7 +129,7 @@ def test_each_variant_is_that_of_the_augmenter(begin, tiny_recipe):
     training, _ = begin(tiny_recipe(*HEAD, *FLIPS))
     found = built(training)
     assert found.variants == (0, 1, 2, 3)
-    paths, targets = training.part("train")
+    paths, targets = validate.part(training, "train")
     model = training.model
     augmenter = Augmenter(Augment(hflip=0.5, vflip=0.3), model.preprocessing)
     data = features.TrainingFeatures(found, targets, augmenter)
@@ -289,7 +289,7 @@ def test_a_picture_that_changed_in_place_is_noticed(begin, tiny_recipe, prepared
     recipe = tiny_recipe(*HEAD, f"data.manifest='{tmp_path / 'copy' / 'manifest.csv'}'")
     before = built(begin(recipe)[0])
     training, _ = begin(recipe)
-    paths = training.part("train")[0]
+    paths = validate.part(training, "train")[0]
     shutil.copyfile(paths[0], paths[1])
     after = built(training)
     assert torch.equal(after.train[1], after.train[0])

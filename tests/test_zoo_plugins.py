@@ -91,7 +91,7 @@ def test_the_zoo_is_made_once_and_holds_its_manager():
 def test_built_in_plugin_goes_through_the_public_hook(site):
     zoo = load_zoo()
     assert zoo.plugins[0].name == "fx"
-    assert zoo.plugins[0].hooks == ("fx_register_backbones",)
+    assert zoo.plugins[0].hooks == ("fx_register_backbones", "fx_register_detectors")
     assert zoo.provider("backbone", "resnet50") is zoo.plugins[0]
 
 
@@ -231,7 +231,7 @@ def test_two_entry_points_of_one_name_are_both_loaded(site):
 def test_an_entry_point_named_as_the_built_in_plugin_is_qualified(site):
     site.add(registering("alpha"), entry="fx", dist="pretender")
     assert load_zoo().provider("backbone", "alpha").name == "pretender.fx"
-    assert load_zoo().plugins[0].module == "fxcli.zoo.resnet"
+    assert load_zoo().plugins[0].module == "fxcli.zoo.builtin"
 
 
 def test_two_plugins_that_claim_one_name(site):

@@ -141,7 +141,9 @@ def diff(
 
 @app.command()
 def schema(
-    task: Annotated[str, typer.Argument(help="Of the recipe: classify, prepare, pretrain or study.")] = "classify",
+    task: Annotated[
+        str, typer.Argument(help="Of the recipe: classify, detect, prepare, pretrain or study.")
+    ] = "classify",
     quiet: Quiet = False,
     debug: Debug = False,
 ) -> None:

@@ -17,8 +17,7 @@ from fxcli.run.directory import Run, held
 if TYPE_CHECKING:
     from fxcli.data.manifest import Manifest
     from fxcli.recipe.load import Loaded
-    from fxcli.recipe.schema import ClassifyRecipe
-    from fxcli.training.job import TrainRecipe
+    from fxcli.recipe.tasks import TrainRecipe
 
 
 def train(
@@ -111,9 +110,9 @@ def _load(name: str, sets: list[str], *, folds: int | None, seeds: int | None) -
 
 
 def _report(run: Run, recipe: TrainRecipe, figures: dict[str, Any]) -> None:
-    is_classify = recipe.task == "classify"
-    several = is_classify and cast("ClassifyRecipe", recipe).ensemble.folds > 1
-    what = "out-of-fold" if several else "validation" if is_classify else "training"
+    is_pretrain = recipe.task == "pretrain"
+    several = recipe.task == "classify" and recipe.ensemble.folds > 1
+    what = "training" if is_pretrain else "out-of-fold" if several else "validation"
     if console.json:
         console.record({"run": str(run.path), "model": str(run.model_file), what: figures})
         return
@@ -122,23 +121,24 @@ def _report(run: Run, recipe: TrainRecipe, figures: dict[str, Any]) -> None:
         console.table(list(scalars), [[f"{value:.4g}" for value in scalars.values()]], title=f"{what} part")
     console.note(f"model {run.model_file}")
     path = shlex.quote(str(run.path))
-    if is_classify:
-        console.note(f"next: fx evaluate {path}   or   fx predict FOLDER --model {path} --cam out/")
-    else:
+    if is_pretrain:
         console.note(f"next: fx train RECIPE --set model.backbone={recipe.model.backbone} --set model.init={path}")
+        return
+    pictures = "--cam" if recipe.task == "classify" else "--boxes"
+    console.note(f"next: fx evaluate {path}   or   fx predict FOLDER --model {path} {pictures} out/")
 
 
 def _dry_run(recipe: TrainRecipe, manifest: Manifest) -> None:
     from fxcli.model import hardware
-    from fxcli.training import classify, dry, ensemble
+    from fxcli.training import dry, ensemble, job
     from fxcli.zoo.plugins import load_zoo
 
-    if recipe.task != "classify":
-        raise UsageError("--dry-run is for task: classify")
-    parts = ensemble.parts(recipe, manifest, Run(Path()))
+    if recipe.task == "pretrain":
+        raise UsageError("--dry-run is for task: classify or detect")
+    parts = ensemble.parts(recipe, manifest, Run(Path())) if recipe.task == "classify" else []
     trained_on = parts[0].manifest if parts else manifest
     compute = hardware.compute(recipe.hardware, training=True)
-    rows = dry.run(classify.build(recipe, trained_on, compute, load_zoo(), {}))
+    rows = dry.run(job.build(recipe, trained_on, compute, load_zoo(), {}))
     trainings = len(parts) or 1
     if console.json:
         console.record({"phases": rows, "trainings": trainings})

@@ -10,14 +10,18 @@ import math
 import numpy as np
 import torch
 from torch import Tensor
+from torchvision import tv_tensors
 from torchvision.transforms import v2
 from torchvision.transforms.v2 import functional
 
+from fxcli.data.boxes import Boxes
 from fxcli.data.preprocess import Cleaned, Preprocessing
 from fxcli.recipe.schema import Augment
 
 _MODES = {"bilinear": v2.InterpolationMode.BILINEAR, "bicubic": v2.InterpolationMode.BICUBIC}
 _ELASTIC_SIGMA_PX = 5.0
+# Of a box that a picture's border cuts, as a share of its area.
+_LEAST_LEFT = 0.25
 
 
 class Augmenter:
@@ -36,7 +40,7 @@ class Augmenter:
         """What is changed: the model's view, [S, S] uint8; or, to be cropped, all that it may see, [h, w]."""
         if not self.settings.crop_scale:
             return self.preprocessing.fit(cleaned)
-        left, top, right, bottom = self.preprocessing.region(cleaned)
+        left, top, right, bottom = self.preprocessing.region(cleaned.box)
         return cleaned.pixels[top:bottom, left:right]
 
     def __call__(self, seen: np.ndarray, seed: int) -> Tensor:
@@ -57,6 +61,32 @@ class Augmenter:
             for change in self.changes:
                 view = change(view)
             return view
+
+    def with_boxes(self, seen: np.ndarray, boxes: Boxes, seed: int) -> tuple[Tensor, Boxes]:
+        """One view and the boxes on it; those of which less than a quarter is left are dropped.
+
+        Args:
+            seen: As above, uncropped.
+            boxes: In its pixels.
+            seed: Decides every draw.
+
+        Returns:
+            [1, S, S] uint8, and the boxes in its pixels.
+        """
+        view = tv_tensors.Image(torch.from_numpy(seen.copy())[None])
+        corners = tv_tensors.BoundingBoxes(
+            torch.from_numpy(boxes.corners), format="XYXY", canvas_size=seen.shape, clamping_mode=None
+        )
+        with torch.random.fork_rng(devices=[]):
+            torch.default_generator.manual_seed(seed)
+            for change in self.changes:
+                view, corners = change(view, corners)
+        moved = corners.as_subclass(Tensor).numpy()
+        high = np.tile(np.array(seen.shape[::-1], np.float32), 2)
+        kept = np.clip(moved, 0, high).astype(np.float32)
+        sides, whole = kept[:, 2:] - kept[:, :2], moved[:, 2:] - moved[:, :2]
+        is_left = (sides.min(axis=1, initial=np.inf) >= 1) & (sides.prod(axis=1) >= _LEAST_LEFT * whole.prod(axis=1))
+        return view.as_subclass(Tensor), Boxes(kept[is_left], boxes.labels[is_left])
 
 
 def _changes(settings: Augment, preprocessing: Preprocessing) -> list[v2.Transform]:

@@ -18,7 +18,7 @@ from fxcli.data.annotations import Annotation, read_annotations
 from fxcli.data.box_check import checked
 from fxcli.data.manifest import Manifest, Row
 from fxcli.data.names import is_class_name
-from fxcli.data.preprocess import Cleaned, Preprocessing
+from fxcli.data.preprocess import Preprocessing, letterbox
 from fxcli.errors import DataError
 from fxcli.run.files import write_json
 
@@ -119,23 +119,24 @@ def write_boxes(
     write_json(folder / FILE, {"images": images, "annotations": annotations, "categories": categories})
 
 
-def to_input(corners: np.ndarray, cleaned: Cleaned, preprocessing: Preprocessing) -> np.ndarray:
-    """[n, 4] in pixels of the original → [n, 4] in pixels of the model's input."""
-    scale, shift = _map(cleaned, preprocessing)
+def to_input(corners: np.ndarray, size_px: tuple[int, int], preprocessing: Preprocessing) -> np.ndarray:
+    """[n, 4] in pixels of an original of (width, height) → [n, 4] in pixels of the model's input."""
+    scale, shift = _map(size_px, preprocessing)
     return np.asarray(corners * np.tile(scale, 2) + np.tile(shift, 2), np.float32)
 
 
-def to_original(corners: np.ndarray, cleaned: Cleaned, preprocessing: Preprocessing) -> np.ndarray:
-    """[n, 4] in pixels of the model's input → [n, 4] in pixels of the original, cut at its border."""
-    scale, shift = _map(cleaned, preprocessing)
+def to_original(corners: np.ndarray, size_px: tuple[int, int], preprocessing: Preprocessing) -> np.ndarray:
+    """[n, 4] in pixels of the model's input → [n, 4] in pixels of an original of (width, height), cut at its border."""
+    scale, shift = _map(size_px, preprocessing)
     found = (corners - np.tile(shift, 2)) / np.tile(scale, 2)
-    return np.asarray(np.clip(found, 0, np.tile((cleaned.width_px, cleaned.height_px), 2)), np.float32)
+    return np.asarray(np.clip(found, 0, np.tile(size_px, 2)), np.float32)
 
 
-def _map(cleaned: Cleaned, preprocessing: Preprocessing) -> tuple[np.ndarray, np.ndarray]:
+def _map(size_px: tuple[int, int], preprocessing: Preprocessing) -> tuple[np.ndarray, np.ndarray]:
     """(scale, shift), each (x, y): input = original · scale + shift."""
-    left, top, right, bottom = cleaned.box
-    region = preprocessing.region(cleaned)
-    prepared = np.array([(right - left) / cleaned.width_px, (bottom - top) / cleaned.height_px])
+    box = letterbox(*size_px, preprocessing.clean.prepared_px)
+    left, top, right, bottom = box
+    region = preprocessing.region(box)
+    prepared = np.array([(right - left) / size_px[0], (bottom - top) / size_px[1]])
     fitted = preprocessing.image_size_px / np.array([region[2] - region[0], region[3] - region[1]])
     return prepared * fitted, (np.array([left, top]) - region[:2]) * fitted

@@ -39,25 +39,31 @@ class Draw:
     seed: int
 
 
+# The pictures of an epoch, by their index, in the order in which they come.
+Order = Callable[[np.random.Generator], np.ndarray]
+
+
+def balanced(targets: Sequence[int]) -> Order:
+    """Every class of [N] class indices is drawn equally often, with replacement, N in all."""
+    classes = np.asarray(targets)
+    weight = 1 / np.bincount(classes)[classes]
+    return lambda rng: rng.choice(len(classes), size=len(classes), p=weight / weight.sum())
+
+
 class Batches(Sampler[list[Draw]]):
     """The batches of an epoch, in an order that is a function of (seed, epoch).
 
     Args:
-        targets: [N] class indices.
+        count: Pictures of an epoch.
         batch_size: Pictures per batch; the last may be smaller.
         seed: Of the recipe.
-        balanced: Draw every class equally often, with replacement, N in all.
+        order: Which they are; None: all of `count`, shuffled.
     """
 
-    def __init__(self, targets: Sequence[int], batch_size: int, *, seed: int, balanced: bool = False) -> None:
-        self.targets, self.batch_size = np.asarray(targets), batch_size
-        self.seed, self.balanced = seed, balanced
+    def __init__(self, count: int, batch_size: int, *, seed: int, order: Order | None = None) -> None:
+        self.count, self.batch_size = count, batch_size
+        self.seed, self.order = seed, order
         self.epoch = self.start = 0
-
-    @property
-    def count(self) -> int:
-        """Pictures of an epoch."""
-        return len(self.targets)
 
     def begin(self, epoch: int, start: int = 0) -> None:
         """Chooses the epoch, counted over all phases, and how many of its batches are done already."""
@@ -65,18 +71,13 @@ class Batches(Sampler[list[Draw]]):
 
     def __iter__(self) -> Iterator[list[Draw]]:
         rng = generator(self.seed, "order", self.epoch)
-        count = len(self.targets)
-        if self.balanced:
-            weight = 1 / np.bincount(self.targets)[self.targets]
-            order = rng.choice(count, size=count, p=weight / weight.sum())
-        else:
-            order = rng.permutation(count)
-        for first in range(self.start * self.batch_size, count, self.batch_size):
-            places = range(first, min(first + self.batch_size, count))
+        order = self.order(rng) if self.order else rng.permutation(self.count)
+        for first in range(self.start * self.batch_size, self.count, self.batch_size):
+            places = range(first, min(first + self.batch_size, self.count))
             yield [Draw(int(order[place]), derive(self.seed, "augment", self.epoch, place)) for place in places]
 
     def __len__(self) -> int:
-        return -(-len(self.targets) // self.batch_size) - self.start
+        return -(-self.count // self.batch_size) - self.start
 
 
 class TrainingPictures(Dataset[tuple[Tensor, int] | UnreadableImage]):
@@ -110,12 +111,19 @@ class TrainingPictures(Dataset[tuple[Tensor, int] | UnreadableImage]):
         """
         return self.augmenter.seen(self.preprocessing.load(path))
 
+    def seen(self, index: int) -> np.ndarray:
+        """The same of a picture by its index, from what is kept if it is.
+
+        Raises:
+            UnreadableImage: See `read`.
+        """
+        return self.kept[index] if self.kept else self.see(self.paths[index])
+
     def __getitem__(self, draw: Draw) -> tuple[Tensor, int] | UnreadableImage:
         try:
-            seen = self.kept[draw.index] if self.kept else self.see(self.paths[draw.index])
+            return self.augmenter(self.seen(draw.index), draw.seed), self.targets[draw.index]
         except UnreadableImage as error:
             return error
-        return self.augmenter(seen, draw.seed), self.targets[draw.index]
 
     def __len__(self) -> int:
         return len(self.paths)
@@ -160,7 +168,7 @@ class Views(Dataset[tuple[Tensor, ...] | UnreadableImage]):
             UnreadableImage: See `read`.
         """
         cleaned = self.preprocessing.load(path)
-        region, box = self.preprocessing.region(cleaned), cleaned.box
+        region, box = self.preprocessing.region(cleaned.box), cleaned.box
         left, top = (max(round(region[side]), box[side]) for side in (0, 1))
         right, bottom = (min(round(region[side]), box[side]) for side in (2, 3))
         return cleaned.pixels[top:bottom, left:right]
@@ -169,11 +177,17 @@ class Views(Dataset[tuple[Tensor, ...] | UnreadableImage]):
         return len(self.paths)
 
 
+def collate(items: list[Any]) -> Any:
+    """A batch as torch makes it; or the error of a picture, which the loop raises in its own process."""
+    return next((item for item in items if isinstance(item, UnreadableImage)), None) or default_collate(items)
+
+
 def loader(
     dataset: Dataset[Any],
     batches: Sampler[list[Draw]],
     *,
     workers: int | None,
+    join: Callable[[list[Any]], Any] = collate,
 ) -> DataLoader[Any]:
     """A DataLoader that leaves the global generator alone and keeps its processes from epoch to epoch.
 
@@ -181,6 +195,7 @@ def loader(
         dataset: What to load.
         batches: Their order.
         workers: Decoding processes; None takes one per core, at most 4.
+        join: What makes a batch of pictures.
     """
     count = default_workers() if workers is None else workers
     return DataLoader(
@@ -189,7 +204,7 @@ def loader(
         num_workers=count,
         persistent_workers=count > 0,
         worker_init_fn=_ignore_signals,
-        collate_fn=collate,
+        collate_fn=join,
         # Iterating draws a base seed: from this generator, not from the global one.
         generator=torch.Generator().manual_seed(0),
     )
@@ -222,11 +237,6 @@ def _ignore_signals(_: int) -> None:
     if hasattr(signal, "alarm"):
         # SIGTERM ends them late, not never: Python itself sends it to those that are left when it exits.
         signal.signal(signal.SIGTERM, lambda *_: signal.alarm(_GRACE_S))
-
-
-def collate(items: list[Any]) -> Any:
-    """A batch as torch makes it; or the error of a picture, which the loop raises in its own process."""
-    return next((item for item in items if isinstance(item, UnreadableImage)), None) or default_collate(items)
 
 
 def default_workers() -> int:

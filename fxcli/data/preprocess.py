@@ -175,12 +175,11 @@ class Preprocessing:
         """
         return self.clean(read(path, draft_px=2 * self.clean.prepared_px if draft else None), path)
 
-    def region(self, cleaned: Cleaned) -> Box:
-        """(left, top, right, bottom) of what the model sees of a clean picture, in its pixels."""
-        left, top, right, bottom = cleaned.box
+    def region(self, box: Box) -> Box:
+        """(left, top, right, bottom) of what the model sees of a clean picture with this `box`, in its pixels."""
+        left, top, right, bottom = box
         if self.resize == "letterbox":
-            height, width = cleaned.pixels.shape
-            return 0, 0, width, height
+            return 0, 0, self.clean.prepared_px, self.clean.prepared_px
         if self.resize == "squash":
             return left, top, right, bottom
         side = min(right - left, bottom - top)
@@ -189,7 +188,7 @@ class Preprocessing:
 
     def fit(self, cleaned: Cleaned) -> np.ndarray:
         """The model's view of a clean picture, [S, S] uint8."""
-        left, top, right, bottom = self.region(cleaned)
+        left, top, right, bottom = self.region(cleaned.box)
         # Cut out first: resize(box=…) would blend in what lies just outside, the black around the radiograph.
         image = Image.fromarray(cleaned.pixels[top:bottom, left:right])
         return np.asarray(image.resize((self.image_size_px,) * 2, _FILTERS[self.interpolation]))

@@ -51,7 +51,7 @@ def upsampled(saliency: np.ndarray, cleaned: Cleaned, preprocessing: Preprocessi
         [H, W] float32 over `cleaned.box`; zero where the model saw nothing.
     """
     side = cleaned.pixels.shape[0]
-    left, top, right, bottom = (round(x) for x in preprocessing.region(cleaned))
+    left, top, right, bottom = (round(x) for x in preprocessing.region(cleaned.box))
     seen = Image.fromarray(saliency.astype(np.float32)).resize(
         (max(1, right - left), max(1, bottom - top)), Image.Resampling.BICUBIC
     )

@@ -145,6 +145,11 @@ class TrainedModel:
         return self.members[0]
 
     @property
+    def backbone(self) -> nn.Module:
+        """Of that network."""
+        return self.members[0].backbone
+
+    @property
     def is_demo(self) -> bool:
         """Whether it was trained on phantoms."""
         return bool(self.info.get("demo"))
@@ -173,6 +178,22 @@ def build(spec: BackboneSpec, settings: Model, image_size_px: int, num_classes: 
     Raises:
         RecipeError: The backbone refuses its options.
     """
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        classifier = Classifier(_backbone(spec, settings, image_size_px), spec.num_features, num_classes)
+        nn.init.normal_(classifier.head.weight, std=0.01)
+        nn.init.zeros_(classifier.head.bias)
+    return classifier
+
+
+def build_backbone(spec: BackboneSpec, settings: Model, image_size_px: int, seed: int) -> nn.Module:
+    """A backbone alone, likewise."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return _backbone(spec, settings, image_size_px)
+
+
+def _backbone(spec: BackboneSpec, settings: Model, image_size_px: int) -> nn.Module:
     try:
         # In JSON mode: strict Python mode refuses a list where the options want a tuple.
         options = spec.options.model_validate_json(json.dumps(settings.options))
@@ -180,16 +201,10 @@ def build(spec: BackboneSpec, settings: Model, image_size_px: int, num_classes: 
         problems = [f"model.options: {line}" for line in _told(error)]
         raise RecipeError(problems, recipe=settings.backbone) from error
     args = BackboneArgs(image_size_px=image_size_px, drop_path=settings.drop_path, options=options)
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        try:
-            backbone = spec.build(args)
-        except ValueError as error:
-            raise RecipeError([f"model: {spec.name}: {error}"], recipe=settings.backbone) from error
-        classifier = Classifier(backbone, spec.num_features, num_classes)
-        nn.init.normal_(classifier.head.weight, std=0.01)
-        nn.init.zeros_(classifier.head.bias)
-    return classifier
+    try:
+        return spec.build(args)
+    except ValueError as error:
+        raise RecipeError([f"model: {spec.name}: {error}"], recipe=settings.backbone) from error
 
 
 def load(file: Path, zoo: Zoo) -> TrainedModel:
@@ -209,7 +224,7 @@ def load(file: Path, zoo: Zoo) -> TrainedModel:
         check_load(info, preprocessing)
     except (KeyError, TypeError, ValueError, RecursionError, DataError) as error:
         raise ModelFileError(f"the header is damaged: {str(error)[:300]}", where=file) from error
-    spec = _spec_of(file, info, settings.backbone, zoo)
+    spec = spec_of(file, info, settings.backbone, zoo)
     members = []
     for state in _by_member(tensors, info, file):
         # Before a network of that size is made.
@@ -219,13 +234,13 @@ def load(file: Path, zoo: Zoo) -> TrainedModel:
             what = f"its weights do not fit its header: head.weight is {told}, not {(len(classes), spec.num_features)}"
             raise ModelFileError(what, where=file)
         try:
-            # The file holds every parameter, or _load_state fails.
+            # The file holds every parameter, or load_state fails.
             with EmptyParameters():
                 member = build(spec, settings, preprocessing.image_size_px, len(classes), seed=0)
         except RecipeError as error:
             raise ModelFileError(f"its backbone is no longer as it was: {error.problems[0]}", where=file) from error
         member.statistics = _statistics(state, spec.num_features, file)
-        _load_state(member, state, file)
+        load_state(member, state, file)
         members.append(member.eval())
     if len({member.statistics is None for member in members}) > 1:
         raise ModelFileError("some of its members have feature statistics, others have none", where=file)
@@ -288,11 +303,20 @@ def _check_task(file: Path, info: dict[str, Any]) -> None:
             where=file,
             hint=f"train one from it: fx train RECIPE --set model.backbone={backbone} --set model.init={file}",
         )
+    if task == "detect":
+        raise ModelFileError(
+            "holds a detector, not a classifier", where=file, hint=f"fx predict FOLDER --model {file} finds boxes"
+        )
     if task != "classify":
         raise ModelFileError("not the file of a classifier", where=file)
 
 
-def _spec_of(file: Path, info: dict[str, Any], backbone: str, zoo: Zoo) -> BackboneSpec:
+def spec_of(file: Path, info: dict[str, Any], backbone: str, zoo: Zoo) -> BackboneSpec:
+    """The spec that a model file needs.
+
+    Raises:
+        ModelFileError: Its plugin is not there.
+    """
     try:
         return zoo.backbone(backbone)
     except FxError as error:
@@ -312,7 +336,12 @@ def _told(error: ValidationError) -> list[str]:
     return [f"{'.'.join(map(str, item['loc']))}: {item['msg']}" for item in error.errors()]
 
 
-def _load_state(module: nn.Module, state: dict[str, Tensor], file: Path) -> None:
+def load_state(module: nn.Module, state: dict[str, Tensor], file: Path) -> None:
+    """Puts the weights of a model file into a network, to the last one.
+
+    Raises:
+        ModelFileError: They do not fit.
+    """
     try:
         module.load_state_dict(state, strict=True)
     except RuntimeError as error:

@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import nn
 
-from fxcli.model.classifier import Classifier
+from fxcli.recipe.detection import DetectPhaseModel
 from fxcli.recipe.schema import Optim, PhaseModel
 from fxcli.zoo.specs import BackboneSpec
 
@@ -29,41 +29,49 @@ def stage_modules(backbone: nn.Module, spec: BackboneSpec) -> Iterator[list[nn.M
         yield [backbone.get_submodule(name) for name in stage.modules]
 
 
-def apply(classifier: Classifier, spec: BackboneSpec, settings: PhaseModel) -> None:
-    """Freezes what the phase freezes, sets its dropout, and puts all else into training mode.
+def apply(network: nn.Module, backbone: nn.Module, spec: BackboneSpec, settings: PhaseModel | DetectPhaseModel) -> None:
+    """Freezes what the phase freezes, and puts all else into training mode.
 
     Frozen stages are wholly in eval mode: BatchNorm would drift, dropout and stochastic depth would act, even
     without gradients.
+
+    Args:
+        network: All that learns.
+        backbone: Within it.
+        spec: Of the backbone.
+        settings: The phase's section.
     """
     count = frozen_stages(spec, settings.freeze)
-    classifier.train()
-    classifier.dropout.p = settings.dropout
-    classifier.requires_grad_(True)
-    for index, modules in enumerate(stage_modules(classifier.backbone, spec)):
+    network.train()
+    network.requires_grad_(True)
+    for index, modules in enumerate(stage_modules(backbone, spec)):
         for module in modules:
             if index < count:
                 module.eval()
                 module.requires_grad_(False)
     if count == len(spec.stages):
         # Layers that belong to no stage have no parameters, but may be random.
-        classifier.backbone.eval()
+        backbone.eval()
     if settings.bn == "eval":
-        for module in classifier.modules():
+        for module in network.modules():
             if isinstance(module, _NORMS):
                 module.eval()
 
 
-def parameter_groups(module: nn.Module, spec: BackboneSpec, settings: Optim) -> list[dict[str, Any]]:
+def parameter_groups(
+    module: nn.Module, backbone: nn.Module, spec: BackboneSpec, settings: Optim
+) -> list[dict[str, Any]]:
     """Groups of learning parameters with their own rate and decay.
 
     A stage that is d stages away from the head learns at lr · layer_decay^d; biases and norms are not decayed.
 
     Args:
-        module: Has the spec's backbone as `backbone`; all its other parameters are the head.
+        module: All that learns.
+        backbone: Within it; all other parameters are the head.
         spec: Of the backbone.
         settings: The recipe's section.
     """
-    stages = stage_modules(module.get_submodule("backbone"), spec)
+    stages = stage_modules(backbone, spec)
     factors = {
         parameter: settings.layer_decay**distance
         for distance, modules in enumerate(reversed(list(stages)), start=1)

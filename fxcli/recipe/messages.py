@@ -12,9 +12,9 @@ from typing import Any
 from pydantic import BaseModel, ValidationError
 
 from fxcli.recipe.fields import PATTERNS
-from fxcli.recipe.schema import Phase, StudyComparison, StudyRun
+from fxcli.recipe.schema import StudyComparison, StudyRun
 from fxcli.recipe.source import Key, Leaf
-from fxcli.recipe.tasks import TASKS
+from fxcli.recipe.tasks import TASKS, phase_of
 
 Origins = Mapping[Key, Leaf]
 
@@ -191,7 +191,7 @@ def _keys(model: type[BaseModel], place: str = _TOP) -> Iterator[tuple[str, str]
     if "task" in model.model_fields:
         yield _TOP, "extends"
     if "phases" in model.model_fields:
-        yield from ((found, key) for found, key in _keys(Phase) if key != "start")
+        yield from ((found, key) for found, key in _keys(phase_of(model)) if key != "start")
         yield "a phase", "start"
     if "runs" in model.model_fields:
         yield from (("a run", key) for key in StudyRun.model_fields)

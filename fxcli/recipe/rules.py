@@ -6,7 +6,7 @@ Called by load at its end, with a recipe whose fields are each in order.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -14,13 +14,14 @@ from pydantic import BaseModel, ValidationError
 
 from fxcli.errors import UnknownName
 from fxcli.recipe import messages
+from fxcli.recipe.detection import DetectRecipe
 from fxcli.recipe.messages import likely, written
 from fxcli.recipe.preparation import PrepareRecipe
 from fxcli.recipe.schema import ClassifyRecipe, PretrainRecipe, Schedule, StudyRecipe
 from fxcli.recipe.source import Key, Leaf
-from fxcli.recipe.tasks import Recipe
-from fxcli.zoo.plugins import Zoo, load_zoo
-from fxcli.zoo.specs import BackboneSpec
+from fxcli.recipe.tasks import Recipe, TrainRecipe
+from fxcli.zoo.plugins import load_zoo
+from fxcli.zoo.specs import BackboneSpec, DetectorSpec, PretrainerSpec
 
 
 def broken(recipe: Recipe, origins: dict[Key, Leaf], shown: str, *, check_init: bool) -> Iterator[str]:
@@ -40,13 +41,15 @@ def broken(recipe: Recipe, origins: dict[Key, Leaf], shown: str, *, check_init: 
         wanted = "either manifest, which fx prepare writes, or source: phantom"
         both = "" if recipe.data.manifest is None else "; set the other to null"
         yield f"{written(('data',), origins, shown)}: needs {wanted}{both}"
-    if isinstance(recipe, ClassifyRecipe):
-        yield from _phases(recipe, origins, shown)
-    else:
+    if isinstance(recipe, PretrainRecipe):
         yield from _schedule(recipe.schedule, (), origins, shown)
+    else:
+        yield from _phases(recipe, origins, shown)
     zoo = load_zoo()
     if isinstance(recipe, PretrainRecipe):
-        yield from _pretrainer(recipe, origins, zoo, shown)
+        yield from _method(recipe, "pretrain", "method", zoo.pretrainer, origins, shown)
+    if isinstance(recipe, DetectRecipe):
+        yield from _method(recipe, "detect", "detector", zoo.detector, origins, shown)
     try:
         spec = zoo.backbone(recipe.model.backbone)
     except UnknownName as error:
@@ -57,7 +60,7 @@ def broken(recipe: Recipe, origins: dict[Key, Leaf], shown: str, *, check_init: 
             yield from _init(recipe.model.init, spec, origins, shown)
 
 
-def _phases(recipe: ClassifyRecipe, origins: dict[Key, Leaf], shown: str) -> Iterator[str]:
+def _phases(recipe: ClassifyRecipe | DetectRecipe, origins: dict[Key, Leaf], shown: str) -> Iterator[str]:
     before = None
     for name, phase in recipe.phases.items():
         if phase.train.monitor == "none" and phase.train.patience is not None:
@@ -76,22 +79,28 @@ def _schedule(settings: Schedule, at: Key, origins: dict[Key, Leaf], shown: str)
         yield f"{place}: onecycle rises by itself, over schedule.pct_start of the steps; set 0"
 
 
-def _pretrainer(recipe: PretrainRecipe, origins: dict[Key, Leaf], zoo: Zoo, shown: str) -> Iterator[str]:
-    settings = recipe.pretrain
-    try:
-        method = zoo.pretrainer(settings.method)
-    except UnknownName as error:
-        yield _unknown_name(error, ("pretrain", "method"), origins, shown)
-    else:
-        yield from _options(recipe, settings.options, method.options, ("pretrain", "options"), origins, shown)
-
-
-def _backbone(
-    recipe: ClassifyRecipe | PretrainRecipe, spec: BackboneSpec, origins: dict[Key, Leaf], shown: str
+def _method(
+    recipe: TrainRecipe,
+    section: str,
+    key: str,
+    find: Callable[[str], PretrainerSpec | DetectorSpec],
+    origins: dict[Key, Leaf],
+    shown: str,
 ) -> Iterator[str]:
+    """Name and options of a pretrainer or detector."""
+    settings = getattr(recipe, section)
+    try:
+        spec = find(getattr(settings, key))
+    except UnknownName as error:
+        yield _unknown_name(error, (section, key), origins, shown)
+    else:
+        yield from _options(recipe, settings.options, spec.options, (section, "options"), origins, shown)
+
+
+def _backbone(recipe: TrainRecipe, spec: BackboneSpec, origins: dict[Key, Leaf], shown: str) -> Iterator[str]:
     """Options and stages."""
     yield from _options(recipe, recipe.model.options, spec.options, ("model", "options"), origins, shown)
-    if isinstance(recipe, ClassifyRecipe):
+    if not isinstance(recipe, PretrainRecipe):
         stages = [stage.name for stage in spec.stages]
         for name, phase in recipe.phases.items():
             until = phase.model.freeze.removeprefix("until:")

@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
+import typing
 from typing import Any
 
+from pydantic import BaseModel
+
+from fxcli.recipe.detection import DetectPhase, DetectRecipe
 from fxcli.recipe.preparation import PrepareRecipe
-from fxcli.recipe.schema import ClassifyRecipe, PhaseModel, PretrainRecipe, StudyRecipe
+from fxcli.recipe.schema import ClassifyRecipe, Phase, PhaseModel, PretrainRecipe, StudyRecipe
 
-Recipe = ClassifyRecipe | PrepareRecipe | PretrainRecipe | StudyRecipe
+TrainRecipe = ClassifyRecipe | DetectRecipe | PretrainRecipe
+AnyPhase = Phase | DetectPhase
+Recipe = TrainRecipe | PrepareRecipe | StudyRecipe
 
-TASKS: dict[str, type[ClassifyRecipe] | type[PrepareRecipe] | type[PretrainRecipe] | type[StudyRecipe]] = {
+TASKS: dict[str, type[Recipe]] = {
     "classify": ClassifyRecipe,
+    "detect": DetectRecipe,
     "prepare": PrepareRecipe,
     "pretrain": PretrainRecipe,
     "study": StudyRecipe,
@@ -19,6 +26,12 @@ TASKS: dict[str, type[ClassifyRecipe] | type[PrepareRecipe] | type[PretrainRecip
 # What a phase may change: whole sections, and these keys of `model`.
 PHASE_SECTIONS = ("augment", "optim", "schedule", "train")
 PHASE_MODEL_KEYS = tuple(PhaseModel.model_fields)
+
+
+def phase_of(model: type[BaseModel]) -> type[BaseModel]:
+    """The section that each of a recipe's phases is."""
+    kind: type[BaseModel] = typing.get_args(model.model_fields["phases"].annotation)[1]
+    return kind
 
 
 def json_schema(task: str) -> dict[str, Any]:
@@ -34,8 +47,9 @@ def json_schema(task: str) -> dict[str, Any]:
         "description": "another recipe, relative to this file or by its name, whose keys this one overrides",
     }
     if "phases" in model.model_fields:
-        phase = schema["$defs"]["Phase"]["properties"]
+        kind = phase_of(model)
+        phase = schema["$defs"][kind.__name__]["properties"]
         schema["properties"]["phases"]["additionalProperties"] = False
         schema["properties"] |= {name: phase[name] for name in PHASE_SECTIONS}
-        schema["$defs"]["Model"]["properties"] |= schema["$defs"]["PhaseModel"]["properties"]
+        schema["$defs"]["Model"]["properties"] |= schema["$defs"][f"{kind.__name__}Model"]["properties"]
     return schema

@@ -10,14 +10,16 @@ from fxcli.model import freeze
 from fxcli.model.classifier import TrainedModel
 from fxcli.model.hardware import Compute
 from fxcli.recipe.schema import ClassifyRecipe, Phase
-from fxcli.training import feed, finish, session
-from fxcli.training.state import Task, Training
+from fxcli.training import features, feed, finish, session
+from fxcli.training.state import ClassifyTraining, Task
 from fxcli.zoo.plugins import Zoo
 
 MEANS_OF_CLASSES = {"val_macro_f1", "val_balanced_accuracy"}
 
 
-def build(recipe: ClassifyRecipe, manifest: Manifest, compute: Compute, zoo: Zoo, info: dict[str, Any]) -> Training:
+def build(
+    recipe: ClassifyRecipe, manifest: Manifest, compute: Compute, zoo: Zoo, info: dict[str, Any]
+) -> ClassifyTraining:
     """Everything in place for the first step.
 
     Raises:
@@ -29,7 +31,7 @@ def build(recipe: ClassifyRecipe, manifest: Manifest, compute: Compute, zoo: Zoo
     spec = zoo.backbone(recipe.model.backbone)
     network, preprocessing = session.start(recipe, manifest, spec, len(manifest.classes))
     model = TrainedModel((compute.place(network),), spec, manifest.classes, preprocessing, info)
-    return Training(recipe, manifest, model, compute, zoo, TASK, workers=recipe.data.workers)
+    return ClassifyTraining(recipe, manifest, model, compute, zoo, TASK, workers=recipe.data.workers)
 
 
 def check_parts(recipe: ClassifyRecipe, manifest: Manifest) -> None:
@@ -68,8 +70,10 @@ def check_parts(recipe: ClassifyRecipe, manifest: Manifest) -> None:
         raise DataError("there is only one class", where=manifest.file)
 
 
-def _freeze(training: Training, phase: Phase) -> None:
-    freeze.apply(training.model.classifier, training.model.spec, phase.model)
+def _freeze(training: ClassifyTraining, phase: Phase) -> None:
+    network = training.model.network
+    network.dropout.p = phase.model.dropout
+    freeze.apply(network, network.backbone, training.model.spec, phase.model)
 
 
-TASK = Task(_freeze, feed.make, finish.finish, ("accuracy", "balanced_accuracy", "macro_f1", "nll"))
+TASK = Task(_freeze, feed.make, finish.finish, features.passes, ("accuracy", "balanced_accuracy", "macro_f1", "nll"))

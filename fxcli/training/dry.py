@@ -9,12 +9,12 @@ from typing import Any
 import torch
 
 from fxcli.data import dataset
-from fxcli.training import features, loop
+from fxcli.training import loop
 from fxcli.training.session import Timer
-from fxcli.training.state import Place, Training
+from fxcli.training.state import AnyTraining, Place
 
 
-def run(training: Training) -> list[dict[str, Any]]:
+def run(training: AnyTraining) -> list[dict[str, Any]]:
     """Times the second of two optimizer steps in each phase.
 
     Returns:
@@ -22,11 +22,11 @@ def run(training: Training) -> list[dict[str, Any]]:
         GPU; None where the system does not tell).
     """
     rows: list[dict[str, Any]] = []
-    count = len(training.part("train")[1])
     for index, (name, phase) in enumerate(training.phases):
         training.place = Place(phase=index)
         loop.set_up(training, {})
         feed = training.task.feed(training, None)
+        count = feed.batches.count
         steps = loop.steps(training, feed, Timer())
         before, done = time.perf_counter(), 0
         next(steps)
@@ -37,16 +37,12 @@ def run(training: Training) -> list[dict[str, Any]]:
         rate = (training.place.loss_count - done) / (time.perf_counter() - before)
         steps.close()
         dataset.ended(feed.loader)
-        # Features are computed once in each variant; the epochs of the head after that cost next to nothing.
-        passes = phase.train.epochs
-        if features.may_cache(training, phase):
-            passes = len(features.variants_of(phase.augment))
         rows.append(
             {
                 "phase": name,
                 "epochs": phase.train.epochs,
                 "images_per_s": rate,
-                "minutes": count * passes / rate / 60,
+                "minutes": count * training.task.passes(training, phase) / rate / 60,
                 "memory_mib": _peak_memory_mib(training.compute.device),
             }
         )

@@ -32,7 +32,8 @@ from fxcli.model import freeze, hardware
 from fxcli.model.hardware import Compute
 from fxcli.recipe.schema import Augment, Phase
 from fxcli.run.cache import cache_dir, key_of, storing
-from fxcli.training.state import Training
+from fxcli.training.state import ClassifyTraining
+from fxcli.training.validate import part
 
 # Part of what the features are, to the bit.
 BATCH_SIZE = 32
@@ -84,7 +85,12 @@ def variants_of(augment: Augment) -> tuple[int, ...]:
     return tuple(found)
 
 
-def may_cache(training: Training, phase: Phase) -> bool:
+def passes(training: ClassifyTraining, phase: Phase) -> int:
+    """How often a phase goes through its pictures: once for each variant where their features are kept."""
+    return len(variants_of(phase.augment)) if may_cache(training, phase) else phase.train.epochs
+
+
+def may_cache(training: ClassifyTraining, phase: Phase) -> bool:
     """Whether each epoch of a phase would compute the same features, and keeping them pays.
 
     So it is where the whole backbone is frozen, and pictures change by flips alone and are not mixed; it pays where the
@@ -93,7 +99,7 @@ def may_cache(training: Training, phase: Phase) -> bool:
     spec, variants = training.model.spec, variants_of(phase.augment)
     is_frozen = freeze.frozen_stages(spec, phase.model.freeze) == len(spec.stages)
     is_plain = not any(value for name, value in phase.augment if name not in ("hflip", "vflip", "erase_scale"))
-    size_bytes = 4 * len(training.part("train")[0]) * len(variants) * spec.num_features
+    size_bytes = 4 * len(part(training, "train")[0]) * len(variants) * spec.num_features
     return (
         training.recipe.data.cache != "none"
         and is_frozen
@@ -103,7 +109,7 @@ def may_cache(training: Training, phase: Phase) -> bool:
     )
 
 
-def build(training: Training, phase: Phase, check: Callable[[], None]) -> Features:
+def build(training: ClassifyTraining, phase: Phase, check: Callable[[], None]) -> Features:
     """The features of both parts, from the cache or computed.
 
     Args:
@@ -118,8 +124,8 @@ def build(training: Training, phase: Phase, check: Callable[[], None]) -> Featur
     compute, variants = training.compute, variants_of(phase.augment)
     validating = Compute(compute.device, "fp32", compute.channels_last)
     source = _Source(training, compute, variants, BATCH_SIZE, check)
-    train, is_made = source.features(training.part("train")[0])
-    paths, val, is_val_made = training.part("val")[0], None, False
+    train, is_made = source.features(part(training, "train")[0])
+    paths, val, is_val_made = part(training, "val")[0], None, False
     if paths:
         plain = _Source(training, validating, (0,), training.recipe.evaluate.batch_size, check)
         found, is_val_made = plain.features(paths)
@@ -133,10 +139,10 @@ def build(training: Training, phase: Phase, check: Callable[[], None]) -> Featur
     return Features(train, variants, val, story)
 
 
-def of_training_pictures(training: Training) -> Tensor:
+def of_training_pictures(training: ClassifyTraining) -> Tensor:
     """[N, D] float32 of training pictures as prediction sees them: of all, or of some thousands, evenly spread."""
     compute = training.compute
-    paths = training.part("train")[0]
+    paths = part(training, "train")[0]
     count = min(len(paths), STATISTICS_PICTURES)
     source = _Source(training, Compute(compute.device, "fp32", compute.channels_last), (0,), BATCH_SIZE, _nothing)
     return torch.cat([*source._computed([paths[place * len(paths) // count] for place in range(count)])])[:, 0]
@@ -146,7 +152,7 @@ def _nothing() -> None:
     pass
 
 
-def validate(training: Training, features: Features) -> dict[str, Any]:
+def validate(training: ClassifyTraining, features: Features) -> dict[str, Any]:
     """Figures on the validation part, as `validate.validate` gives them; {} without one.
 
     Raises:
@@ -159,14 +165,14 @@ def validate(training: Training, features: Features) -> dict[str, Any]:
         logits = torch.cat([training.model.classifier.answer(batch) for batch in batches]).float().cpu().numpy()
     if not np.isfinite(logits).all():
         raise RunError("the model's answers are not finite", hint="the training diverged: lower optim.lr")
-    return metrics.classification(logits, np.asarray(training.part("val")[1]), training.model.classes)
+    return metrics.classification(logits, np.asarray(part(training, "val")[1]), training.model.classes)
 
 
 @dataclass(frozen=True)
 class _Source:
     """How features are computed: all that they are a function of, besides the pictures."""
 
-    training: Training
+    training: ClassifyTraining
     compute: Compute
     variants: tuple[int, ...]
     batch_size: int

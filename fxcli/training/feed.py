@@ -9,16 +9,16 @@ from pathlib import Path
 from torch import Tensor
 from torch.nn import functional
 
-from fxcli.data import augment, cache, dataset
+from fxcli.data import augment, dataset
 from fxcli.data.augment import Augmenter
 from fxcli.recipe.schema import Phase
 from fxcli.run import randomness
-from fxcli.training import features, losses, validate
+from fxcli.training import features, losses, state, validate
 from fxcli.training.features import TrainingFeatures
-from fxcli.training.state import Feed, Training
+from fxcli.training.state import ClassifyTraining, Feed
 
 
-def make(training: Training, check: Callable[[], None] | None) -> Feed:
+def make(training: ClassifyTraining, check: Callable[[], None] | None) -> Feed:
     """Feeds the phase at hand, which is set up.
 
     Args:
@@ -30,9 +30,9 @@ def make(training: Training, check: Callable[[], None] | None) -> Feed:
         UnreadableImage: A picture cannot be read.
     """
     _, phase = training.phases[training.place.phase]
-    paths, targets = training.part("train")
-    balanced = phase.train.sampler == "balanced"
-    batches = dataset.Batches(targets, phase.train.batch_size, seed=training.recipe.seed, balanced=balanced)
+    paths, targets = validate.part(training, "train")
+    order = dataset.balanced(targets) if phase.train.sampler == "balanced" else None
+    batches = dataset.Batches(len(targets), phase.train.batch_size, seed=training.recipe.seed, order=order)
     weights = losses.class_weights(phase.train, targets, len(training.model.classes)).to(training.compute.device)
     if check is not None and features.may_cache(training, phase):
         found = features.build(training, phase, check)
@@ -48,21 +48,19 @@ def make(training: Training, check: Callable[[], None] | None) -> Feed:
 
 
 def _pictures(
-    training: Training, phase: Phase, paths: Sequence[Path], targets: Sequence[int], check: Callable[[], None] | None
+    training: ClassifyTraining,
+    phase: Phase,
+    paths: Sequence[Path],
+    targets: Sequence[int],
+    check: Callable[[], None] | None,
 ) -> dataset.TrainingPictures:
     pictures = dataset.TrainingPictures(paths, targets, training.model.preprocessing, phase.augment)
     if check is not None:
-        training.kept = pictures.kept = cache.keep(
-            pictures.sight,
-            training.recipe.data.cache,
-            workers=dataset.default_workers() if training.workers is None else training.workers,
-            before=training.kept,
-            check=check,
-        )
+        pictures.kept = state.kept(training, pictures.sight, check)
     return pictures
 
 
-def _loss(training: Training, phase: Phase, class_weights: Tensor, batch: tuple[Tensor, Tensor]) -> Tensor:
+def _loss(training: ClassifyTraining, phase: Phase, class_weights: Tensor, batch: tuple[Tensor, Tensor]) -> Tensor:
     """Of pictures [B, 1, S, S] uint8 and class indices [B]."""
     place, model = training.place, training.model
     images = training.compute.send(model.preprocessing.normalise(batch[0]))
@@ -73,12 +71,14 @@ def _loss(training: Training, phase: Phase, class_weights: Tensor, batch: tuple[
     return losses.loss(logits, targets, class_weights, phase.train)
 
 
-def _loss_of_features(training: Training, phase: Phase, class_weights: Tensor, batch: tuple[Tensor, Tensor]) -> Tensor:
+def _loss_of_features(
+    training: ClassifyTraining, phase: Phase, class_weights: Tensor, batch: tuple[Tensor, Tensor]
+) -> Tensor:
     """Of features [B, D] and class indices [B]."""
     with training.compute.autocast():
         logits = training.model.classifier.answer(batch[0].to(training.compute.device))
     return losses.loss(logits, _one_hot(training, batch[1]), class_weights, phase.train)
 
 
-def _one_hot(training: Training, targets: Tensor) -> Tensor:
+def _one_hot(training: ClassifyTraining, targets: Tensor) -> Tensor:
     return functional.one_hot(targets, len(training.model.classes)).float().to(training.compute.device)

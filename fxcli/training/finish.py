@@ -21,43 +21,33 @@ from fxcli.inference import engines
 from fxcli.inference.pipeline import Pipeline
 from fxcli.model.classifier import STATISTICS, FeatureStatistics
 from fxcli.model.hardware import Compute, has_bf16
-from fxcli.run import checkpoint
 from fxcli.run.directory import Run
 from fxcli.run.files import write_text
-from fxcli.training import features, validate
+from fxcli.training import features, state, validate
 from fxcli.training.ensemble import HELD_OUT
-from fxcli.training.state import Training
+from fxcli.training.state import ClassifyTraining
 
 
-def finish(training: Training, run: Run) -> dict[str, Any]:
+def finish(training: ClassifyTraining, run: Run) -> dict[str, Any]:
     """Writes the model that is kept and returns its validation figures."""
-    _, last = training.phases[min(training.place.phase, len(training.phases)) - 1]
-    network, model = training.model.classifier, training.model
-    if last.train.monitor != "none" and run.best_file.exists():
-        weights, header = checkpoint.load_model_file(run.best_file)
-        network.load_state_dict(weights)
-        model.info["epoch"] = header["epoch"]
-    else:
-        if training.average:
-            network.load_state_dict(training.average.values)
-        model.info["epoch"] = training.place.epoch
-    network.eval()
-    network.statistics = _statistics(training)
+    model = training.model
+    state.keep(training, run)
+    model.classifier.statistics = _statistics(training)
     held_out = _held_out(training, run)
     figures: dict[str, Any] = {}
-    paths, targets = training.part("val")
+    paths, targets = validate.part(training, "val")
     if paths:
         exact = validate.pipeline_of(training).logits(paths)
         figures = validate.figures_of(training, exact, targets)
         model.info["agreement"] = _compare_bf16(training, paths, exact, targets)
     elif held_out is not None:
-        paths, targets = training.part(HELD_OUT)
+        paths, targets = validate.part(training, HELD_OUT)
         model.info["agreement"] = _compare_bf16(training, paths, held_out.mean_logits, targets)
     model.save(run.model_file)
     return figures
 
 
-def _statistics(training: Training) -> FeatureStatistics | None:
+def _statistics(training: ClassifyTraining) -> FeatureStatistics | None:
     try:
         found = novelty.fit(features.of_training_pictures(training).numpy())
     except ValueError as error:
@@ -67,7 +57,7 @@ def _statistics(training: Training) -> FeatureStatistics | None:
     return FeatureStatistics(*values).to(training.compute.device)
 
 
-def _held_out(training: Training, run: Run) -> Labelled | None:
+def _held_out(training: ClassifyTraining, run: Run) -> Labelled | None:
     """What the model says of the pictures that were held out, if there are any: written, and learnt from.
 
     A part of a run leaves the learning to the whole.
@@ -75,7 +65,7 @@ def _held_out(training: Training, run: Run) -> Labelled | None:
     model, rows = training.model, training.manifest.part(HELD_OUT)
     if not rows:
         return None
-    paths, targets = training.part(HELD_OUT)
+    paths, targets = validate.part(training, HELD_OUT)
     logits, distances = zip(*validate.pipeline_of(training).readable(paths), strict=True)
     said = Labelled(
         paths=tuple(row.path for row in rows),
@@ -92,7 +82,9 @@ def _held_out(training: Training, run: Run) -> Labelled | None:
     return said
 
 
-def _compare_bf16(training: Training, paths: list[Path], exact: np.ndarray, targets: list[int]) -> dict[str, Any]:
+def _compare_bf16(
+    training: ClassifyTraining, paths: list[Path], exact: np.ndarray, targets: list[int]
+) -> dict[str, Any]:
     """Whether `fx predict` may compute in bf16 on this kind of device: for the model file."""
     model, device = training.model, training.compute.device
     if not has_bf16(device):

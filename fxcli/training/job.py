@@ -22,18 +22,19 @@ from fxcli.data.prepare import PHANTOM, PREPARED, prepare
 from fxcli.errors import DataError, Interrupted, RunError
 from fxcli.model import hardware
 from fxcli.model.hardware import Compute
+from fxcli.recipe.detection import DetectRecipe
 from fxcli.recipe.load import load, resolved_yaml
 from fxcli.recipe.preparation import PrepareRecipe
 from fxcli.recipe.schema import ClassifyRecipe, PretrainRecipe, StudyRecipe
+from fxcli.recipe.tasks import TrainRecipe
 from fxcli.run import directory, provenance
 from fxcli.run.directory import Run
 from fxcli.run.files import copy, sha256_of, write_text
-from fxcli.training import classify, ensemble, loop, pretrain
+from fxcli.training import classify, detect, ensemble, loop, pretrain
 from fxcli.training.ensemble import Part
 from fxcli.training.session import digest_of
-from fxcli.zoo.plugins import load_zoo
-
-TrainRecipe = ClassifyRecipe | PretrainRecipe
+from fxcli.training.state import AnyTraining
+from fxcli.zoo.plugins import Zoo, load_zoo
 
 
 def manifest_of(recipe: TrainRecipe) -> Manifest:
@@ -89,6 +90,8 @@ def create(recipe: TrainRecipe, manifest: Manifest, out: Path | None, **more: An
     """
     if isinstance(recipe, ClassifyRecipe):
         _check(recipe, manifest)
+    elif isinstance(recipe, DetectRecipe):
+        more["boxes_sha256"] = detect.check_parts(recipe, manifest)
     text = resolved_yaml(recipe)
     info = {
         "created": provenance.now(),
@@ -174,6 +177,8 @@ def reopen(path: Path) -> tuple[Run, TrainRecipe, Manifest]:
 def _check_unchanged(run: Run, recipe: TrainRecipe, manifest: Manifest) -> None:
     info = run.info()
     digests = {"recipe": digest_of(recipe), "manifest": manifest.digest}
+    if isinstance(recipe, DetectRecipe):
+        digests["boxes"] = detect.check_parts(recipe, manifest)
     # Parts of a run have none, and runs of an older fx.
     if info.get("pictures_sha256"):
         digests["pictures"] = _pictures(manifest)
@@ -254,12 +259,26 @@ def _one(run: Run, recipe: TrainRecipe, manifest: Manifest, *, resume: bool) -> 
     run.update(compute=hardware.describe(compute))
     zoo = load_zoo()
     info = _header(recipe, manifest, compute)
-    if isinstance(recipe, ClassifyRecipe):
-        training = classify.build(recipe, manifest, compute, zoo, info)
+    if isinstance(recipe, PretrainRecipe):
         console.note(f"run {run.path}")
-        return loop.train(training, run, resume=resume)
+        return pretrain.train(recipe, manifest, compute, zoo, info, run, resume=resume)
+    training = build(recipe, manifest, compute, zoo, info)
     console.note(f"run {run.path}")
-    return pretrain.train(recipe, manifest, compute, zoo, info, run, resume=resume)
+    return loop.train(training, run, resume=resume)
+
+
+def build(
+    recipe: ClassifyRecipe | DetectRecipe, manifest: Manifest, compute: Compute, zoo: Zoo, info: dict[str, Any]
+) -> AnyTraining:
+    """A training in place for its first step; `info` is the header of its model file.
+
+    Raises:
+        DataError: The pictures, or their boxes, are not what it needs.
+        WeightsUnavailable: See `model.init`.
+    """
+    if isinstance(recipe, ClassifyRecipe):
+        return classify.build(recipe, manifest, compute, zoo, info)
+    return detect.build(recipe, manifest, compute, zoo, info)
 
 
 def _header(recipe: TrainRecipe, manifest: Manifest, compute: Compute) -> dict[str, Any]:
@@ -281,6 +300,11 @@ def _header(recipe: TrainRecipe, manifest: Manifest, compute: Compute) -> dict[s
         "created": provenance.now(),
         "fx_version": __version__,
     }
+    if isinstance(recipe, DetectRecipe):
+        maker = zoo.provider("detector", recipe.detect.detector)
+        info["detect"] = recipe.detect.model_dump(mode="json")
+        info["detector_plugin"] = {"name": maker.name, "distribution": maker.distribution, "version": maker.version}
+        info["batch_size"] = recipe.evaluate.batch_size
     if isinstance(recipe, ClassifyRecipe):
         info |= {"batch_size": recipe.evaluate.batch_size, "negative_class": recipe.evaluate.negative_class}
     return info

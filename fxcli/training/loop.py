@@ -18,18 +18,20 @@ from fxcli.console import console
 from fxcli.data import dataset
 from fxcli.errors import FxError, UnreadableImage
 from fxcli.model import freeze, hardware
-from fxcli.recipe.schema import Phase
+from fxcli.recipe.tasks import AnyPhase
 from fxcli.run import checkpoint, randomness
 from fxcli.run.directory import Run
 from fxcli.training import optim, state
 from fxcli.training.session import Average, Log, Stop, Timer, check_weights, finite
-from fxcli.training.state import Feed, Place, Training
+from fxcli.training.state import AnyTraining, Feed, Place
 
 # Minutes after the last save at which the end of an epoch makes one.
 EPOCH_SAVE_MIN = 1 / 3
+# What people are told of each epoch, by how its name ends; the rest is in metrics.jsonl.
+SHOWN = ("loss", "acy", "_f1", "ap50", "auroc")
 
 
-def train(training: Training, run: Run, *, resume: bool) -> dict[str, Any]:
+def train(training: AnyTraining, run: Run, *, resume: bool) -> dict[str, Any]:
     """Trains through all phases and writes model.safetensors.
 
     Returns:
@@ -57,7 +59,7 @@ def train(training: Training, run: Run, *, resume: bool) -> dict[str, Any]:
     return training.task.finish(training, run)
 
 
-def _start_phase(training: Training, run: Run) -> None:
+def _start_phase(training: AnyTraining, run: Run) -> None:
     """Loads the weights that a later phase starts from."""
     index = training.place.phase
     if index == 0:
@@ -70,7 +72,7 @@ def _start_phase(training: Training, run: Run) -> None:
         training.model.network.load_state_dict(training.average.values)
 
 
-def _phase(training: Training, run: Run, log: Log, timer: Timer, stop: Stop, tensors: dict[str, Tensor]) -> None:
+def _phase(training: AnyTraining, run: Run, log: Log, timer: Timer, stop: Stop, tensors: dict[str, Tensor]) -> None:
     place = training.place
     _, phase = training.phases[place.phase]
     set_up(training, tensors)
@@ -118,18 +120,18 @@ def _phase(training: Training, run: Run, log: Log, timer: Timer, stop: Stop, ten
                 raise stop.interrupted(run, place.step)
 
 
-def set_up(training: Training, tensors: Mapping[str, Tensor]) -> None:
+def set_up(training: AnyTraining, tensors: Mapping[str, Tensor]) -> None:
     """Sets a phase up: freezing, optimizer, averaged weights; `tensors` of a resume state are put back."""
     model = training.model
     _, phase = training.phases[training.place.phase]
     training.task.freeze(training, phase)
-    groups = freeze.parameter_groups(model.network, model.spec, phase.optim)
+    groups = freeze.parameter_groups(model.network, model.backbone, model.spec, phase.optim)
     training.optimizer = optim.make(phase.optim, groups)
     training.average = Average(model.network, phase.train.ema) if phase.train.ema else None
     state.restore(training, tensors)
 
 
-def steps(training: Training, feed: Feed, timer: Timer) -> Generator[None, None, None]:
+def steps(training: AnyTraining, feed: Feed, timer: Timer) -> Generator[None, None, None]:
     """Runs the rest of an epoch and yields after each optimizer step; `timer` is told what the time goes to."""
     place, optimizer, count = training.place, training.optimizer, feed.batches.count
     name, phase = training.phases[place.phase]
@@ -151,7 +153,7 @@ def steps(training: Training, feed: Feed, timer: Timer) -> Generator[None, None,
             # backward: gradients of a group of batches add up, so each counts by its share of the group's pictures
             first = (place.batch - place.batch % settings.accumulate) * settings.batch_size
             group = min(settings.accumulate * settings.batch_size, count - first)
-            (loss * (len(batch[1]) / group)).backward()  # type: ignore[no-untyped-call]
+            (loss * (len(batch[1]) / group)).backward()
             place.batch += 1
             place.loss_sum, place.loss_count = (
                 place.loss_sum + value * len(batch[1]),
@@ -169,7 +171,7 @@ def steps(training: Training, feed: Feed, timer: Timer) -> Generator[None, None,
             yield
 
 
-def _step(training: Training, phase: Phase, optimizer: torch.optim.Optimizer | None, lr: float) -> None:
+def _step(training: AnyTraining, phase: AnyPhase, optimizer: torch.optim.Optimizer | None, lr: float) -> None:
     place, network = training.place, training.model.network
     if optimizer is None:
         raise FxError("a step before set_up")
@@ -183,7 +185,7 @@ def _step(training: Training, phase: Phase, optimizer: torch.optim.Optimizer | N
         training.average.update(network, place.phase_step)
 
 
-def _end_epoch(training: Training, run: Run, log: Log, timer: Timer, feed: Feed, speed: Mapping[str, float]) -> None:
+def _end_epoch(training: AnyTraining, run: Run, log: Log, timer: Timer, feed: Feed, speed: Mapping[str, float]) -> None:
     """Evaluates, keeps the best, logs, and decides whether the phase goes on; `speed` is of the epoch, as logged."""
     place = training.place
     name, phase = training.phases[place.phase]
@@ -217,7 +219,7 @@ def _end_epoch(training: Training, run: Run, log: Log, timer: Timer, feed: Feed,
         place.done = True
 
 
-def _tell(training: Training, run: Run, timer: Timer, values: Mapping[str, Any]) -> None:
+def _tell(training: AnyTraining, run: Run, timer: Timer, values: Mapping[str, Any]) -> None:
     """Shows people what was logged of an epoch, and puts where the run stands into run.json."""
     place = training.place
     name, phase = training.phases[place.phase]
@@ -226,7 +228,9 @@ def _tell(training: Training, run: Run, timer: Timer, values: Mapping[str, Any])
     seconds = {key: round(value, 1) for key, value in timer.totals.items()}
     run.update(epoch=place.epoch, monitor=phase.train.monitor, best=best, best_epoch=place.best_epoch, seconds=seconds)
     left = sum(p.train.epochs for _, p in training.phases) - place.epoch
-    shown = " ".join(f"{key} {value:.3f}" for key, value in values.items() if key.endswith(("loss", "acy", "_f1")))
+    shown = " ".join(
+        f"{key} {value:.3f}" for key, value in values.items() if key.endswith(("loss", "acy", "_f1", "ap50", "auroc"))
+    )
     minutes = timer.spent_s / place.epoch * left / 60
     speed = f"{values['images_per_s']:.0f} img/s"
     times = f"data {values['data_wait_s']:.1f} s, compute {values['compute_s']:.1f} s"
@@ -242,11 +246,11 @@ def _score(monitor: str, values: dict[str, Any]) -> float | None:
     return -value if monitor == "val_loss" else value
 
 
-def _is_over(phase: Phase, timer: Timer) -> bool:
+def _is_over(phase: AnyPhase, timer: Timer) -> bool:
     return phase.train.max_minutes is not None and timer.spent_s >= phase.train.max_minutes * 60
 
 
-def _save(training: Training, run: Run, timer: Timer) -> None:
+def _save(training: AnyTraining, run: Run, timer: Timer) -> None:
     training.place.__dict__.update(timer.totals)
     state.save(training, run)
     timer.saved()

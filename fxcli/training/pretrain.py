@@ -111,7 +111,7 @@ class Pretraining:
     @property
     def steps_per_epoch(self) -> int:
         """Batches that are large enough to learn from."""
-        whole, rest = divmod(len(self.batches.targets), self.recipe.train.batch_size)
+        whole, rest = divmod(self.batches.count, self.recipe.train.batch_size)
         return whole + (rest >= MIN_BATCH)
 
 
@@ -190,10 +190,12 @@ def build(recipe: PretrainRecipe, manifest: Manifest, compute: Compute, zoo: Zoo
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(randomness.derive(recipe.seed, "init", "method"))
         module = compute.place(pretrainer.build(classifier.backbone, args)).train()
-    batches = dataset.Batches([0] * len(paths), recipe.train.batch_size, seed=recipe.seed)
+    batches = dataset.Batches(len(paths), recipe.train.batch_size, seed=recipe.seed)
     views = dataset.Views(paths, preprocessing, pretrainer.views(args))
     loader = dataset.loader(views, batches, workers=recipe.data.workers)
-    optimizer = optim.make(recipe.optim, freeze.parameter_groups(module, spec, recipe.optim))
+    optimizer = optim.make(
+        recipe.optim, freeze.parameter_groups(module, module.get_submodule("backbone"), spec, recipe.optim)
+    )
     return Pretraining(recipe, module, preprocessing, compute, optimizer, loader, batches)
 
 
@@ -212,7 +214,7 @@ def _keep(pretraining: Pretraining, run: Run, stop: Stop) -> None:
 def _epoch(pretraining: Pretraining, run: Run, timer: Timer, stop: Stop) -> None:
     """Runs the rest of an epoch."""
     recipe, place, module = pretraining.recipe, pretraining.place, pretraining.module
-    per_epoch, count = pretraining.steps_per_epoch, len(pretraining.batches.targets)
+    per_epoch, count = pretraining.steps_per_epoch, pretraining.batches.count
     title = f"{recipe.pretrain.method} {place.epoch + 1}/{recipe.train.epochs}"
     pretraining.batches.begin(place.epoch, place.batch)
     bar: tqdm[Any]

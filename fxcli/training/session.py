@@ -27,6 +27,7 @@ from fxcli.model import init
 from fxcli.model.classifier import Classifier
 from fxcli.recipe.load import resolved_yaml
 from fxcli.recipe.schema import ClassifyRecipe, PretrainRecipe
+from fxcli.recipe.tasks import TrainRecipe
 from fxcli.run import provenance, randomness
 from fxcli.run.directory import Run
 from fxcli.run.files import append_line, write_text
@@ -46,13 +47,26 @@ def start(
     Raises:
         WeightsUnavailable: See `model.init`.
     """
-    size_px = recipe.data.image_size_px or init.input_of(spec, recipe.model.init).size_px
     seed = randomness.derive(recipe.seed, "init")
-    network = models.build(spec, recipe.model, size_px, num_classes, seed)
-    seen = init.initialise(spec, network.backbone, recipe.model.init)
-    return network, Preprocessing(
+    network = models.build(spec, recipe.model, size_px(recipe, spec), num_classes, seed)
+    return network, started(recipe, manifest, spec, network.backbone)
+
+
+def size_px(recipe: TrainRecipe, spec: BackboneSpec) -> int:
+    """The side of the input: the recipe's, or the backbone's own."""
+    return recipe.data.image_size_px or init.input_of(spec, recipe.model.init).size_px
+
+
+def started(recipe: TrainRecipe, manifest: Manifest, spec: BackboneSpec, backbone: nn.Module) -> Preprocessing:
+    """Starts a backbone as `model.init` says, and tells what its pictures go through.
+
+    Raises:
+        WeightsUnavailable: See `model.init`.
+    """
+    seen = init.initialise(spec, backbone, recipe.model.init)
+    return Preprocessing(
         clean=manifest.clean(),
-        image_size_px=size_px,
+        image_size_px=size_px(recipe, spec),
         resize=recipe.data.resize,
         mean=seen.mean,
         std=seen.std,
@@ -85,17 +99,17 @@ def check_weights(module: nn.Module, step: int) -> None:
         raise RunError(f"the weights are no longer finite after step {step}", hint=DIVERGED)
 
 
-def digest_of(recipe: ClassifyRecipe | PretrainRecipe) -> str:
+def digest_of(recipe: TrainRecipe) -> str:
     """What runs, model files and resume states say of their recipe."""
     return provenance.digest(resolved_yaml(recipe))
 
 
-def header(place: Any, recipe: ClassifyRecipe | PretrainRecipe) -> dict[str, Any]:
+def header(place: Any, recipe: TrainRecipe) -> dict[str, Any]:
     """Of a resume state, for `take_over`."""
     return {"place": asdict(place), "recipe_sha256": digest_of(recipe)}
 
 
-def take_over(place: Any, header: Mapping[str, Any], recipe: ClassifyRecipe | PretrainRecipe, file: Path) -> None:
+def take_over(place: Any, header: Mapping[str, Any], recipe: TrainRecipe, file: Path) -> None:
     """Puts the saved place of a resume state into a dataclass of defaults.
 
     Raises:

@@ -6,19 +6,21 @@ import contextlib
 import copy
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 import torch
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from fxcli.data.cache import Kept
+from fxcli.data import cache, dataset
+from fxcli.data.cache import Kept, Sight
 from fxcli.data.dataset import Batches
 from fxcli.data.manifest import Manifest
 from fxcli.model.classifier import TrainedModel
+from fxcli.model.detector import TrainedDetector
 from fxcli.model.hardware import Compute
-from fxcli.recipe.schema import ClassifyRecipe, Phase
+from fxcli.recipe.detection import DetectRecipe
+from fxcli.recipe.schema import ClassifyRecipe
 from fxcli.run import checkpoint
 from fxcli.run.directory import Run
 from fxcli.training import optim, session
@@ -88,24 +90,30 @@ class Feed:
 
 @dataclass(frozen=True)
 class Task:
-    """What is special to what is trained, as functions of the training; classify has one, and detect.
+    """What is special to what is trained, as functions of the training: those of classify, or of detect.
 
     Attributes:
         freeze: Freezes what the phase at hand freezes, and puts all else into training mode.
         feed: Feeds the phase at hand, which is set up; `check` is called now and then and may raise to end it, and
             without one nothing is kept that takes a while to make.
         finish: Writes the model that is kept, and returns its validation figures.
+        passes: How often a phase goes through its pictures.
         logged: Names of the figures that each epoch logs.
     """
 
-    freeze: Callable[[Training, Phase], None]
-    feed: Callable[[Training, Callable[[], None] | None], Feed]
-    finish: Callable[[Training, Run], dict[str, Any]]
+    freeze: Callable[[Any, Any], None]
+    feed: Callable[[Any, Callable[[], None] | None], Feed]
+    finish: Callable[[Any, Run], dict[str, Any]]
+    passes: Callable[[Any, Any], int]
     logged: tuple[str, ...]
 
 
+RecipeT = TypeVar("RecipeT", bound=ClassifyRecipe | DetectRecipe)
+ModelT = TypeVar("ModelT", bound=TrainedModel | TrainedDetector)
+
+
 @dataclass
-class Training:
+class Training(Generic[RecipeT, ModelT]):
     """One training with its parts; `train` runs it.
 
     Attributes:
@@ -122,9 +130,9 @@ class Training:
         optimizer: Of the phase at hand.
     """
 
-    recipe: ClassifyRecipe
+    recipe: RecipeT
     manifest: Manifest
-    model: TrainedModel
+    model: ModelT
     compute: Compute
     zoo: Zoo
     task: Task
@@ -134,20 +142,27 @@ class Training:
     average: Average | None = None
     optimizer: torch.optim.Optimizer | None = None
 
-    def part(self, split: str) -> tuple[list[Path], list[int]]:
-        """Files and class indices of a split."""
-        index = {name: number for number, name in enumerate(self.model.classes)}
-        rows = self.manifest.part(split)
-        return [self.manifest.path_of(row) for row in rows], [index[row.label] for row in rows]
-
     @property
-    def phases(self) -> list[tuple[str, Phase]]:
-        """The recipe's phases, in order."""
+    def phases(self) -> list[tuple[str, Any]]:
+        """The recipe's phases, in order: Phase, or DetectPhase."""
         return list(self.recipe.phases.items())
 
 
+AnyTraining = Training[Any, Any]
+ClassifyTraining = Training[ClassifyRecipe, TrainedModel]
+DetectTraining = Training[DetectRecipe, TrainedDetector]
+
+
+def kept(training: AnyTraining, sight: Sight, check: Callable[[], None]) -> Kept | None:
+    """The pictures of a phase, decoded, as the recipe wants it: its next phase finds those that it sees alike."""
+    workers = dataset.default_workers() if training.workers is None else training.workers
+    settings = training.recipe.data.cache
+    training.kept = cache.keep(sight, settings, workers=workers, before=training.kept, check=check)
+    return training.kept
+
+
 @contextlib.contextmanager
-def evaluated(training: Training) -> Iterator[None]:
+def evaluated(training: AnyTraining) -> Iterator[None]:
     """The network in eval mode and with averaged weights, if there are; afterwards as it was."""
     network = training.model.network
     modes = {module: module.training for module in network.modules()}
@@ -164,7 +179,22 @@ def evaluated(training: Training) -> Iterator[None]:
             module.training = mode
 
 
-def save(training: Training, run: Run) -> None:
+def keep(training: AnyTraining, run: Run) -> None:
+    """Puts the weights into the network that the training ends with, in eval mode: the best, else the last."""
+    _, last = training.phases[min(training.place.phase, len(training.phases)) - 1]
+    model = training.model
+    if last.train.monitor != "none" and run.best_file.exists():
+        weights, header = checkpoint.load_model_file(run.best_file)
+        model.network.load_state_dict(weights)
+        model.info["epoch"] = header["epoch"]
+    else:
+        if training.average:
+            model.network.load_state_dict(training.average.values)
+        model.info["epoch"] = training.place.epoch
+    model.network.eval()
+
+
+def save(training: AnyTraining, run: Run) -> None:
     """Writes the resume state.
 
     Raises:
@@ -180,7 +210,7 @@ def save(training: Training, run: Run) -> None:
     checkpoint.save_state(run.state_file, tensors, session.header(place, training.recipe))
 
 
-def resumed(training: Training, run: Run) -> dict[str, Tensor]:
+def resumed(training: AnyTraining, run: Run) -> dict[str, Tensor]:
     """Loads the resume state; {} if the run was stopped before its first save.
 
     Raises:
@@ -193,7 +223,7 @@ def resumed(training: Training, run: Run) -> dict[str, Tensor]:
     return tensors
 
 
-def restore(training: Training, tensors: Mapping[str, Tensor]) -> None:
+def restore(training: AnyTraining, tensors: Mapping[str, Tensor]) -> None:
     """Puts saved weights, averages and optimizer state into a phase that was set up.
 
     Raises:

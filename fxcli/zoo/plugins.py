@@ -247,7 +247,7 @@ def load_zoo() -> Zoo:
     A plugin named in FX_DISABLE_PLUGINS (comma-separated) is not imported.
     """
     zoo = Zoo()
-    built_in = EntryPoint(BUILT_IN, "fxcli.zoo.resnet", GROUP)
+    built_in = EntryPoint(BUILT_IN, "fxcli.zoo.builtin", GROUP)
     zoo.load(Plugin(name=BUILT_IN, distribution="fxcli", version=__version__, module=built_in.value), built_in)
     unwanted = {name.strip() for name in os.environ.get("FX_DISABLE_PLUGINS", "").split(",")} - {""}
     blocked = set()

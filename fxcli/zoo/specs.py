@@ -150,18 +150,45 @@ class BackboneFamily:
 
 
 @dataclass(frozen=True, kw_only=True)
+class DetectorArgs:
+    """What `DetectorSpec.build` is given.
+
+    Attributes:
+        image_size_px: Side of the square input that will come.
+        num_classes: Of the boxes, without a background.
+        stages: Of the backbone.
+        pyramid: (channels, finest_stride) → a feature pyramid over the backbone (Lin et al. 2017): images [B, 3, S, S]
+            → maps [B, channels, h, w] by the names "0", "1" …, from `finest_stride` (4 or 8) on, each level half as
+            fine as the one before; `out_channels` and `names` say so. For detectors that want one.
+        sides_px: √area of the training boxes at this input: 21 quantiles, every 5 % from the least to the largest.
+        ratios: Height over width of the training boxes, likewise.
+        options: The validated `detect.options` of the recipe, an instance of `DetectorSpec.options`.
+    """
+
+    image_size_px: int
+    num_classes: int
+    stages: tuple[Stage, ...]
+    pyramid: Callable[[int, int], nn.Module]
+    sides_px: tuple[float, ...]
+    ratios: tuple[float, ...]
+    options: BaseModel
+
+
+@dataclass(frozen=True, kw_only=True)
 class DetectorSpec:
     """A detector over any registered backbone.
 
     Attributes:
         name: As in `detect.detector`.
-        build: (backbone, num_classes, options) → a module with torchvision's detection contract.
+        build: (backbone, args) → a module that holds this backbone and keeps torchvision's detection contract: images
+            are a list of [3, S, S], normalised; targets one {"boxes": [n, 4], "labels": [n] from 1 on} each. In
+            training it returns a mapping of losses, else of each image {"boxes", "labels", "scores"}, surest first.
         options: Validates `detect.options`.
         summary: One line for `fx plugins`.
     """
 
     name: str
-    build: Callable[[nn.Module, int, BaseModel], nn.Module]
+    build: Callable[[nn.Module, DetectorArgs], nn.Module]
     options: type[BaseModel] = NoOptions
     summary: str = ""
 

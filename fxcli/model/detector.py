@@ -1,0 +1,189 @@
+"""The detector: a network of the zoo over a backbone; and how it is built, saved and loaded."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+from pydantic import ValidationError
+from torch import Tensor, nn
+
+from fxcli.data.names import are_class_names
+from fxcli.data.preprocess import Preprocessing
+from fxcli.errors import DataError, FxError, ModelFileError, PluginError, RecipeError
+from fxcli.model import classifier as classifiers
+from fxcli.model.pyramid import Pyramid
+from fxcli.recipe.detection import Detect
+from fxcli.recipe.schema import Model
+from fxcli.run.checkpoint import load_model_file, save_model_file
+from fxcli.zoo.plugins import Zoo
+from fxcli.zoo.specs import BackboneSpec, DetectorArgs, DetectorSpec
+
+QUANTILES = 21
+
+
+@dataclass(frozen=True)
+class BoxShapes:
+    """How large the training boxes are at the model's input, as `DetectorArgs` has it; in the model file, too.
+
+    Attributes:
+        sides_px: Quantiles of √area.
+        ratios: Of height over width.
+    """
+
+    sides_px: tuple[float, ...]
+    ratios: tuple[float, ...]
+
+    @classmethod
+    def from_mapping(cls, values: Any) -> BoxShapes:
+        """From plain values, or ValueError."""
+        found = {name: tuple(values[name]) for name in ("sides_px", "ratios")}
+        for name, quantiles in found.items():
+            is_number = [type(value) is float and 0 < value < 1e6 for value in quantiles]
+            if len(quantiles) != QUANTILES or not all(is_number) or list(quantiles) != sorted(quantiles):
+                raise ValueError(f"box_shapes.{name}")
+        return cls(**found)
+
+
+class Detector(nn.Module):
+    """A network of the zoo, with the backbone within it at hand.
+
+    Args:
+        network: Keeps the contract of `DetectorSpec.build`.
+        backbone: Within it.
+    """
+
+    def __init__(self, network: nn.Module, backbone: nn.Module) -> None:
+        super().__init__()
+        self.network = network
+        # Not as a module of its own, which would save its weights twice.
+        self._backbone = [backbone]
+
+    @property
+    def backbone(self) -> nn.Module:
+        """Within the network."""
+        return self._backbone[0]
+
+    def losses(self, images: Tensor, targets: Sequence[Mapping[str, Tensor]]) -> dict[str, Tensor]:
+        """Normalised [B, 3, S, S] and a target of each → losses by name; in training mode."""
+        return cast("dict[str, Tensor]", self.network(list(images), list(targets)))
+
+    def forward(self, images: Tensor) -> list[dict[str, Tensor]]:
+        """Normalised [B, 3, S, S] → "boxes", "labels" from 1 on, "scores" of each, surest first; in eval mode."""
+        return cast("list[dict[str, Tensor]]", self.network(list(images)))
+
+
+@dataclass
+class TrainedDetector:
+    """A detector with everything that predicting needs; what a model file holds.
+
+    Attributes:
+        network: It.
+        spec: Of its backbone.
+        classes: Of its boxes; label 1 is the first.
+        preprocessing: Path → input.
+        info: The rest of the header: recipe, data, date, backbone, detector, plugins, operating points …
+    """
+
+    network: Detector
+    spec: BackboneSpec
+    classes: tuple[str, ...]
+    preprocessing: Preprocessing
+    info: dict[str, Any]
+
+    @property
+    def backbone(self) -> nn.Module:
+        """Of the network."""
+        return self.network.backbone
+
+    @property
+    def is_demo(self) -> bool:
+        """Whether it was trained on phantoms."""
+        return bool(self.info.get("demo"))
+
+    def save(self, file: Path) -> None:
+        """Writes a model file, atomically."""
+        header = {**self.info, "classes": list(self.classes), "preprocessing": self.preprocessing.to_mapping()}
+        save_model_file(file, self.network.state_dict(), header)
+
+
+def build(
+    spec: BackboneSpec,
+    detector: DetectorSpec,
+    model: Model,
+    settings: Detect,
+    image_size_px: int,
+    num_classes: int,
+    shapes: BoxShapes,
+    seed: int,
+) -> Detector:
+    """A detector with random weights that are a function of the seed; the global generator is not moved.
+
+    Raises:
+        RecipeError: The backbone or the detector refuses its options, or each other.
+        PluginError: What the detector's plugin built is none.
+    """
+    try:
+        # In JSON mode: strict Python mode refuses a list where the options want a tuple.
+        options = detector.options.model_validate_json(json.dumps(settings.options))
+    except ValidationError as error:
+        told = [f"{'.'.join(map(str, item['loc']))}: {item['msg']}" for item in error.errors()]
+        raise RecipeError([f"detect.options: {line}" for line in told], recipe=settings.detector) from error
+    backbone = classifiers.build_backbone(spec, model, image_size_px, seed)
+    args = DetectorArgs(
+        image_size_px=image_size_px,
+        num_classes=num_classes,
+        stages=spec.stages,
+        pyramid=partial(Pyramid, backbone, spec.stages),
+        sides_px=shapes.sides_px,
+        ratios=shapes.ratios,
+        options=options,
+    )
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed + 1)
+        try:
+            network = detector.build(backbone, args)
+        except ValueError as error:
+            raise RecipeError([f"detect: {detector.name} over {spec.name}: {error}"], recipe=model.backbone) from error
+    if not isinstance(network, nn.Module) or not any(module is backbone for module in network.modules()):
+        raise PluginError(f"detector {detector.name}: build did not return a module that holds its backbone")
+    return Detector(network, backbone)
+
+
+def load(file: Path, zoo: Zoo) -> TrainedDetector:
+    """Reads a model file.
+
+    Raises:
+        ModelFileError: It is none, is damaged, holds no detector, or a plugin that it needs is not there.
+    """
+    tensors, info = load_model_file(file)
+    if info.get("task") != "detect":
+        raise ModelFileError("not the file of a detector", where=file)
+    try:
+        classes: Sequence[str] = info["classes"]
+        preprocessing = Preprocessing.from_mapping(info["preprocessing"])
+        model = Model.model_validate_json(json.dumps(info["model"]))
+        settings = Detect.model_validate_json(json.dumps(info["detect"]))
+        shapes = BoxShapes.from_mapping(info["box_shapes"])
+        if not are_class_names(classes):
+            raise ModelFileError("the header is damaged: classes", where=file)
+        classifiers.check_load(info, preprocessing)
+    except (KeyError, TypeError, ValueError, RecursionError, DataError) as error:
+        raise ModelFileError(f"the header is damaged: {str(error)[:300]}", where=file) from error
+    spec = classifiers.spec_of(file, info, model.backbone, zoo)
+    try:
+        detector = zoo.detector(settings.detector)
+        network = build(spec, detector, model, settings, preprocessing.image_size_px, len(classes), shapes, seed=0)
+    except RecipeError as error:
+        raise ModelFileError(f"it is no longer as it was: {error.problems[0]}", where=file) from error
+    except FxError as error:
+        hint = "fx plugins shows what became of the plugins"
+        raise ModelFileError(f"needs the detector {settings.detector}: {error.what}", where=file, hint=hint) from error
+    classifiers.load_state(network, tensors, file)
+    header = {key: value for key, value in info.items() if key not in ("classes", "preprocessing")}
+    return TrainedDetector(network.eval(), spec, tuple(classes), preprocessing, header)

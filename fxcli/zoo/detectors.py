@@ -1,0 +1,145 @@
+"""Faster R-CNN and FCOS of torchvision over a feature pyramid of any backbone: always there, as ResNet is.
+
+Their anchors, or what takes their place, are fitted to the sides of the training boxes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Literal, cast
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from fxcli.zoo.hookspecs import hookimpl
+from fxcli.zoo.specs import DetectorArgs, DetectorSpec
+
+if TYPE_CHECKING:
+    from torch import nn
+
+# A network sees normalised pictures of one size: torchvision's own transform has nothing to do.
+_AS_IT_IS = {"image_mean": (0.0, 0.0, 0.0), "image_std": (1.0, 1.0, 1.0)}
+_MIN_SIDE_PX = 8.0
+
+
+class _Options(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+
+    finest_stride: Literal[4, 8] = Field(
+        8,
+        description="input pixels per cell of the finest level: 4 finds smaller boxes, at several times the cost",
+    )
+    channels: int = Field(128, ge=32, le=1024, multiple_of=32, description="of each level of the pyramid")
+    score_threshold: float = Field(0.01, ge=0, lt=1, description="surer boxes alone are told")
+    overlap: float = Field(
+        0.4, gt=0, lt=1, description="of two boxes of a class that overlap by more, the surer one stays"
+    )
+
+
+class FasterRcnnOptions(_Options):
+    """Of faster_rcnn."""
+
+    proposals: int = Field(512, ge=16, le=4096, description="boxes of the first stage that the second looks at")
+    head_channels: int = Field(512, ge=16, le=4096, description="of the second stage's two layers")
+
+
+class FcosOptions(_Options):
+    """Of fcos."""
+
+    convolutions: int = Field(2, ge=1, le=8, description="in each of its two heads")
+
+
+@hookimpl
+def fx_register_detectors(register: Callable[[DetectorSpec], None]) -> None:
+    """Registers faster_rcnn and fcos."""
+    register(
+        DetectorSpec(
+            name="faster_rcnn",
+            build=_faster_rcnn,
+            options=FasterRcnnOptions,
+            summary="Faster R-CNN of torchvision over a feature pyramid (Ren et al. 2015; Lin et al. 2017)",
+        )
+    )
+    register(
+        DetectorSpec(
+            name="fcos",
+            build=_fcos,
+            options=FcosOptions,
+            summary="FCOS of torchvision, in one stage and without anchors: faster (Tian et al. 2019)",
+        )
+    )
+
+
+def _faster_rcnn(backbone: nn.Module, args: DetectorArgs) -> nn.Module:
+    from torchvision.models.detection import FasterRCNN
+    from torchvision.models.detection.anchor_utils import AnchorGenerator
+    from torchvision.models.detection.faster_rcnn import FastRCNNPredictor, TwoMLPHead
+    from torchvision.ops import MultiScaleRoIAlign
+
+    options = cast(FasterRcnnOptions, args.options)
+    pyramid = args.pyramid(options.channels, options.finest_stride)
+    names = cast("list[str]", pyramid.names)
+    sides = sides_of(args.sides_px, len(names))
+    ratios = quantiles(args.ratios, (1 / 6, 1 / 2, 5 / 6))
+    pool = MultiScaleRoIAlign(featmap_names=names, output_size=7, sampling_ratio=2)
+    network: nn.Module = FasterRCNN(
+        pyramid,
+        min_size=args.image_size_px,
+        max_size=args.image_size_px,
+        rpn_anchor_generator=AnchorGenerator(tuple((side,) for side in sides), (ratios,) * len(sides)),
+        rpn_pre_nms_top_n_train=2 * options.proposals,
+        rpn_pre_nms_top_n_test=2 * options.proposals,
+        rpn_post_nms_top_n_train=options.proposals,
+        rpn_post_nms_top_n_test=options.proposals,
+        box_roi_pool=pool,
+        box_head=TwoMLPHead(options.channels * 7**2, options.head_channels),
+        box_predictor=FastRCNNPredictor(options.head_channels, args.num_classes + 1),
+        box_score_thresh=options.score_threshold,
+        box_nms_thresh=options.overlap,
+        # Of 512 that torchvision draws for pictures with many objects; here most would be background.
+        box_batch_size_per_image=128,
+        **_AS_IT_IS,
+    )
+    return network
+
+
+def _fcos(backbone: nn.Module, args: DetectorArgs) -> nn.Module:
+    from torchvision.models.detection import FCOS
+    from torchvision.models.detection.anchor_utils import AnchorGenerator
+    from torchvision.models.detection.fcos import FCOSHead
+
+    options = cast(FcosOptions, args.options)
+    pyramid = args.pyramid(options.channels, options.finest_stride)
+    levels = len(cast("list[str]", pyramid.names))
+    # A level learns boxes of 4 to 8 of its sides, the first smaller and the last larger ones, too (torchvision's
+    # fcos.py); doubled from level to level, they leave no gap. The smaller half of the boxes is the first level's.
+    first = max(1.0, quantiles(args.sides_px, (0.5,))[0] / 8)
+    generator = AnchorGenerator(tuple((first * 2**level,) for level in range(levels)), ((1.0,),) * levels)
+    head = FCOSHead(options.channels, 1, args.num_classes + 1, num_convs=options.convolutions)
+    network: nn.Module = FCOS(
+        pyramid,
+        args.num_classes + 1,
+        min_size=args.image_size_px,
+        max_size=args.image_size_px,
+        anchor_generator=generator,
+        head=head,
+        score_thresh=options.score_threshold,
+        nms_thresh=options.overlap,
+        **_AS_IT_IS,
+    )
+    return network
+
+
+def sides_of(sides_px: tuple[float, ...], levels: int) -> tuple[float, ...]:
+    """The side of an anchor for each level: the middles of equal shares of the training boxes, none below 8 px."""
+    found = quantiles(sides_px, tuple((level + 0.5) / levels for level in range(levels)))
+    return tuple(max(_MIN_SIDE_PX, side) for side in found)
+
+
+def quantiles(table: tuple[float, ...], at: tuple[float, ...]) -> tuple[float, ...]:
+    """Quantiles of what `DetectorArgs` tells as a table of evenly spaced ones."""
+    found = []
+    for share in at:
+        place = share * (len(table) - 1)
+        low = min(int(place), len(table) - 2)
+        found.append(table[low] + (table[low + 1] - table[low]) * (place - low))
+    return tuple(found)

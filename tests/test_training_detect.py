@@ -1,0 +1,263 @@
+"""Training of detectors: it learns where, resumes to the bit, and says what its data lack."""
+
+import json
+import shutil
+import signal
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from typer.testing import CliRunner
+
+from fxcli.cli import app
+from fxcli.data.boxes import FILE, Boxes, read_boxes
+from fxcli.data.manifest import read_manifest
+from fxcli.errors import DataError, Interrupted, RunError
+from fxcli.evaluation import detection
+from fxcli.inference.detected import Finder
+from fxcli.model import detector as detectors
+from fxcli.model.hardware import Compute
+from fxcli.run import checkpoint, directory
+from fxcli.training import detect, job, loop, session
+
+CPU, BF16 = Compute(torch.device("cpu")), Compute(torch.device("cpu"), "bf16")
+TIMES = ("seconds", "images_per_s", "data_wait_s", "compute_s")
+PHASES = """
+phases:
+  warm: {train: {epochs: 1, ema: 0.9}, model: {freeze: "until:stem", bn: eval}, schedule: {name: onecycle}}
+  tune: {start: last, augment: {hflip: 0.5, scale: [0.8, 1.2], brightness: 0.2}, train: {epochs: 1}}
+"""
+
+
+@pytest.fixture
+def begin(demo_zoo):
+    """A training and its run; with `run`, a training that can resume it."""
+
+    def make(recipe, run=None, workers=0, compute=CPU):
+        manifest = read_manifest(Path(recipe.data.manifest))
+        training = job.build(recipe, manifest, compute, demo_zoo, job._header(recipe, manifest, compute))
+        training.workers = workers
+        return training, run or directory.create("tiny", {"created": "now"}, out=None)
+
+    return make
+
+
+def lines_of(run):
+    lines = [json.loads(line) for line in run.metrics_file.read_text().splitlines()]
+    return [{key: value for key, value in line.items() if key not in TIMES} for line in lines]
+
+
+def assert_same(run, other):
+    one, two = (checkpoint.load_model_file(each.model_file)[0] for each in (run, other))
+    assert one.keys() == two.keys()
+    assert all(torch.equal(one[name], two[name]) for name in one)
+    assert lines_of(run) == lines_of(other)
+
+
+def stop_after(monkeypatch, count):
+    real, steps = loop._step, []
+
+    def step(*arguments):
+        real(*arguments)
+        steps.append(1)
+        if len(steps) == count:
+            signal.raise_signal(signal.SIGINT)
+
+    monkeypatch.setattr(loop, "_step", step)
+
+
+@pytest.mark.parametrize("method", ["faster_rcnn", "fcos"])
+def test_it_learns_where_the_bar_is(begin, tiny_detect, demo_zoo, method):
+    sets = [f"detect.detector={method}", "train.epochs=12", "train.ema=0.9", "optim.lr=3e-3"]
+    training, run = begin(tiny_detect(*sets))
+    found = loop.train(training, run, resume=False)
+    assert found["ap50"] > 0.5
+    assert found["auroc"] > 0.8
+    assert max(line["val_ap50"] for line in lines_of(run)) == pytest.approx(found["ap50"])
+    header = checkpoint.read_header(run.model_file)
+    assert header["classes"] == ["fracture"]
+    assert header["task"] == "detect"
+    assert set(header["operating_points"]) == {"0.5", "1", "2"}
+    again = detectors.load(run.model_file, demo_zoo)
+    manifest = training.manifest
+    rows = manifest.part("val")
+    boxes = read_boxes(manifest)
+    said = Finder(again, CPU, batch_size=3, workers=0).readable([manifest.path_of(row) for row in rows])
+    figures = detection.detection(said, [boxes.by_path[row.path] for row in rows], 1)
+    assert figures == pytest.approx(found), "the file gives what training told, in pixels of the originals"
+
+
+def test_the_same_recipe_gives_the_same_bits_with_any_worker_count(begin, tiny_detect):
+    recipe = tiny_detect("augment.rotate_deg=10", "augment.hflip=0.5", "train.epochs=1")
+    runs = []
+    for workers in (0, 2):
+        training, run = begin(recipe, workers=workers)
+        loop.train(training, run, resume=False)
+        runs.append(run)
+    assert_same(*runs)
+
+
+@pytest.mark.parametrize("cache", ["none", "disk"])
+def test_kept_pictures_give_the_same_bits(begin, tiny_detect, cache):
+    runs = []
+    for mode in ("memory", cache):
+        training, run = begin(tiny_detect(f"data.cache={mode}", "augment.hflip=0.5", "train.epochs=1"))
+        loop.train(training, run, resume=False)
+        runs.append(run)
+    assert_same(*runs)
+
+
+@pytest.mark.parametrize(("steps", "compute"), [(2, CPU), (6, CPU), (8, CPU), (9, BF16)])
+def test_resume_ends_bitwise_equal(begin, tiny_detect, monkeypatch, steps, compute):
+    """Six steps an epoch, one epoch a phase."""
+    recipe = tiny_detect(phases=PHASES)
+    training, whole = begin(recipe, compute=compute)
+    loop.train(training, whole, resume=False)
+    training, run = begin(recipe, compute=compute)
+    with monkeypatch.context() as patch:
+        stop_after(patch, steps)
+        with pytest.raises(Interrupted, match=f"stopped at step {steps}"):
+            loop.train(training, run, resume=False)
+    training, _ = begin(recipe, run, compute=compute)
+    torch.rand(7)  # what happened to the global generator in between must not matter
+    loop.train(training, run, resume=True)
+    assert_same(whole, run)
+
+
+def test_a_frozen_stage_stays(begin, tiny_detect):
+    training, run = begin(tiny_detect("model.freeze='until:stem'", "train.epochs=1"))
+    before = {name: value.clone() for name, value in training.model.backbone.state_dict().items()}
+    loop.train(training, run, resume=False)
+    after = training.model.backbone.state_dict()
+    changed = {name for name, value in before.items() if not torch.equal(value, after[name])}
+    assert changed
+    assert all(name.startswith("body") for name in changed)
+
+
+def test_negatives_are_as_many_as_wanted(begin, tiny_detect):
+    for negatives, count in ((0, 12), (0.5, 18), (1, 24), (9, 24)):
+        training, _ = begin(tiny_detect(f"detect.negatives={negatives}"))
+        assert training.task.feed(training, None).batches.count == count
+
+
+def test_batches_of_negatives_alone_teach_too(begin, tiny_detect):
+    training, _ = begin(tiny_detect())
+    loop.set_up(training, {})
+    images = torch.zeros(2, 1, 96, 96, dtype=torch.uint8)
+    nothing = {"boxes": torch.zeros(0, 4), "labels": torch.zeros(0, dtype=torch.int64)}
+    loss = detect._loss(training, (images, [nothing, nothing]))
+    loss.backward()
+    assert loss.isfinite()
+    assert all(value.grad is None or value.grad.isfinite().all() for value in training.model.network.parameters())
+
+
+def test_shapes_are_those_of_the_boxes_at_the_input(begin, tiny_detect):
+    training, _ = begin(tiny_detect("data.image_size_px=192"))
+    shapes = detectors.BoxShapes.from_mapping(training.model.info["box_shapes"])
+    assert 2 * 14 - 1 <= shapes.sides_px[0] < shapes.sides_px[-1] <= 2 * 24
+    assert shapes.ratios[0] < 1 < shapes.ratios[-1]
+
+
+# --- what the data lack ---
+
+
+def changed(tiny_detect, prepared_boxes, change):
+    """A copy of the prepared folder with other boxes, and a recipe for it."""
+    shutil.copytree(prepared_boxes, "copy")
+    file = Path("copy", FILE)
+    content = json.loads(file.read_text())
+    change(content)
+    file.write_text(json.dumps(content))
+    return tiny_detect("data.manifest=copy/manifest.csv")
+
+
+def drop(split):
+    def change(content):
+        ids = {image["id"] for image in content["images"] if f"/{split}/" in f"/{image['file_name']}"}
+        ids |= {image["id"] for image in content["images"] if image["file_name"] in paths_of(split)}
+        content["annotations"] = [each for each in content["annotations"] if each["image_id"] not in ids]
+
+    return change
+
+
+def paths_of(split):
+    return {row.path for row in read_manifest(Path("copy/manifest.csv")).part(split)}
+
+
+@pytest.mark.parametrize(
+    ("split", "told"), [("train", "no training picture has a box"), ("val", "no validation picture with a box")]
+)
+def test_parts_without_boxes_are_told_before_a_run_is_made(begin, tiny_detect, prepared_boxes, split, told):
+    recipe = changed(tiny_detect, prepared_boxes, drop(split))
+    with pytest.raises(DataError, match=told):
+        job.create(recipe, read_manifest(Path("copy/manifest.csv")), None)
+    assert not Path("runs").exists()
+
+
+def test_a_manifest_without_boxes(tiny_detect, prepared):
+    recipe = tiny_detect(f"data.manifest='{prepared / 'manifest.csv'}'")
+    with pytest.raises(DataError, match="no boxes beside this manifest"):
+        job.create(recipe, read_manifest(prepared / "manifest.csv"), None)
+
+
+def test_resume_refuses_other_boxes(tiny_detect, prepared_boxes):
+    recipe = changed(tiny_detect, prepared_boxes, lambda content: None)
+    run = job.create(recipe, read_manifest(Path("copy/manifest.csv")), None)
+    content = json.loads(Path("copy", FILE).read_text())
+    content["annotations"][0]["bbox"][2] -= 1
+    Path("copy", FILE).write_text(json.dumps(content))
+    with pytest.raises(RunError, match="the boxes changed since this run was started"):
+        job.reopen(run.path)
+
+
+def test_val_auroc_needs_negatives(tiny_detect, prepared_boxes):
+    def change(content):
+        with_box = {each["image_id"] for each in content["annotations"]}
+        content["images"] = [image for image in content["images"] if image["id"] in with_box]
+
+    recipe = changed(tiny_detect, prepared_boxes, change)
+    manifest = read_manifest(Path("copy/manifest.csv"))
+    job.create(recipe, manifest, Path("first"))
+    with pytest.raises(DataError, match="no validation picture without a box"):
+        job.create(tiny_detect("train.monitor=val_auroc", "data.manifest=copy/manifest.csv"), manifest, None)
+
+
+# --- the command ---
+
+
+def fx(*arguments):
+    return CliRunner().invoke(app, [str(each) for each in arguments])
+
+
+def test_train_and_dry_run(tiny_detect):
+    tiny_detect()
+    done = fx("train", "boxes.yaml", "--dry-run", "--json")
+    assert done.exit_code == 0, done.output
+    assert json.loads(done.stdout)["phases"][0]["images_per_s"] > 0
+    assert not Path("runs").exists()
+    done = fx("train", "boxes.yaml", "--out", "runs/where")
+    assert done.exit_code == 0, done.output
+    assert "--boxes out/" in done.stderr
+    info = json.loads(Path("runs/where/run.json").read_text())
+    assert info["task"] == "detect"
+    assert 0 <= info["figures"]["ap50"] <= 1
+
+
+@pytest.mark.parametrize("option", ["--folds", "--seeds"])
+def test_folds_are_for_classifiers(tiny_detect, option):
+    tiny_detect()
+    done = fx("train", "boxes.yaml", option, 2)
+    assert done.exit_code == 2
+    assert "is for task: classify" in done.stderr
+
+
+def test_digest_is_of_the_whole_recipe(tiny_detect):
+    assert session.digest_of(tiny_detect()) != session.digest_of(tiny_detect("detect.negatives=2"))
+
+
+def test_boxes_of_an_original_and_back():
+    """Figures are in the originals' pixels: a box told exactly is a hit at every overlap."""
+    true = Boxes(np.array([[3.0, 5, 20, 30]], np.float32), np.zeros(1, np.int64))
+    said = detection.Detections(true.corners, true.labels, np.ones(1, np.float32))
+    assert detection.detection([said], [true], 1)["ap50_95"] == 1
