@@ -281,7 +281,7 @@ def test_the_task_chooses_the_model():
         'r.yaml:1: task: "prepaer" must be classify or detect or prepare or pretrain or study — did you mean prepare?'
     )
     assert problems(write("r.yaml", "task: prepaer")) == [expected]
-    expected = "r.yaml:1: task: [1] must be classify or detect or prepare or pretrain or study"
+    expected = f"r.yaml:1: task: [1] must be {tasks}"
     assert problems(write("r.yaml", "task: [1]")) == [expected]
     assert problems(write("r.yaml", "task: {a: b}"))[0].startswith('r.yaml:1: task: {"a": "b"} must be')
 

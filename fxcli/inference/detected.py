@@ -100,9 +100,10 @@ class Finder:
             raise RunError("the detector's scores are not finite", hint="the training diverged: lower optim.lr")
         cleaned = sighting.cleaned
         size_px = (cleaned.width_px, cleaned.height_px) if cleaned else (0, 0)
+        # Label 0 is the background; a detector in one stage has a score for it, too, that nothing was taught.
         order = np.argsort(-scores, kind="stable")
+        order = order[labels[order] > 0]
         moved = to_original(corners, size_px, self.model.preprocessing)[order]
-        # Label 0 is the background, which a detector tells nothing of.
         found = Detections(moved, labels.astype(np.int64)[order] - 1, scores[order])
         return Sighting(sighting.path, "", cleaned, found)
 

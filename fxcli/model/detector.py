@@ -178,12 +178,13 @@ def load(file: Path, zoo: Zoo) -> TrainedDetector:
     spec = classifiers.spec_of(file, info, model.backbone, zoo)
     try:
         detector = zoo.detector(settings.detector)
-        network = build(spec, detector, model, settings, preprocessing.image_size_px, len(classes), shapes, seed=0)
-    except RecipeError as error:
-        raise ModelFileError(f"it is no longer as it was: {error.problems[0]}", where=file) from error
     except FxError as error:
         hint = "fx plugins shows what became of the plugins"
         raise ModelFileError(f"needs the detector {settings.detector}: {error.what}", where=file, hint=hint) from error
+    try:
+        network = build(spec, detector, model, settings, preprocessing.image_size_px, len(classes), shapes, seed=0)
+    except (RecipeError, PluginError) as error:
+        raise ModelFileError(f"its detector is no longer as it was: {error.what}", where=file) from error
     classifiers.load_state(network, tensors, file)
     header = {key: value for key, value in info.items() if key not in ("classes", "preprocessing")}
     return TrainedDetector(network.eval(), spec, tuple(classes), preprocessing, header)

@@ -182,7 +182,8 @@ class DetectorSpec:
         name: As in `detect.detector`.
         build: (backbone, args) → a module that holds this backbone and keeps torchvision's detection contract: images
             are a list of [3, S, S], normalised; targets one {"boxes": [n, 4], "labels": [n] from 1 on} each. In
-            training it returns a mapping of losses, else of each image {"boxes", "labels", "scores"}, surest first.
+            training it returns a mapping of losses, else of each image {"boxes", "labels", "scores"}, surest first;
+            what it gives the label 0 is left out.
         options: Validates `detect.options`.
         summary: One line for `fx plugins`.
     """
