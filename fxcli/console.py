@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 INTENDED_USE = "Research use only; not a medical device."
+DEMO = "DEMO: this model was trained on drawn phantoms and says nothing about real pictures."
 ASSUMES_FRACTURE = "Every answer assumes that the picture shows a fracture."
 
 # JSON allows them within text.

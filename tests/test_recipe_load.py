@@ -277,9 +277,8 @@ def test_wrong_sets_and_wrong_keys_are_told_together():
 def test_the_task_chooses_the_model():
     assert isinstance(load(write("r.yaml", "task: prepare")).recipe, PrepareRecipe)
     assert isinstance(made("task: classify\n"), ClassifyRecipe)
-    expected = (
-        'r.yaml:1: task: "prepaer" must be classify or detect or prepare or pretrain or study — did you mean prepare?'
-    )
+    tasks = "classify or detect or prepare or pretrain or study"
+    expected = f'r.yaml:1: task: "prepaer" must be {tasks} — did you mean prepare?'
     assert problems(write("r.yaml", "task: prepaer")) == [expected]
     expected = f"r.yaml:1: task: [1] must be {tasks}"
     assert problems(write("r.yaml", "task: [1]")) == [expected]

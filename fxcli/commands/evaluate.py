@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from dataclasses import dataclass
 from enum import StrEnum
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -82,15 +83,22 @@ def evaluate(
     run into ./evaluations/NAME-SHA256/; or into --out DIR, for several models each into a folder of its own. A picture
     that cannot be read is a row with status=error and is not measured; the exit code is then 9.
 
+    Detectors (task: detect) are measured on the pictures whose boxes are known: AP50 and AP50–95 as COCO has them,
+    FROC's sensitivity at 0.5, 1 and 2 false positives a picture, and AUROC of the surest box: is there any at all?
+
     Example: fx evaluate runs/final-20260101T120000Z-1a2b --by body_part
 
     Example: fx evaluate final best --split oof
+
+    Example: fx evaluate detect --split val --by body_part
     """
     console.configure(json=json, quiet=quiet, debug=debug)
     asked = Asked(data=data, split=split, by=tuple(by or ()), study=study, tta=tta.value)
     asked.check()
     import_torch()
     from fxcli.commands import tables
+    from fxcli.commands.evaluate_boxes import evaluate_boxes
+    from fxcli.inference.detected import is_detector, open_detector
     from fxcli.inference.measured import out_of_fold
     from fxcli.inference.opened import open_model
     from fxcli.run.directory import find_model
@@ -98,6 +106,14 @@ def evaluate(
     # All are looked up first: a mistyped name must not end what took an hour.
     wanted: list[str | None] = [*(models or []), *(model or [])]
     found = [find_model(name) for name in wanted or [None]]
+    if any(is_detector(file) for file, _ in found):
+        if not all(is_detector(file) for file, _ in found):
+            raise UsageError("detectors and classifiers are measured apart")
+        if split == OOF or study or tta is not Tta.none or engine or precision:
+            raise UsageError("a detector is measured without --split oof, --study, --tta, --engine and --precision")
+        place = partial(open_detector, device=device, workers=workers, batch_size=batch_size)
+        evaluate_boxes([place(*each) for each in found], data=data, split=split, by=by or (), out=out, json=json)
+        return
     for file, run in found if split == OOF else ():
         if run is None:
             raise UsageError(f"{file} lies in no run, and out-of-fold answers are kept in runs")

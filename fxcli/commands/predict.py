@@ -32,6 +32,7 @@ from fxcli.errors import SomeRowsFailed, UnreadableImage, UsageError
 if TYPE_CHECKING:
     from fxcli.data.paths import Shown
     from fxcli.evaluation.predictions import PredictionTable
+    from fxcli.inference.detected import BoxesBeside, OpenedDetector
     from fxcli.inference.pipeline import Answer
     from fxcli.inference.rows import Rows
     from fxcli.inference.verdict import Judge
@@ -45,6 +46,18 @@ def predict(
     model: Model = None,
     cam: Annotated[
         Path | None, typer.Option("--cam", metavar="DIR", help="Write a heat map of each answer here.")
+    ] = None,
+    boxes: Annotated[
+        Path | None,
+        typer.Option("--boxes", metavar="DIR", help="Write the boxes of a detector here: outlines, and COCO JSON."),
+    ] = None,
+    detector: Annotated[
+        str | None,
+        typer.Option("--detector", metavar="RUN_OR_FILE", help="Let this detector look, too: type and place at once."),
+    ] = None,
+    score: Annotated[
+        float | None,
+        typer.Option("--score", min=0, max=1, help="Least score of a box; default: the detector's own (see below)."),
     ] = None,
     out: Out = None,
     resume: Annotated[
@@ -97,9 +110,17 @@ def predict(
     pictures unlike those it was trained on, and --sets and --abstain are possible. --gate takes a model whose recipe
     names a negative_class; what it sees no fracture on gets status=no_fracture_suspected.
 
+    A detector (task: detect) as --model, or beside a classifier as --detector, tells boxes in pixels of the original,
+    from the score on at which its validation part had one false box on every other picture. --boxes DIR gets outlines
+    and boxes.coco.json; with --detector the outlines lie over the heat maps of --cam, too.
+
     Example: fx predict folder/ --cam out/
 
     Example: fx predict folder/ --model final --sets --abstain 0.3 --gate runs/fracatlas-20260101T120000Z-1a2b
+
+    Example: fx predict folder/ --model detect --boxes out/
+
+    Example: fx predict folder/ --model final --detector detect --cam out/
 
     Example: fx predict folder/ --out answers/ --resume
 
@@ -109,14 +130,34 @@ def predict(
     if (resume or overwrite) and (out is None or (resume and overwrite)):
         raise UsageError("--resume or --overwrite goes with --out DIR", hint="rows on stdout are not kept")
     import_torch()
-    from fxcli.data import scan
+    from fxcli.commands.locate import Wanted, locate
     from fxcli.data.paths import Shown
     from fxcli.evaluation.lines import Lines
     from fxcli.evaluation.predictions import PredictionTable
     from fxcli.inference import rows as output
+    from fxcli.inference.detected import is_detector, open_detector
     from fxcli.inference.opened import open_model
     from fxcli.inference.verdict import Judge
+    from fxcli.run.directory import find_model
 
+    place = partial(open_detector, device=device, workers=workers, batch_size=batch_size)
+    file, run = find_model(model)
+    if is_detector(file):
+        if cam or sets or abstain is not None or gate or detector or engine or precision:
+            given = "--cam, --sets, --abstain, --gate, --detector, --engine and --precision"
+            raise UsageError(
+                f"{file} is a detector: {given} are for classifiers", hint="--detector beside a classifier"
+            )
+        wanted = Wanted(boxes, out, score, resume, overwrite, strict, json)
+        files = _files(paths)
+        locate(place(file, run), files, Shown.of(names, files), wanted)
+        return
+    if boxes:
+        raise UsageError(
+            f"--boxes is for a detector alone, and {file} is a classifier", hint="--detector with --cam DIR"
+        )
+    if score is not None and detector is None:
+        raise UsageError("--score is for a detector", hint="--detector RUN_OR_FILE")
     open_one = partial(
         open_model,
         device=device,
@@ -127,27 +168,26 @@ def predict(
         fast=True,
         draft=draft,
     )
-    opened = open_one(model)
-    judge = Judge(opened, open_one(gate) if gate else None, sets=sets, abstain=abstain)
-    files: list[Path] = []
-    for path in paths:
-        listed = path == "-"
-        files += scan.pictures(_listed() if listed else [Path(path)], keep_absent=listed)
+    opened = open_one(str(file))
+    where = _beside(place, detector, score) if detector else None
+    judge = Judge(opened, open_one(gate) if gate else None, sets=sets, abstain=abstain, boxes=where)
+    files = _files(paths)
     if cam:
         from fxcli.explain.draw import pictures_beside
 
         files = pictures_beside(cam, files)
     shown = Shown.of(names, files)
     maps = _maps(cam, files, shown) if cam else []
-    lines = Lines(PredictionTable(opened.model.classes, opened.model.info, extra=judge.columns), json=json)
+    table = PredictionTable(opened.model.classes, opened.model.info, extra=judge.columns)
+    lines = Lines(table, json=json)
     made_with = judge.made_with() | {"paths": names.value}
     with output.going_to(out, lines, made_with, resume=resume, overwrite=overwrite) as rows:
-        _predict(judge, files, maps, shown, lines.table, rows, strict=strict, resume=resume)
-    where = str(out / lines.file_name) if out else "the output"
-    console.note(f"{len(files)} pictures" + (f", heat maps in {cam}" if cam else "") + (f", {where}" if out else ""))
-    console.note(lines.table.notice)
+        _predict(judge, files, maps, shown, table, rows, strict=strict, resume=resume)
+    told = str(out / lines.file_name) if out else "the output"
+    console.note(f"{len(files)} pictures" + (f", heat maps in {cam}" if cam else "") + (f", {told}" if out else ""))
+    console.note(table.notice)
     if rows.failed:
-        raise SomeRowsFailed(rows.failed, len(files), where)
+        raise SomeRowsFailed(rows.failed, len(files), told)
 
 
 def _predict(
@@ -197,6 +237,29 @@ def _maps(cam: Path, files: Sequence[Path], shown: Shown) -> list[Path]:
     return maps
 
 
+def _files(paths: Sequence[str]) -> list[Path]:
+    """All pictures that were asked for."""
+    from fxcli.data import scan
+
+    files: list[Path] = []
+    for path in paths:
+        listed = path == "-"
+        files += scan.pictures(_listed() if listed else [Path(path)], keep_absent=listed)
+    return files
+
+
+def _beside(place: Callable[..., OpenedDetector], detector: str, score: float | None) -> BoxesBeside:
+    """The detector that looks at what a classifier answers."""
+    from fxcli.inference.detected import BoxesBeside, is_detector
+    from fxcli.run.directory import find_model
+
+    file, run = find_model(detector)
+    if not is_detector(file):
+        raise UsageError(f"{file} is no detector", hint="fx train recipes/detect.yaml makes one")
+    opened = place(file, run)
+    return BoxesBeside(opened, opened.least_score(score))
+
+
 def _listed() -> list[Path]:
     """The lines of stdin, in whatever bytes names have."""
     data = sys.stdin.buffer.read()
@@ -218,7 +281,7 @@ def _drawing(judge: Judge, maps: Sequence[Path]) -> Callable[[Answer], dict[str,
             target = maps[answer.index]
             with saying(target):
                 target.parent.mkdir(parents=True, exist_ok=True)
-            draw_answer(judge.opened, answer).save_overlay(target)
+            draw_answer(judge.opened, answer).save_overlay(target, verdict.get("boxes", ()))
         return verdict
 
     return draw

@@ -8,13 +8,25 @@ from __future__ import annotations
 import csv
 import io
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, BinaryIO, NamedTuple
+from typing import Any, BinaryIO, NamedTuple, Protocol
 
 from fxcli.console import json_line
-from fxcli.evaluation.predictions import PredictionTable
 from fxcli.evaluation.table import csv_line
+
+
+class Table(Protocol):
+    """The columns of records, and records as their cells."""
+
+    @property
+    def columns(self) -> Sequence[str]:
+        """Names; `path` and `status` are among them."""
+        ...
+
+    def cells(self, record: Mapping[str, Any]) -> list[str]:
+        """One row."""
+        ...
 
 
 class Place(NamedTuple):
@@ -50,7 +62,7 @@ class Lines:
         json: Whether they are JSON Lines.
     """
 
-    def __init__(self, table: PredictionTable, *, json: bool) -> None:
+    def __init__(self, table: Table, *, json: bool) -> None:
         self.table, self.json = table, json
         self.head = "" if json else csv_line(table.columns) + "\n"
         self.file_name = "predictions.jsonl" if json else "predictions.csv"

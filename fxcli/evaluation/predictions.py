@@ -13,14 +13,13 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from fxcli.console import ASSUMES_FRACTURE, INTENDED_USE
+from fxcli.console import ASSUMES_FRACTURE, DEMO, INTENDED_USE
 from fxcli.data.names import path_cell, path_of, text_cell, text_of
 from fxcli.errors import DataError
 from fxcli.evaluation import subgroups
+from fxcli.evaluation.box_table import box_cells
 from fxcli.evaluation.metrics import softmax
 from fxcli.evaluation.table import csv_line
-
-DEMO = "DEMO: this model was trained on drawn phantoms and says nothing about real pictures."
 
 
 def assumes_fracture(info: Mapping[str, Any]) -> bool:
@@ -172,7 +171,7 @@ class PredictionTable:
         """One row for a CSV, of what `record` gives; what it lacks stays empty."""
         probabilities = record.get("probabilities", {})
         values = {**record, **{f"p_{name}": f"{p:.6f}" for name, p in probabilities.items()}}
-        values["reason"] = text_cell(values.get("reason", ""))
+        values |= {"reason": text_cell(values.get("reason", "")), **box_cells(record)}
         return [_cell(values.get(name, "")) for name in self.columns]
 
     def record(

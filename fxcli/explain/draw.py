@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import json
 import os
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -17,13 +17,11 @@ from fxcli.data.read import EXTENSIONS, HEAT_MAP, MARK
 from fxcli.data.tree import unusable
 from fxcli.errors import FxError, NothingFound, UsageError
 from fxcli.evaluation.predictions import notice
-from fxcli.explain import overlay
+from fxcli.explain import outline, overlay
 from fxcli.explain.gradcam import at_layer, at_output
-from fxcli.explain.png import write_png
 from fxcli.inference.engines import TorchEngine
 from fxcli.inference.opened import Opened
 from fxcli.inference.pipeline import Answer
-from fxcli.run.files import saying
 from fxcli.zoo.specs import BackboneSpec
 
 # Signature, header, and the beginning of the text that says what it is.
@@ -54,18 +52,14 @@ class HeatMap:
     caption: str
     notice: str
 
-    def save_overlay(self, path: Path) -> None:
-        """Writes the map over the radiograph, as a PNG that says what it is."""
-        self._save(overlay.overlay(self.cleaned, self.heat), path)
+    def save_overlay(self, path: Path, boxes: Sequence[Mapping[str, Any]] = ()) -> None:
+        """Writes the map over the radiograph, with the boxes of a detector, as a PNG that says what it is."""
+        size_px = (self.cleaned.width_px, self.cleaned.height_px)
+        outline.save(outline.outlined(overlay.overlay(self.cleaned, self.heat), boxes, size_px), path, self.notice)
 
     def save_pair(self, path: Path) -> None:
         """Writes the radiograph and the overlay side by side, with a caption, as a PNG that says what it is."""
-        self._save(np.asarray(overlay.side_by_side(self.cleaned, self.heat, self.caption)), path)
-
-    def _save(self, pixels: np.ndarray, path: Path) -> None:
-        with saying(path):
-            # `read` refuses what carries this: a heat map is no radiograph.
-            write_png(path, pixels, MARK, json.dumps({HEAT_MAP: True, "notice": self.notice}))
+        outline.save(np.asarray(overlay.side_by_side(self.cleaned, self.heat, self.caption)), path, self.notice)
 
 
 def draw_answer(

@@ -10,6 +10,7 @@ import itertools
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -21,10 +22,24 @@ from fxcli.data.dataset import default_workers
 from fxcli.data.preprocess import Cleaned, Preprocessing
 from fxcli.data.tree import unusable
 from fxcli.errors import RunError, UnreadableImage
+from fxcli.evaluation import box_table
 from fxcli.evaluation.detection import Detections
+from fxcli.inference.exported import is_exported
 from fxcli.inference.pipeline import ordered_map
+from fxcli.model import detector as detectors
+from fxcli.model import hardware
 from fxcli.model.detector import TrainedDetector
 from fxcli.model.hardware import Compute
+from fxcli.recipe.schema import Hardware
+from fxcli.run.checkpoint import read_header
+from fxcli.run.directory import Run
+from fxcli.run.files import sha256_of
+from fxcli.zoo.plugins import load_zoo
+
+# False positives a picture at which boxes are told where nobody says from which score on; and that score where
+# validation told nothing.
+TOLD_AT = 0.5
+EVEN = 0.5
 
 
 @dataclass(frozen=True)
@@ -59,6 +74,11 @@ class Finder:
     compute: Compute
     batch_size: int = 8
     workers: int | None = None
+
+    def look(self, path: Path) -> Sighting:
+        """What is found on one picture, on the caller's thread."""
+        sighting, view = _decoded(self.model.preprocessing, path)
+        return sighting if view is None else self._told(sighting, self._found(np.stack([view]))[0])
 
     def over(self, paths: Sequence[Path]) -> Iterator[Sighting]:
         """What is found on each, in their order; an unreadable file's has a reason.
@@ -104,7 +124,9 @@ class Finder:
         order = np.argsort(-scores, kind="stable")
         order = order[labels[order] > 0]
         moved = to_original(corners, size_px, self.model.preprocessing)[order]
-        found = Detections(moved, labels.astype(np.int64)[order] - 1, scores[order])
+        # What lies in the letterbox's border has no width left.
+        is_box = (moved[:, 2:] - moved[:, :2]).min(axis=1, initial=np.inf) >= 1
+        found = Detections(moved[is_box], labels.astype(np.int64)[order][is_box] - 1, scores[order][is_box])
         return Sighting(sighting.path, "", cleaned, found)
 
 
@@ -117,3 +139,104 @@ def _decoded(preprocessing: Preprocessing, path: Path) -> tuple[Sighting, np.nda
     except UnreadableImage as error:
         return Sighting(path, error.reason), None
     return Sighting(path, "", cleaned), preprocessing.fit(cleaned)[None]
+
+
+@dataclass(frozen=True)
+class OpenedDetector:
+    """A detector, ready to run.
+
+    Attributes:
+        file: The file.
+        run: The run it lies in, or None.
+        finder: Runs it.
+        digest: sha256 of the file.
+    """
+
+    file: Path
+    run: Run | None
+    finder: Finder
+    digest: str
+
+    @property
+    def model(self) -> TrainedDetector:
+        """What the file holds."""
+        return self.finder.model
+
+    @property
+    def name(self) -> str:
+        """The run's folder name, or the file's."""
+        return self.run.path.name if self.run else self.file.name
+
+    def origin(self) -> dict[str, Any]:
+        """What an output says of the detector behind it."""
+        keys = ("name", "backbone", "created", "data", "demo", "recipe_sha256", "manifest_sha256", "fx_version")
+        info = self.model.info
+        method = (info.get("detect") or {}).get("detector")
+        known = {key: info.get(key) for key in keys}
+        return {"model": self.name, "sha256": self.digest, "detector": method, **known}
+
+    def least_score(self, asked: float | None) -> float:
+        """The score from which on boxes are told: what was asked for, or where validation had TOLD_AT false ones."""
+        if asked is not None:
+            return asked
+        points = self.model.info.get("operating_points") or {}
+        return float(points.get(f"{TOLD_AT:g}", EVEN))
+
+
+@dataclass(frozen=True)
+class BoxesBeside:
+    """A detector that looks at what a classifier answers.
+
+    Attributes:
+        opened: It.
+        least: Score from which on its boxes are told.
+    """
+
+    opened: OpenedDetector
+    least: float
+
+    def values(self, path: Path) -> dict[str, Any]:
+        """What rows tell of a picture; {} where it cannot be read."""
+        return values_of(self.opened.finder.look(path), self.opened.model.classes, self.least)
+
+
+def values_of(sighting: Sighting, classes: Sequence[str], least: float) -> dict[str, Any]:
+    """What rows tell of a sighting; {} where there is none."""
+    if sighting.found is None or sighting.cleaned is None:
+        return {}
+    size_px = (sighting.cleaned.width_px, sighting.cleaned.height_px)
+    return box_table.told(sighting.found, classes, size_px, least)
+
+
+def is_detector(file: Path) -> bool:
+    """Whether a model file says that it holds a detector."""
+    return not is_exported(file) and read_header(file).get("task") == "detect"
+
+
+def open_detector(
+    file: Path, run: Run | None, *, device: str | None = None, workers: int | None = None, batch_size: int | None = None
+) -> OpenedDetector:
+    """Checks and loads a detector, and says on stderr which one it is; it computes in fp32.
+
+    Args:
+        file: Of the model, as `find_model` gives it.
+        run: Likewise.
+        device: In place of auto.
+        workers: Decoding threads.
+        batch_size: In place of the one that validation used.
+
+    Raises:
+        ModelFileError: It cannot be used.
+        UsageError: The device is not there.
+    """
+    model = detectors.load(file, load_zoo())
+    compute = hardware.compute(Hardware(channels_last=bool(model.info.get("channels_last"))), device=device)
+    compute.place(model.network)
+    size = batch_size or int(model.info.get("batch_size") or 8)
+    opened = OpenedDetector(file, run, Finder(model, compute, size, workers), sha256_of(file))
+    info = opened.origin()
+    console.note(
+        f"detector {run.path if run else file}: recipe {info['name']}, {info['detector']} over {info['backbone']}, "
+        f"data {info['data']}, trained {info['created']}, sha256 {opened.digest[:12]}"
+    )
+    return opened

@@ -14,6 +14,7 @@ from fxcli.data.manifest import Manifest, Row, groups_of, read_manifest
 from fxcli.data.radiograph import warn_of
 from fxcli.errors import DataError, RunError
 from fxcli.evaluation.predictions import Labelled, LabelledRow, read_labelled
+from fxcli.inference.detected import OpenedDetector
 from fxcli.inference.opened import Opened, by
 from fxcli.run import ledger
 from fxcli.run.directory import Run
@@ -67,7 +68,7 @@ def learnt_from(opened: Opened, rows: Sequence[Row]) -> int:
     return sum(row.sha256 in learnt for row in rows)
 
 
-def look_at(opened: Opened, manifest: Manifest, rows: Sequence[Row]) -> Look | None:
+def look_at(opened: Opened | OpenedDetector, manifest: Manifest, rows: Sequence[Row]) -> Look | None:
     """Enters a look at a test part into the ledger beside the manifest; None, with a warning, where that fails."""
     part = ledger.part_of((row.sha256 or row.path, row.label) for row in rows)
     try:

@@ -7,6 +7,7 @@ only where the model's own validation pictures showed that it may, and all else 
 from __future__ import annotations
 
 import shlex
+from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -104,27 +105,8 @@ class Opened:
         return self.model
 
     def manifest(self, data: Path | None, command: str) -> Manifest:
-        """The manifest that a command was given, or the run's own.
-
-        Raises:
-            UsageError: The file lies in no run, and none was given.
-            DataError: The run's was changed since training.
-        """
-        if data is not None:
-            return read_manifest(data)
-        again = f"{command} {shlex.quote(str(self.file))} --data"
-        if self.run is None:
-            raise UsageError(f"{self.file} lies in no run, so it has no data of its own", hint=f"{again} MANIFEST")
-        recorded = self.run.manifest_file
-        # The run's copy says what was trained on; the pictures are still beside the original.
-        manifest = read_manifest(self.run.path / "manifest.csv", root=recorded.parent)
-        if manifest.digest != self.model.info.get("manifest_sha256"):
-            raise DataError(
-                "the run's manifest was changed since training",
-                where=manifest.file,
-                hint=f"{again} {shlex.quote(str(recorded))}",
-            )
-        return manifest
+        """The manifest that a command was given, or the run's own; see `manifest_of`."""
+        return manifest_of(self.file, self.run, self.model.info, data, command)
 
     def part(self, manifest: Manifest, split: str) -> list[Row]:
         """The rows of a split.
@@ -144,6 +126,37 @@ class Opened:
                 hint=f"its classes: {', '.join(self.model.classes)}",
             )
         return rows
+
+
+def manifest_of(file: Path, run: Run | None, info: Mapping[str, Any], data: Path | None, command: str) -> Manifest:
+    """The manifest that a command was given, or that of a model's run.
+
+    Args:
+        file: Of the model.
+        run: It lies in, or None.
+        info: Its header.
+        data: What the command was given.
+        command: Named in hints.
+
+    Raises:
+        UsageError: The file lies in no run, and none was given.
+        DataError: The run's was changed since training.
+    """
+    if data is not None:
+        return read_manifest(data)
+    again = f"{command} {shlex.quote(str(file))} --data"
+    if run is None:
+        raise UsageError(f"{file} lies in no run, so it has no data of its own", hint=f"{again} MANIFEST")
+    recorded = run.manifest_file
+    # The run's copy says what was trained on; the pictures are still beside the original.
+    manifest = read_manifest(run.path / "manifest.csv", root=recorded.parent)
+    if manifest.digest != info.get("manifest_sha256"):
+        raise DataError(
+            "the run's manifest was changed since training",
+            where=manifest.file,
+            hint=f"{again} {shlex.quote(str(recorded))}",
+        )
+    return manifest
 
 
 def by(kind: str, info: dict[str, Any]) -> list[list[int]]:

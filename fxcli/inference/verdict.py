@@ -9,6 +9,8 @@ from typing import Any
 from fxcli import __version__
 from fxcli.console import console
 from fxcli.errors import UsageError
+from fxcli.evaluation.box_table import COLUMNS
+from fxcli.inference.detected import BoxesBeside
 from fxcli.inference.opened import Opened
 from fxcli.inference.pipeline import Answer
 
@@ -25,12 +27,22 @@ class Judge:
         gate: A model that says whether there is a fracture at all, or None.
         sets: Whether prediction sets are wanted.
         abstain: The error that is tolerated among the answered, or None.
+        boxes: A detector that looks, too, or None.
 
     Raises:
         UsageError: The model does not know enough of its errors, or the gate is none.
     """
 
-    def __init__(self, opened: Opened, gate: Opened | None, *, sets: bool, abstain: float | None) -> None:
+    def __init__(
+        self,
+        opened: Opened,
+        gate: Opened | None,
+        *,
+        sets: bool,
+        abstain: float | None,
+        boxes: BoxesBeside | None = None,
+    ) -> None:
+        self.boxes = boxes
         self.opened, self.gate, self.sets, self.abstain = opened, gate, sets, abstain
         known = opened.uncertainty
         if (sets and known.sets is None) or (abstain is not None and not known.source):
@@ -52,7 +64,8 @@ class Judge:
     def columns(self) -> list[str]:
         """What stands in a verdict beside the probabilities."""
         unlike = ["unlike_training"] if self.opened.uncertainty.unlike is not None else []
-        return [*unlike, *(["set"] if self.sets else []), *(["p_finding"] if self.gate else [])]
+        located = COLUMNS if self.boxes else ()
+        return [*unlike, *(["set"] if self.sets else []), *(["p_finding"] if self.gate else []), *located]
 
     def made_with(self) -> dict[str, Any]:
         """All that what is told of a picture depends on, but the picture."""
@@ -66,6 +79,7 @@ class Judge:
             "draft": self.opened.pipeline.draft,
             "sets": self.sets,
             "abstain": self.abstain,
+            **({"detector": self.boxes.opened.digest, "score": self.boxes.least} if self.boxes else {}),
         }
 
     def ask_gate(self, files: Sequence[Path]) -> None:
@@ -80,6 +94,8 @@ class Judge:
     def verdict(self, answer: Answer) -> dict[str, Any]:
         """Path, status, reason, probabilities [K] and the columns of a picture; and cautions, which end the reason."""
         found = self._verdict(answer)
+        if self.boxes is not None and found["status"] != "error":
+            found |= self.boxes.values(answer.path)
         reasons = [*([found["reason"]] if "reason" in found else []), *answer.cautions]
         return found | ({"reason": "; ".join(reasons)} if reasons else {}) | {"cautions": answer.cautions}
 

@@ -1,0 +1,205 @@
+"""What `fx evaluate` does with detectors: AP, FROC and the picture-level AUROC on a part whose boxes are known."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from fxcli.console import console
+from fxcli.errors import DataError, SomeRowsFailed
+from fxcli.run import provenance
+from fxcli.run.files import write_json, write_text
+
+if TYPE_CHECKING:
+    from fxcli.data.boxes import Boxes
+    from fxcli.evaluation.detection import Detections
+    from fxcli.inference.detected import OpenedDetector
+
+TITLES = {
+    "ap50": "AP50",
+    "ap50_95": "AP50–95",
+    "sensitivity_at_0.5_fp": "at 0.5",
+    "sensitivity_at_1_fp": "at 1",
+    "sensitivity_at_2_fp": "at 2",
+    "auroc": "AUROC",
+}
+
+
+@dataclass
+class Measured:
+    """A detector that was measured.
+
+    Attributes:
+        opened: It.
+        result: For people and programs.
+        found: On each picture that could be read.
+        boxes: The true ones of each.
+        groups: Of each.
+        paths: Of each.
+        written: The file of the predictions.
+    """
+
+    opened: OpenedDetector
+    result: dict[str, Any]
+    found: list[Detections] = field(default_factory=list)
+    boxes: list[Boxes] = field(default_factory=list)
+    groups: list[str] = field(default_factory=list)
+    paths: list[str] = field(default_factory=list)
+    written: Path = Path()
+
+
+def evaluate_boxes(
+    detectors: Sequence[OpenedDetector],
+    *,
+    data: Path | None,
+    split: str,
+    by: Sequence[str],
+    out: Path | None,
+    json: bool,
+) -> None:
+    """Measures detectors, writes and shows their figures, and compares each with the first.
+
+    Raises:
+        DataError: The part is empty, or nothing is known of boxes on its pictures.
+        SomeRowsFailed: Some could not be read.
+    """
+    done = [_measured(opened, data, split, by) for opened in detectors]
+    for each in done:
+        folder = out / each.opened.name if out and len(done) > 1 else out
+        each.written = _write(each, folder, own_data=data is None)
+    comparisons = _compared(done)
+    if json:
+        for record in [*(each.result for each in done), *({"comparison": each} for each in comparisons)]:
+            console.record(record)
+    else:
+        _show(done, comparisons, split)
+    if failed := sum(each.result["n_failed"] for each in done):
+        raise SomeRowsFailed(failed, sum(len(each.paths) for each in done) + failed, done[-1].written)
+
+
+def _measured(opened: OpenedDetector, data: Path | None, split: str, by: Sequence[str]) -> Measured:
+    from fxcli.data.boxes import read_boxes
+    from fxcli.data.manifest import groups_of
+    from fxcli.evaluation.detection import measured
+    from fxcli.inference.measured import look_at
+    from fxcli.inference.opened import manifest_of
+
+    manifest = manifest_of(opened.file, opened.run, opened.model.info, data, "fx evaluate")
+    boxes, classes = read_boxes(manifest), opened.model.classes
+    if unknown := sorted(set(boxes.classes) - set(classes)):
+        hint = f"its classes: {', '.join(classes)}"
+        raise DataError(f"the detector does not know {', '.join(unknown)}", where=manifest.file, hint=hint)
+    part = manifest.part(split)
+    rows = boxes.known(part)
+    if not rows:
+        raise DataError(f"no picture in split '{split}' whose boxes are known", where=manifest.file)
+    columns = {name: [row.column(name) for row in rows] for name in by}
+    groups = groups_of(rows)
+    sightings = opened.finder.over([manifest.path_of(row) for row in rows])
+    told = list(console.progress(sightings, total=len(rows), what="evaluate"))
+    read = [index for index, each in enumerate(told) if each.found is not None]
+    if not read:
+        raise DataError(f"none of {len(rows)} pictures can be read, the first: {told[0].reason}", where=told[0].path)
+    found = [each.found for each in told if each.found is not None]
+    true = [_numbered(boxes.by_path[rows[index].path], boxes.classes, classes) for index in read]
+    result: dict[str, Any] = {
+        **opened.origin(),
+        "evaluated": provenance.now(),
+        "evaluated_manifest": str(manifest.file),
+        "evaluated_manifest_sha256": manifest.digest,
+        "split": split,
+        "n_failed": len(rows) - len(read),
+        "n_unknown": len(part) - len(rows),
+        "figures": measured(found, true, classes, [groups[index] for index in read]),
+    }
+    if by:
+        result["by"] = {name: {} for name in by}
+    for name, values in columns.items():
+        for value in sorted(set(values)):
+            inside = [place for place, index in enumerate(read) if values[index] == value]
+            chosen = [[each[place] for place in inside] for each in (found, true)]
+            of = [groups[read[place]] for place in inside]
+            result["by"][name][value] = measured(chosen[0], chosen[1], classes, of)  # type: ignore[arg-type]
+    if split == "test" and (look := look_at(opened, manifest, rows)):
+        console.note(f"{look.told()} ({manifest.root / 'test_looks.jsonl'})")
+        result |= {"look": look.number, "models_that_looked": look.models}
+    paths = [rows[index].path for index in read]
+    return Measured(opened, result, found, true, [groups[index] for index in read], paths)
+
+
+def _numbered(boxes: Boxes, theirs: Sequence[str], ours: Sequence[str]) -> Boxes:
+    """Boxes with the detector's numbers for their classes."""
+    import numpy as np
+
+    from fxcli.data.boxes import Boxes
+
+    number = np.array([list(ours).index(name) for name in theirs], np.int64)
+    return Boxes(boxes.corners, number[boxes.labels])
+
+
+def _write(each: Measured, out: Path | None, *, own_data: bool) -> Path:
+    """Writes figures, and the boxes found as rows."""
+    from fxcli.data.names import path_cell
+    from fxcli.evaluation.box_table import found_csv
+
+    opened, result = each.opened, each.result
+    name = result["split"] + ("" if own_data else f"-{result['evaluated_manifest_sha256'][:8]}")
+    base = out or (opened.run.path if opened.run else Path("evaluations") / f"{opened.file.stem}-{opened.digest[:8]}")
+    if base == (opened.run and opened.run.path) and opened.run and opened.file != opened.run.model_file:
+        name += f"-model-{opened.digest[:8]}"
+    for folder in ("evaluation", "predictions"):
+        (base / folder).mkdir(parents=True, exist_ok=True)
+    write_json(base / "evaluation" / f"{name}.json", result)
+    predictions = base / "predictions" / f"{name}.csv"
+    paths = [path_cell(path) for path in each.paths]
+    write_text(
+        predictions,
+        found_csv(paths, each.groups, each.found, [len(boxes) for boxes in each.boxes], opened.model.classes),
+    )
+    console.note(f"wrote {base / 'evaluation' / name}.json; predictions are in {predictions}")
+    return predictions
+
+
+def _compared(done: Sequence[Measured]) -> list[dict[str, Any]]:
+    """What each gains over the first, where both were measured on the same pictures."""
+    from fxcli.evaluation.detection import compared
+
+    first, comparisons = done[0], []
+    for each in done[1:]:
+        names = [first.opened.name, each.opened.name]
+        if each.paths != first.paths or each.opened.model.classes != first.opened.model.classes:
+            console.warn(f"{names[1]} was measured on other pictures or classes: it is not compared")
+            continue
+        n_classes = len(first.opened.model.classes)
+        found = compared(first.found, each.found, first.boxes, n_classes, first.groups)
+        comparisons.append({"names": names, **found})
+    return comparisons
+
+
+def _show(done: Sequence[Measured], comparisons: Sequence[dict[str, Any]], split: str) -> None:
+    from fxcli.commands.tables import told
+    from fxcli.evaluation.box_table import BoxTable
+
+    title = f"{split} part [95 % interval over groups]; sensitivity at so many false positives a picture"
+    head = ["detector", "n", "with boxes", "boxes"]
+    names = [title if title.startswith("A") else f"sensitivity {title}" for title in TITLES.values()]
+
+    def cells(name: str, figures: dict[str, Any]) -> list[Any]:
+        counts = [figures["n"], figures["n_positive"], figures["n_boxes"]]
+        return [name, *counts, *(told(figures[key]) for key in TITLES)]
+
+    console.table([*head, *names], [cells(each.opened.name, each.result["figures"]) for each in done], title=title)
+    for each in done:
+        for column, values in each.result.get("by", {}).items():
+            rows = [cells(value, figures) for value, figures in values.items()]
+            console.table([column, *head[1:], *names], rows, title=f"{each.opened.name}, by {column}")
+    for line in comparisons:
+        value = line["difference"]
+        console.data(
+            f"{line['names'][1]} against {line['names'][0]}: AP50 {100 * value['value']:+.1f} points "
+            + ("" if value["low"] is None else f"[{100 * value['low']:+.1f}, {100 * value['high']:+.1f}]")
+        )
+    for text in dict.fromkeys(BoxTable(each.opened.model.info).notice for each in done):
+        console.note(text)

@@ -1,0 +1,117 @@
+"""What `fx predict` does with a detector alone: pictures → boxes, as rows, outlines and COCO."""
+
+from __future__ import annotations
+
+import csv
+import json as json_module
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from fxcli.console import console
+from fxcli.errors import SomeRowsFailed, UnreadableImage
+
+if TYPE_CHECKING:
+    from fxcli.data.paths import Shown
+    from fxcli.inference.detected import OpenedDetector, Sighting
+
+COCO = "boxes.coco.json"
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """Options of fx predict that go with a detector."""
+
+    boxes: Path | None
+    out: Path | None
+    score: float | None
+    resume: bool
+    overwrite: bool
+    strict: bool
+    json: bool
+
+
+def locate(opened: OpenedDetector, files: list[Path], shown: Shown, wanted: Wanted) -> None:
+    """Writes a row for each picture that has none, and what is wanted beside it.
+
+    Raises:
+        SomeRowsFailed: Some could not be read.
+    """
+    from fxcli.data.names import path_cell
+    from fxcli.data.radiograph import Caution, warn_of
+    from fxcli.evaluation.box_table import BoxTable, coco
+    from fxcli.evaluation.lines import Lines
+    from fxcli.evaluation.table import output_names
+    from fxcli.explain.draw import check_places, pictures_beside
+    from fxcli.inference import rows as output
+    from fxcli.run.files import write_json
+
+    if wanted.boxes:
+        files = pictures_beside(wanted.boxes, files)
+    pictures = [wanted.boxes / f"{name}.png" for name in output_names(files, shown)] if wanted.boxes else []
+    check_places(pictures, files)
+    least = opened.least_score(wanted.score)
+    table = BoxTable(opened.model.info)
+    lines = Lines(table, json=wanted.json)
+    made_with = {"detector": opened.digest, "score": least, "paths": shown.style.value}
+    records: list[dict[str, Any]] = []
+    cautions: list[Caution] = []
+    classes = opened.model.classes
+    with output.going_to(wanted.out, lines, made_with, resume=wanted.resume, overwrite=wanted.overwrite) as rows:
+        todo = rows.missing(files, lambda path: path_cell(shown(path)), lambda i: not pictures or pictures[i].is_file())
+        found = opened.finder.over([files[index] for index in todo])
+        sightings = console.progress(found, total=len(files), done=len(files) - len(todo), what="predict")
+        for index, sighting in zip(todo, sightings, strict=True):
+            record = table.record(path_cell(shown(sighting.path)), **_values(sighting, classes, least))
+            if pictures and "boxes" in record:
+                _draw(sighting, record, pictures[index], table.notice)
+            cautions += sighting.cleaned.cautions if sighting.cleaned else ()
+            rows.write(record)
+            records.append(record)
+            if wanted.strict and record["status"] == "error":
+                raise UnreadableImage(sighting.path, record["reason"])
+        rows.finish()
+    warn_of(cautions)
+    if wanted.boxes:
+        wanted.boxes.mkdir(parents=True, exist_ok=True)
+        complete = _read(wanted.out / lines.file_name, json=wanted.json) if wanted.out else records
+        write_json(wanted.boxes / COCO, coco(complete, classes))
+    where = str(wanted.out / lines.file_name) if wanted.out else "the output"
+    places = [f"boxes in {wanted.boxes}"] if wanted.boxes else []
+    console.note(", ".join([f"{len(files)} pictures", *places, *([where] if wanted.out else [])]))
+    console.note(f"boxes of a score of {least:.3f} or more; {table.notice}")
+    if rows.failed:
+        raise SomeRowsFailed(rows.failed, len(files), where)
+
+
+def _values(sighting: Sighting, classes: Sequence[str], least: float) -> dict[str, Any]:
+    from fxcli.inference.detected import values_of
+
+    if sighting.cleaned is None:
+        return {"status": "error", "reason": sighting.reason}
+    return {"reason": "; ".join(sighting.cleaned.cautions), **values_of(sighting, classes, least)}
+
+
+def _draw(sighting: Sighting, record: dict[str, Any], target: Path, notice: str) -> None:
+    from fxcli.explain import outline
+    from fxcli.run.files import saying
+
+    if sighting.cleaned is None:
+        return
+    with saying(target):
+        target.parent.mkdir(parents=True, exist_ok=True)
+    pixels, size_px = outline.radiograph(sighting.cleaned), (record["width_px"], record["height_px"])
+    outline.save(outline.outlined(pixels, record["boxes"], size_px), target, notice)
+
+
+def _read(file: Path, *, json: bool) -> list[dict[str, Any]]:
+    """All rows of complete predictions, those of an earlier command with them."""
+    with file.open(encoding="utf-8", newline="") as handle:
+        if json:
+            return [json_module.loads(line) for line in handle]
+        rows = [row for row in csv.DictReader(handle) if row["status"] == "ok"]
+    numbers = ("width_px", "height_px")
+    return [
+        {**row, **{name: int(row[name]) for name in numbers}, "boxes": json_module.loads(row["boxes"])} for row in rows
+    ]

@@ -1,0 +1,107 @@
+"""What is told of boxes: the columns of their table, and COCO. Text in, text out: files are the callers' matter."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from fxcli.console import DEMO, INTENDED_USE
+from fxcli.data.names import text_cell
+from fxcli.evaluation.detection import Detections
+from fxcli.evaluation.table import csv_line
+
+COLUMNS = ("width_px", "height_px", "box_score", "boxes")
+
+
+def told(found: Detections, classes: Sequence[str], size_px: tuple[int, int], least: float) -> dict[str, Any]:
+    """The values of COLUMNS: the size of the picture, the score of its surest box, and the boxes that are told.
+
+    Args:
+        found: On the picture.
+        classes: Of the detector.
+        size_px: (width, height) of the original.
+        least: Score from which on a box is told.
+
+    Returns:
+        Each box is {"class", "score", "left", "top", "right", "bottom"}, in pixels of the original.
+    """
+    sure = found.above(least)
+    boxes = [
+        {
+            "class": classes[label],
+            "score": round(float(score), 6),
+            **dict(zip(("left", "top", "right", "bottom"), (round(float(x), 2) for x in corners), strict=True)),
+        }
+        for corners, label, score in zip(sure.corners, sure.labels, sure.scores, strict=True)
+    ]
+    return {"width_px": size_px[0], "height_px": size_px[1], "box_score": round(found.highest, 6), "boxes": boxes}
+
+
+def box_cells(record: Mapping[str, Any]) -> dict[str, str]:
+    """The same as cells of a CSV: boxes as JSON."""
+    found = {name: str(record[name]) for name in COLUMNS if name in record}
+    if "boxes" in record:
+        found["boxes"] = json.dumps(record["boxes"], separators=(",", ":"))
+    return found
+
+
+class BoxTable:
+    """Rows of a detector alone.
+
+    Args:
+        info: Header of its file.
+    """
+
+    columns = ("path", "status", "reason", *COLUMNS, "notice")
+
+    def __init__(self, info: Mapping[str, Any]) -> None:
+        self.notice = " ".join([*([DEMO] if info.get("demo") else []), INTENDED_USE])
+
+    def record(self, path: str, *, status: str = "ok", reason: str = "", **values: Any) -> dict[str, Any]:
+        """One row as a JSON object."""
+        why = {"reason": reason} if reason else {}
+        return {"path": path, "status": status, **why, **values, "notice": self.notice}
+
+    def cells(self, record: Mapping[str, Any]) -> list[str]:
+        """One row for a CSV, of what `record` gives; what it lacks stays empty."""
+        values = {**record, **box_cells(record), "reason": text_cell(str(record.get("reason", "")))}
+        return [str(values.get(name, "")) for name in self.columns]
+
+
+def coco(records: Iterable[Mapping[str, Any]], classes: Sequence[str]) -> dict[str, Any]:
+    """Boxes as COCO has them, each with its score, by the paths of the rows; pictures that were not read are left out.
+
+    Args:
+        records: Rows as JSON objects.
+        classes: Of the detector; their categories are numbered from 1.
+    """
+    images: list[dict[str, Any]] = []
+    annotations: list[dict[str, Any]] = []
+    for record in records:
+        if "boxes" not in record:
+            continue
+        size = {"width": record["width_px"], "height": record["height_px"]}
+        images.append({"id": len(images) + 1, "file_name": record["path"], **size})
+        for box in record["boxes"]:
+            sides = [round(box["right"] - box["left"], 2), round(box["bottom"] - box["top"], 2)]
+            about = {"image_id": len(images), "category_id": list(classes).index(box["class"]) + 1, "iscrowd": 0}
+            bbox = {"bbox": [box["left"], box["top"], *sides], "area": round(sides[0] * sides[1], 2)}
+            annotations.append({"id": len(annotations) + 1, **about, **bbox, "score": box["score"]})
+    categories = [{"id": number, "name": name} for number, name in enumerate(classes, 1)]
+    return {"images": images, "annotations": annotations, "categories": categories}
+
+
+def found_csv(
+    paths: Sequence[str],
+    groups: Sequence[str],
+    found: Sequence[Detections],
+    n_boxes: Sequence[int],
+    classes: Sequence[str],
+) -> str:
+    """What a detector found on pictures whose boxes are known, as the text of a CSV: every box, even the faintest."""
+    lines = [csv_line(["path", "status", "group", "n_boxes", "box_score", "boxes"])]
+    for path, group, here, count in zip(paths, groups, found, n_boxes, strict=True):
+        values = box_cells(told(here, classes, (0, 0), 0.0))
+        lines.append(csv_line([path, "ok", text_cell(group), count, values["box_score"], values["boxes"]]))
+    return "\n".join(lines) + "\n"

@@ -1,0 +1,60 @@
+"""Pictures of boxes: outlines over the radiograph, or over its heat map, with class and score."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image, ImageDraw, ImageFont
+
+from fxcli.data.preprocess import Cleaned
+from fxcli.data.read import HEAT_MAP, MARK
+from fxcli.explain.png import write_png
+from fxcli.run.files import saying
+
+# Bright on dark bone and on a heat map's violet alike.
+_COLOUR = (64, 224, 208)
+
+
+def radiograph(cleaned: Cleaned) -> np.ndarray:
+    """[H, W, 3] uint8: the radiograph without its border."""
+    return np.asarray(Image.fromarray(cleaned.pixels).crop(cleaned.box).convert("RGB"))
+
+
+def outlined(pixels: np.ndarray, boxes: Sequence[Mapping[str, Any]], size_px: tuple[int, int]) -> np.ndarray:
+    """A picture with boxes.
+
+    Args:
+        pixels: [H, W, 3] uint8 of a radiograph, at any scale.
+        boxes: As rows tell them, in pixels of the original.
+        size_px: (width, height) of the original.
+    """
+    if not boxes:
+        return pixels
+    image = Image.fromarray(pixels)
+    draw = ImageDraw.Draw(image)
+    scale = (image.width / size_px[0], image.height / size_px[1])
+    thick = max(1, round(max(image.size) / 320))
+    font = ImageFont.load_default(max(10, round(max(image.size) / 45)))
+    for box in boxes:
+        left, right = (box[side] * scale[0] for side in ("left", "right"))
+        top, bottom = (box[side] * scale[1] for side in ("top", "bottom"))
+        draw.rectangle((left, top, max(left, right), max(top, bottom)), outline=_COLOUR, width=thick)
+        text = f"{box['class']} {box['score']:.2f}"
+        x0, y0, x1, y1 = draw.textbbox((0, 0), text, font=font)
+        x = min(max(0.0, left), max(0.0, image.width - (x1 - x0) - 2))
+        y = top - (y1 - y0) - thick - 4 if top > (y1 - y0) + thick + 4 else bottom + thick
+        y = min(y, max(0.0, image.height - (y1 - y0) - 4))
+        draw.rectangle((x, y, x + (x1 - x0) + 2, y + (y1 - y0) + 4), fill=(0, 0, 0))
+        draw.text((x + 1 - x0, y + 2 - y0), text, fill=_COLOUR, font=font)
+    return np.asarray(image)
+
+
+def save(pixels: np.ndarray, path: Path, notice: str) -> None:
+    """Writes such a picture, as a PNG that says what it is."""
+    with saying(path):
+        # `read` refuses what carries this: it is no radiograph.
+        write_png(path, pixels, MARK, json.dumps({HEAT_MAP: True, "notice": notice}))

@@ -1,0 +1,245 @@
+"""`fx predict` with a detector: rows, outlines and COCO, alone and beside a classifier; and `fx evaluate`."""
+
+import csv
+import io
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+from typer.testing import CliRunner
+
+from fxcli.cli import app
+from fxcli.data.read import read
+from fxcli.errors import UnreadableImage
+from fxcli.run import checkpoint
+
+
+def fx(*arguments, code=0, **more):
+    done = CliRunner().invoke(app, [str(each) for each in arguments], **more)
+    assert done.exit_code == code, done.output
+    return done
+
+
+def rows_of(text):
+    return list(csv.DictReader(io.StringIO(text)))
+
+
+@pytest.fixture(scope="session")
+def found_folder(tmp_path_factory, demo_zoo, prepared_boxes):
+    """A detector that knows where the bars are."""
+    folder = tmp_path_factory.mktemp("detector")
+    recipe = folder / "where.yaml"
+    recipe.write_text(
+        "task: detect\n"
+        f"data: {{manifest: '{prepared_boxes / 'manifest.csv'}', workers: 0, image_size_px: 96}}\n"
+        "model: {backbone: demo_tiny, init: random}\n"
+        "detect: {options: {channels: 32, finest_stride: 4}}\n"
+        "optim: {lr: 3e-3, clip_norm: 5.0}\n"
+        "train: {epochs: 10, batch_size: 4, ema: 0.9}\n"
+    )
+    fx("train", recipe, "--out", folder / "run", "--quiet")
+    return folder / "run"
+
+
+@pytest.fixture
+def detector(found_folder):
+    shutil.copytree(found_folder, "runs/where")
+    return Path("runs/where")
+
+
+def picture(path, left, top, right, bottom, size=(64, 96), **save):
+    """A grey picture with a bright bar, as the detector knows them."""
+    pixels = np.full((size[1], size[0]), 60, np.uint8)
+    pixels[top:bottom, left:right] = 250
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(pixels).save(path, **save)
+
+
+def test_rows_have_boxes_in_pixels_of_the_original(detector):
+    picture(Path("in/small.png"), 20, 30, 38, 48)
+    picture(Path("in/large.png"), 60, 90, 114, 144, size=(192, 288))
+    done = fx("predict", "in", "--model", detector, "--score", 0.3)
+    small, large = sorted(rows_of(done.stdout), key=lambda row: int(row["width_px"]))
+    for row, expected in ((small, (20, 30, 38, 48)), (large, (60, 90, 114, 144))):
+        assert row["status"] == "ok"
+        (box, *_) = json.loads(row["boxes"])
+        assert [box[side] for side in ("left", "top", "right", "bottom")] == pytest.approx(
+            expected, abs=0.25 * (expected[2] - expected[0])
+        )
+        assert box["class"] == "fracture"
+        assert float(row["box_score"]) == box["score"]
+        assert "not a medical device" in row["notice"]
+
+
+def test_exif_is_undone(detector):
+    """A picture stored on its side gives the boxes that it gives upright."""
+    picture(Path("in/upright.png"), 20, 30, 38, 48)
+    sideways = Image.open("in/upright.png").rotate(90, expand=True)
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    sideways.save("in/turned.png", exif=exif)
+    turned, upright = rows_of(fx("predict", "in", "--model", detector, "--score", 0.3).stdout)
+    assert (turned["width_px"], turned["height_px"]) == ("64", "96")
+    assert turned["boxes"] == upright["boxes"] != "[]"
+
+
+def test_outlines_and_coco(detector):
+    picture(Path("in/a/one.png"), 20, 30, 38, 48)
+    picture(Path("in/b/none.png"), 0, 0, 0, 0)
+    fx("predict", "in", "--model", detector, "--boxes", "out", "--score", 0.3)
+    drawn = np.asarray(Image.open("out/a/one.png.png"))
+    assert (drawn == (64, 224, 208)).all(axis=2).any()
+    plain = np.asarray(Image.open("out/b/none.png.png"))
+    assert not (plain == (64, 224, 208)).all(axis=2).any()
+    with pytest.raises(UnreadableImage, match="heat map"):
+        read(Path("out/a/one.png.png"))
+    coco = json.loads(Path("out/boxes.coco.json").read_text())
+    assert {image["file_name"] for image in coco["images"]} == {"in/a/one.png", "in/b/none.png"}
+    assert coco["categories"] == [{"id": 1, "name": "fracture"}]
+    (box,) = coco["annotations"]
+    assert box["bbox"][:2] == pytest.approx((20, 30), abs=5)
+    assert box["score"] >= 0.3
+
+
+def test_coco_goes_back_into_prepare(detector):
+    """What one command writes, another reads."""
+    for number in range(4):
+        picture(Path(f"in/x/{number}.png"), 20, 30 + number, 38, 48 + number)
+    fx("predict", "in", "--model", detector, "--boxes", "out", "--score", 0.3)
+    content = json.loads(Path("out/boxes.coco.json").read_text())
+    for image in content["images"]:
+        image["file_name"] = image["file_name"].removeprefix("in/")
+    Path("again.json").write_text(json.dumps(content))
+    fx("prepare", "in", "--set=boxes.source=again.json", "--set=audit.search=false", "--out", "p")
+    again = json.loads(Path("p/boxes.coco.json").read_text())
+    assert len(again["annotations"]) == len(content["annotations"]) >= 4
+
+
+def test_an_unreadable_picture_is_a_row(detector):
+    picture(Path("in/a.png"), 20, 30, 38, 48)
+    Path("in/b.png").write_bytes(b"nothing")
+    done = fx("predict", "in", "--model", detector, "--json", "--boxes", "out", code=9)
+    lines = [json.loads(line) for line in done.stdout.splitlines()]
+    assert [line["status"] for line in lines] == ["ok", "error"]
+    assert lines[1]["reason"]
+    assert "boxes" not in lines[1]
+    assert len(json.loads(Path("out/boxes.coco.json").read_text())["images"]) == 1
+
+
+def test_resume_does_what_is_missing_and_coco_has_all(detector):
+    picture(Path("in/a.png"), 20, 30, 38, 48)
+    fx("predict", "in", "--model", detector, "--boxes", "out", "--out", "rows")
+    picture(Path("in/b.png"), 30, 30, 48, 48)
+    fx("predict", "in", "--model", detector, "--boxes", "out", "--out", "rows", "--resume")
+    assert [row["path"] for row in rows_of(Path("rows/predictions.csv").read_text())] == ["in/a.png", "in/b.png"]
+    assert len(json.loads(Path("out/boxes.coco.json").read_text())["images"]) == 2
+    fx("predict", "in", "--model", detector, "--out", "rows", "--resume", "--score", 0.9, code=6)
+
+
+def test_the_score_is_that_of_the_operating_point(detector):
+    points = checkpoint.read_header(detector / "model.safetensors")["operating_points"]
+    picture(Path("in/a.png"), 20, 30, 38, 48)
+    done = fx("predict", "in", "--model", detector)
+    assert f"boxes of a score of {points['0.5']:.3f} or more" in done.stderr
+
+
+def test_type_and_place_in_one_pass(detector, trained):
+    picture(Path("in/a.png"), 20, 30, 38, 48)
+    alone = rows_of(fx("predict", "in", "--model", trained.path).stdout)[0]
+    boxes = json.loads(rows_of(fx("predict", "in", "--model", detector, "--score", 0.3).stdout)[0]["boxes"])
+    done = fx("predict", "in", "--model", trained.path, "--detector", detector, "--score", 0.3, "--cam", "out")
+    (row,) = rows_of(done.stdout)
+    assert row["class"] == alone["class"]
+    found = json.loads(row["boxes"])
+    assert [box["class"] for box in found] == [box["class"] for box in boxes]
+    assert [box["left"] for box in found] == pytest.approx([box["left"] for box in boxes], abs=0.1)
+    assert (np.asarray(Image.open("out/a.png.png")) == (64, 224, 208)).all(axis=2).any()
+    line = json.loads(fx("predict", "in", "--model", trained.path, "--detector", detector, "--json").stdout)
+    assert isinstance(line["boxes"], list)
+
+
+@pytest.mark.parametrize(
+    ("options", "told"),
+    [
+        (["--cam", "out"], "is a detector"),
+        (["--sets"], "is a detector"),
+        (["--engine", "openvino"], "is a detector"),
+        (["--detector", "runs/where"], "is a detector"),
+    ],
+)
+def test_what_a_detector_cannot(detector, options, told):
+    picture(Path("in/a.png"), 20, 30, 38, 48)
+    assert told in fx("predict", "in", "--model", detector, *options, code=2).stderr
+
+
+def test_what_a_classifier_cannot(detector, trained):
+    picture(Path("in/a.png"), 20, 30, 38, 48)
+    for options, told in (
+        (["--boxes", "out"], "--boxes is for a detector alone"),
+        (["--score", "0.3"], "--score is for a detector"),
+        (["--detector", trained.path], "is no detector"),
+    ):
+        assert told in fx("predict", "in", "--model", trained.path, *options, code=2).stderr
+
+
+# --- evaluate ---
+
+
+def test_evaluate_gives_what_training_gave(detector):
+    info = json.loads((detector / "run.json").read_text())
+    done = fx("evaluate", detector, "--split", "val", "--json")
+    result = json.loads(done.stdout)
+    for name, value in info["figures"].items():
+        assert result["figures"][name]["value"] == pytest.approx(value), name
+    assert result["figures"]["n"] == 12
+    assert result["figures"]["n_positive"] == 6
+    written = json.loads((detector / "evaluation/val.json").read_text())
+    assert written == result
+    rows = rows_of((detector / "predictions/val.csv").read_text())
+    assert len(rows) == 12
+    assert "look" not in result
+
+
+def test_a_look_at_the_test_part_is_noted(detector):
+    first = json.loads(fx("evaluate", detector, "--json").stdout)
+    again = json.loads(fx("evaluate", detector, "--json").stdout)
+    assert again["look"] == first["look"] + 1
+
+
+def test_evaluate_by_a_column(detector):
+    result = json.loads(fx("evaluate", detector, "--split", "val", "--by", "label", "--json").stdout)
+    broken, none = result["by"]["label"]["broken"], result["by"]["label"]["none"]
+    assert (broken["n"], none["n"]) == (6, 6)
+    assert none["ap50"] is None
+    assert broken["ap50"]["value"] > 0
+
+
+def test_evaluate_shows_a_table(detector):
+    done = fx("evaluate", detector, "--split", "val")
+    assert "AP50" in done.stdout
+    assert "sensitivity at" in done.stdout
+
+
+def test_evaluate_refuses_a_mixture(detector, trained):
+    assert "detectors and classifiers" in fx("evaluate", detector, trained.path, code=2).stderr
+    for options in (["--split", "oof"], ["--study", "group"], ["--tta", "flips"], ["--engine", "openvino"]):
+        assert "detector" in fx("evaluate", detector, *options, code=2).stderr
+
+
+def test_evaluate_needs_boxes(detector, prepared):
+    done = fx("evaluate", detector, "--data", prepared / "manifest.csv", code=4)
+    assert "no boxes beside this manifest" in done.stderr
+
+
+def test_two_detectors_are_compared(detector):
+    shutil.copytree(detector, "runs/other")
+    lines = [
+        json.loads(line)
+        for line in fx("evaluate", detector, "runs/other", "--split", "val", "--json").stdout.splitlines()
+    ]
+    (comparison,) = [line["comparison"] for line in lines if "comparison" in line]
+    assert comparison["metric"] == "ap50"
+    assert comparison["difference"]["value"] == 0
