@@ -17,6 +17,7 @@ from fxcli.data.names import are_class_names
 from fxcli.data.preprocess import Preprocessing
 from fxcli.errors import DataError, FxError, ModelFileError, PluginError, RecipeError
 from fxcli.model import classifier as classifiers
+from fxcli.model.empty import EmptyParameters
 from fxcli.model.pyramid import Pyramid
 from fxcli.recipe.detection import Detect
 from fxcli.recipe.schema import Model
@@ -182,7 +183,9 @@ def load(file: Path, zoo: Zoo) -> TrainedDetector:
         hint = "fx plugins shows what became of the plugins"
         raise ModelFileError(f"needs the detector {settings.detector}: {error.what}", where=file, hint=hint) from error
     try:
-        network = build(spec, detector, model, settings, preprocessing.image_size_px, len(classes), shapes, seed=0)
+        # The file holds every parameter, or load_state fails.
+        with EmptyParameters():
+            network = build(spec, detector, model, settings, preprocessing.image_size_px, len(classes), shapes, seed=0)
     except (RecipeError, PluginError) as error:
         raise ModelFileError(f"its detector is no longer as it was: {error.what}", where=file) from error
     classifiers.load_state(network, tensors, file)
