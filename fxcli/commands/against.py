@@ -1,0 +1,104 @@
+"""What `fx cam --against` does: which heat maps point at the fracture, as a table."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from fxcli.commands.startup import import_torch
+from fxcli.console import console
+from fxcli.errors import DataError, UsageError
+
+if TYPE_CHECKING:
+    from fxcli.data.manifest import Row
+    from fxcli.inference.opened import Opened
+
+COLUMNS = {
+    "pointing": "pointing",
+    "pointing_lift": "/ random",
+    "pointing_centre_lift": "/ centre",
+    "energy": "energy",
+    "energy_lift": "/ random",
+    "energy_centre_lift": "/ centre",
+}
+
+
+def hold(
+    boxes: Path,
+    *,
+    split: str | None,
+    size_px: int | None,
+    model: str | None,
+    stage: str | None,
+    target: str | None,
+    device: str | None,
+    json: bool,
+) -> None:
+    """Holds the heat maps of a model against boxes, and shows how they stand.
+
+    Raises:
+        UsageError: The model is a detector, or has no such stage or class.
+        DataError: These are no boxes of a prepared folder, or there are none in the split.
+    """
+    import_torch()
+    from fxcli.data.boxes import FILE, read_boxes
+    from fxcli.data.manifest import read_manifest
+    from fxcli.explain.held import held
+    from fxcli.inference.opened import open_model
+
+    manifest_file = boxes.parent / "manifest.csv"
+    if boxes.name != FILE or not manifest_file.is_file():
+        hint = f"prepare pictures with them (fx prepare … --set boxes.source={boxes}), and name that folder's {FILE}"
+        raise DataError("no boxes of a prepared folder", where=boxes, hint=hint)
+    manifest = read_manifest(manifest_file)
+    by_path = read_boxes(manifest).by_path
+    rows = [row for row in manifest.rows if split in (None, row.split) and len(by_path.get(row.path, ()))]
+    if not rows:
+        raise DataError(f"no picture with boxes{f' in split {split!r}' if split else ''}", where=manifest_file)
+    opened = open_model(model, device=device)
+    classes = opened.model.classes
+    if target is not None and target not in classes:
+        raise UsageError(f"the model has no class '{target}'", hint=f"its classes: {', '.join(classes)}")
+    _warn_of_learnt(opened, rows)
+    lines = held(
+        opened,
+        manifest,
+        rows,
+        by_path,
+        size_px=size_px,
+        stages=[stage] if stage else [],
+        target=None if target is None else classes.index(target),
+    )
+    shown_px = size_px or opened.model.preprocessing.image_size_px
+    if json:
+        for line in lines:
+            console.record({**opened.origin(), "split": split, "image_size_px": shown_px, "target": target, **line})
+        return
+    console.table(
+        ["method", "stage", "cells", *COLUMNS.values(), "≈ random head", "≈ random net", "blank"],
+        [_cells(line) for line in lines],
+        title=f"{opened.name} at {shown_px} px against the boxes of {lines[0]['n']} pictures [95 % interval over groups]",
+    )
+
+
+def _cells(line: dict[str, Any]) -> list[Any]:
+    from fxcli.commands.tables import told
+
+    alike = ["" if value is None else f"{value:.2f}" for value in line["rank_correlation"].values()]
+    return [
+        line["method"],
+        line["stage"],
+        line["cells"],
+        *(told(line[name]) for name in COLUMNS),
+        *alike,
+        line["blank"],
+    ]
+
+
+def _warn_of_learnt(opened: Opened, rows: list[Row]) -> None:
+    """Says how many of the pictures the model learnt from, unless its folds held them out."""
+    from fxcli.inference.measured import learnt_from
+
+    in_folds = any(member.get("fold") is not None for member in opened.model.info.get("members") or ())
+    if not in_folds and (known := learnt_from(opened, rows)):
+        console.warn(f"{known} of these {len(rows)} pictures were learnt from, or chosen by: what is told may flatter")
