@@ -77,7 +77,7 @@ def hold(
     console.table(
         ["method", "stage", "cells", *COLUMNS.values(), "≈ random head", "≈ random net", "blank"],
         [_cells(line) for line in lines],
-        title=f"{opened.name}, {shown_px} px, against the boxes of {lines[0]['n']} pictures [95 % interval over groups]",
+        title=f"{opened.name}, {shown_px} px, against the boxes of {lines[0]['n']} pictures [95 % intervals]",
     )
 
 
