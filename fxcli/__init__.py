@@ -8,7 +8,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from fxcli.errors import FxError
+    from fxcli.errors import FxError, MissingDependency
     from fxcli.zoo.hookspecs import hookimpl
     from fxcli.zoo.specs import (
         BackboneArgs,
@@ -61,6 +61,7 @@ __all__ = [
     "DetectorSpec",
     "FxError",
     "InputSpec",
+    "MissingDependency",
     "NoOptions",
     "PretrainArgs",
     "PretrainerSpec",

@@ -22,7 +22,7 @@ def test_version_and_changelog_agree():
 def test_extras_are_as_promised():
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
     extras = project["optional-dependencies"]
-    assert set(extras) == {"lite", "dicom", "export", "report", "parquet", "track", "ray", "all", "dev"}
+    assert set(extras) == {"lite", "dicom", "export", "report", "yolo", "parquet", "track", "ray", "all", "dev"}
     inside = extras["all"][0].removeprefix("fxcli[").removesuffix("]").split(",")
     assert set(inside) == set(extras) - {"all", "dev"}
     assert project["requires-python"] == ">=3.11"
@@ -40,6 +40,7 @@ def test_a_wheel_runs_anywhere(tmp_path):
     names = zipfile.ZipFile(wheel).namelist()
     assert "fxcli/_recipes/final.yaml" in names
     assert "fx_simclr/__init__.py" in names
+    assert "fx_yolo/network.py" in names
     assert "fxcli/data/page.html.j2" in names
     assert not [name for name in names if name.startswith(("tests/", "recipes/")) or name.endswith((".png", ".jpg"))]
     target = tmp_path / "site"
