@@ -68,7 +68,8 @@ def locate(opened: OpenedDetector, files: list[Path], shown: Shown, wanted: Want
                 _draw(sighting, record, pictures[index], table.notice)
             cautions += sighting.cleaned.cautions if sighting.cleaned else ()
             rows.write(record)
-            records.append(record)
+            if wanted.boxes and not wanted.out:
+                records.append(record)
             if wanted.strict and record["status"] == "error":
                 raise UnreadableImage(sighting.path, record["reason"])
         rows.finish()
