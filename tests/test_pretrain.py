@@ -14,6 +14,7 @@ from PIL import Image, ImageDraw
 from typer.testing import CliRunner
 
 from fx_simclr import byol, simclr
+from fxcli import BackboneArgs
 from fxcli.cli import app
 from fxcli.data.dataset import Draw, Views
 from fxcli.data.manifest import Row, read_manifest, write_manifest
@@ -292,3 +293,85 @@ def test_shipped_recipes_load_and_say_how_they_are_run(name):
     assert second == f"# fx train recipes/{name}.yaml"
     recipe = load(name).recipe
     assert recipe.pretrain.method == name.removeprefix("pretrain_")
+
+
+# --- looks ---
+
+
+def test_looks_are_logged_at_intervals_and_at_the_end(recipe_of, demo_zoo, manifest):
+    recipe = recipe_of("simclr", "train.epochs=5", "train.look_every=2")
+    run = directory.create("x", {}, out=None)
+    pretrain.train(recipe, manifest, CPU, demo_zoo, {}, run, resume=False)
+    lines = [json.loads(line) for line in run.metrics_file.read_text(encoding="utf-8").splitlines()]
+    assert [line["epoch"] for line in lines if "effective_rank" in line] == [2, 4, 5]
+    for line in lines:
+        if "effective_rank" in line:
+            assert 0 <= line["knn_balanced_accuracy"] <= 1
+            assert line["feature_spread"] > 0
+
+
+def test_looks_change_nothing(recipe_of, demo_zoo, manifest):
+    states = []
+    for every in (0, 1):
+        recipe = recipe_of("byol", f"train.look_every={every}")
+        run = directory.create("x", {}, out=None)
+        pretrain.train(recipe, manifest, CPU, demo_zoo, {}, run, resume=False)
+        states.append(checkpoint.load_model_file(run.model_file)[0])
+    assert all(torch.equal(states[0][name], states[1][name]) for name in states[0])
+
+
+def test_a_collapse_ends_it_with_a_reason(recipe_of, demo_zoo, manifest, monkeypatch):
+    """Every feature becomes the same, as where BYOL finds the trivial answer."""
+
+    def collapse(self, progress):
+        with torch.no_grad():
+            for parameter in self.backbone.parameters():
+                parameter.zero_()
+
+    monkeypatch.setattr(simclr.SimCLR, "after_step", collapse)
+    run = directory.create("x", {}, out=None)
+    recipe = recipe_of("simclr", "train.look_every=1")
+    with pytest.raises(RunError, match="the representation has collapsed: all pictures look alike"):
+        pretrain.train(recipe, manifest, CPU, demo_zoo, {}, run, resume=False)
+    assert not run.model_file.exists()
+    blind = recipe_of("simclr", "train.look_every=0")
+    pretrain.train(blind, manifest, CPU, demo_zoo, {}, directory.create("y", {}, out=None), resume=False)
+
+
+def test_without_labels_it_looks_for_collapse_alone(recipe_of, demo_zoo, manifest):
+    alone = replace(manifest, rows=tuple(replace(row, label="x") for row in manifest.rows))
+    watch = pretrain.build(recipe_of("simclr"), alone, CPU, demo_zoo).watch
+    backbone = demo_zoo.backbone("demo_tiny").build(BackboneArgs(image_size_px=32))
+    assert set(watch.look(backbone, lambda: None)) == {"feature_spread", "effective_rank"}
+
+
+def test_a_stop_during_a_look_is_resumed_to_the_same_lines(recipe_of, demo_zoo, manifest, monkeypatch):
+    recipe = recipe_of("simclr", "train.look_every=1")
+    whole = directory.create("x", {}, out=None)
+    pretrain.train(recipe, manifest, CPU, demo_zoo, {}, whole, resume=False)
+    run = directory.create("y", {}, out=None)
+    real = pretrain._look
+
+    def stopped(*arguments):
+        signal.raise_signal(signal.SIGINT)
+        return real(*arguments)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(pretrain, "_look", stopped)
+        with pytest.raises(Interrupted):
+            pretrain.train(recipe, manifest, CPU, demo_zoo, {}, run, resume=False)
+    pretrain.train(recipe, manifest, CPU, demo_zoo, {}, run, resume=True)
+    ours, theirs = (
+        [
+            {
+                key: value
+                for key, value in json.loads(line).items()
+                if key not in ("seconds", "data_wait_s", "compute_s")
+            }
+            for line in each.metrics_file.read_text(encoding="utf-8").splitlines()
+        ]
+        for each in (whole, run)
+    )
+    assert ours == theirs
+    one, two = (checkpoint.load_model_file(each.model_file)[0] for each in (whole, run))
+    assert all(torch.equal(one[name], two[name]) for name in one)

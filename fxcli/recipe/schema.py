@@ -221,6 +221,14 @@ class PretrainMethod(Section):
 class PretrainLoop(Section):
     """The loop of a pretraining."""
 
+    look_every: int = Field(
+        5,
+        ge=0,
+        le=1_000_000,
+        description="epochs between looks at what was learnt: nearest neighbours by their labels, and whether all "
+        "pictures look alike, which ends it; 0 = never",
+    )
+
     epochs: int = Field(30, ge=1, le=1_000_000, description="passes over the pool")
     batch_size: int = Field(64, ge=2, le=65_536, description="pictures per step; each gives one positive pair")
     save_every_min: float = Field(10.0, gt=0, le=1e6, description="minutes between checkpoints within an epoch")
@@ -228,7 +236,7 @@ class PretrainLoop(Section):
 
 
 class PretrainRecipe(Section):
-    """A self-supervised pretraining of a backbone; labels are not looked at."""
+    """A self-supervised pretraining of a backbone; labels tell how it goes, and nothing is learnt from them."""
 
     task: Literal["pretrain"] = "pretrain"
     name: Name = Field("unnamed", description="names the run; the file's name where absent")

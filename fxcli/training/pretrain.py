@@ -2,7 +2,7 @@
 
 What a view is and what is to be learned from it comes from a plugin (PretrainerSpec). The model file holds the
 backbone alone; `model.init: <run>` starts a classifier from it. The sections are those of every loop of fx, see
-classify; there is nothing to evaluate, for labels show what the backbone is worth, and the loss does not.
+classify; what is evaluated, now and then, is the backbone (watch), for the loss does not tell what it is worth.
 """
 
 from __future__ import annotations
@@ -28,6 +28,7 @@ from fxcli.run import checkpoint, randomness
 from fxcli.run.directory import Run
 from fxcli.training import optim, session
 from fxcli.training.session import Log, Stop, Timer, finite
+from fxcli.training.watch import Watch
 from fxcli.zoo.plugins import Zoo
 from fxcli.zoo.specs import PretrainArgs
 
@@ -91,6 +92,7 @@ class Pretraining:
         optimizer: Over all of the module that learns.
         loader: Gives the views of each batch.
         batches: The order behind it.
+        watch: Looks at the backbone now and then.
         place: Where it stands.
     """
 
@@ -101,6 +103,7 @@ class Pretraining:
     optimizer: torch.optim.Optimizer
     loader: DataLoader[Any]
     batches: dataset.Batches
+    watch: Watch
     place: Place = field(default_factory=Place)
 
     @property
@@ -158,7 +161,7 @@ def train(
                 started = timer.totals
                 _epoch(pretraining, run, timer, stop)
                 spent = {name: value - started[name] for name, value in timer.totals.items()}
-                _end_epoch(pretraining, run, log, timer, spent)
+                _end_epoch(pretraining, run, log, timer, spent, stop)
                 if stop.asked:
                     raise stop.interrupted(run, place.step)
     finally:
@@ -196,7 +199,9 @@ def build(recipe: PretrainRecipe, manifest: Manifest, compute: Compute, zoo: Zoo
     optimizer = optim.make(
         recipe.optim, freeze.parameter_groups(module, module.get_submodule("backbone"), spec, recipe.optim)
     )
-    return Pretraining(recipe, module, preprocessing, compute, optimizer, loader, batches)
+    exact = Compute(compute.device, "fp32", compute.channels_last)
+    watch = Watch(manifest, preprocessing, exact, recipe.data.workers)
+    return Pretraining(recipe, module, preprocessing, compute, optimizer, loader, batches, watch)
 
 
 def _keep(pretraining: Pretraining, run: Run, stop: Stop) -> None:
@@ -260,22 +265,40 @@ def _epoch(pretraining: Pretraining, run: Run, timer: Timer, stop: Stop) -> None
                 break
 
 
-def _end_epoch(pretraining: Pretraining, run: Run, log: Log, timer: Timer, spent: Mapping[str, float]) -> None:
-    """Logs and saves; `spent` are the seconds of the epoch."""
+def _end_epoch(
+    pretraining: Pretraining, run: Run, log: Log, timer: Timer, spent: Mapping[str, float], stop: Stop
+) -> None:
+    """Looks, where it is time for it, logs and saves; `spent` are the seconds of the epoch."""
     place, epochs = pretraining.place, pretraining.recipe.train.epochs
+    # evaluate
+    every = pretraining.recipe.train.look_every
+    is_due = every and ((place.epoch + 1) % every == 0 or place.epoch + 1 == epochs)
+    found = _look(pretraining, run, timer, stop) if is_due else {}
     place.loss = place.loss_sum / max(1, place.loss_count)
     place.epoch, place.batch, place.loss_sum, place.loss_count = place.epoch + 1, 0, 0.0, 0
     # log
     waited, computed = round(spent["data_wait_s"], 2), round(spent["compute_s"], 2)
     values = {"epoch": place.epoch, "train_loss": place.loss, "seconds": round(timer.spent_s, 1)}
-    log.write(place.step, {**values, "data_wait_s": waited, "compute_s": computed})
+    log.write(place.step, {**values, **found, "data_wait_s": waited, "compute_s": computed})
     run.update(seconds={name: round(value, 1) for name, value in timer.totals.items()})
     minutes = timer.spent_s / place.epoch * (epochs - place.epoch) / 60
     times = f"data {waited:.1f} s, compute {computed:.1f} s"
-    console.note(f"{place.epoch}/{epochs}  train_loss {place.loss:.3f}  {times}  {minutes:.1f} min left")
-    run.log(f"epoch {place.epoch} train_loss {place.loss:.3f}")
+    shown = " ".join(f"{name} {value:.3f}" for name, value in {"train_loss": place.loss, **found}.items())
+    console.note(f"{place.epoch}/{epochs}  {shown}  {times}  {minutes:.1f} min left")
+    run.log(f"epoch {place.epoch} {shown}")
     # save
     _save(pretraining, run, timer)
+
+
+def _look(pretraining: Pretraining, run: Run, timer: Timer, stop: Stop) -> dict[str, float]:
+    """What the backbone is worth now. Stopped meanwhile, the epoch is not over, and a resume looks again."""
+
+    def check() -> None:
+        if stop.asked:
+            _save(pretraining, run, timer)
+            raise stop.interrupted(run, pretraining.place.step)
+
+    return pretraining.watch.look(pretraining.method.backbone, check)
 
 
 def _save(pretraining: Pretraining, run: Run, timer: Timer) -> None:

@@ -1,0 +1,104 @@
+"""What a pretraining has learnt so far: nearest neighbours by their labels, and whether everything looks alike.
+
+Nothing is chosen by it; it stops a pretraining alone that has collapsed. Called by pretrain at the end of an epoch.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import nn
+
+from fxcli.console import console
+from fxcli.data.dataset import default_workers
+from fxcli.data.manifest import Manifest, Row
+from fxcli.data.preprocess import Preprocessing
+from fxcli.errors import RunError
+from fxcli.evaluation import representation
+from fxcli.inference.pipeline import ordered_map
+from fxcli.model.hardware import Compute
+
+# Pictures that vote, evenly spread over the training part: a vote of more tells no more.
+MOST = 2000
+_BATCH = 32
+
+
+@dataclass(frozen=True)
+class Watch:
+    """Looks at a backbone.
+
+    Attributes:
+        manifest: Of the pictures: those of the training part vote on those of the validation part.
+        preprocessing: Theirs.
+        compute: Where it computes, in fp32.
+        workers: Decoding threads; None one per core, at most 4.
+    """
+
+    manifest: Manifest
+    preprocessing: Preprocessing
+    compute: Compute
+    workers: int | None = None
+
+    def look(self, backbone: nn.Module, check: Callable[[], None]) -> dict[str, float]:
+        """What is logged.
+
+        Args:
+            backbone: Images → feature map; its mode is put back.
+            check: Called before each batch; may raise to end it.
+
+        Returns:
+            feature_spread and effective_rank of training pictures; with a validation part of two or more classes,
+            knn_balanced_accuracy.
+
+        Raises:
+            RunError: The features have collapsed.
+            UnreadableImage: A picture cannot be read.
+        """
+        train, val = self.manifest.part("train"), self.manifest.part("val")
+        count = min(len(train), MOST)
+        voting = [train[place * len(train) // count] for place in range(count)]
+        classes = sorted({row.label for row in train})
+        asked = [row for row in val if row.label in classes] if len({row.label for row in val}) > 1 else []
+        found = self._features(backbone, [*voting, *asked], check)
+        bank = found[:count]
+        told = {"feature_spread": representation.spread(bank), "effective_rank": representation.effective_rank(bank)}
+        if told["feature_spread"] < representation.LEAST_SPREAD or told["effective_rank"] < representation.LEAST_RANK:
+            raise RunError(
+                f"the representation has collapsed: all pictures look alike (spread {told['feature_spread']:.2g}, "
+                f"effective rank {told['effective_rank']:.2f})",
+                hint="a lower optim.lr, a longer schedule.warmup_epochs, or a larger train.batch_size; "
+                "train.look_every=0 goes on all the same",
+            )
+        if asked:
+            labels, targets = (np.array([classes.index(row.label) for row in rows]) for rows in (voting, asked))
+            predicted = representation.knn(bank, labels, found[count:], len(classes))
+            told["knn_balanced_accuracy"] = representation.balanced_accuracy(predicted, targets, len(classes))
+        return told
+
+    @torch.inference_mode()
+    def _features(self, backbone: nn.Module, rows: Sequence[Row], check: Callable[[], None]) -> np.ndarray:
+        """[N, D] float64, in eval mode."""
+        modes = {module: module.training for module in backbone.modules()}
+        backbone.eval()
+        try:
+            return np.concatenate(list(self._batches(backbone, [self.manifest.path_of(row) for row in rows], check)))
+        finally:
+            for module, mode in modes.items():
+                module.training = mode
+
+    def _batches(self, backbone: nn.Module, paths: Sequence[Path], check: Callable[[], None]) -> Iterator[np.ndarray]:
+        def fitted(path: Path) -> np.ndarray:
+            return self.preprocessing.fit(self.preprocessing.load(path))
+
+        workers = default_workers() if self.workers is None else self.workers
+        pictures = ordered_map(fitted, paths, workers=workers, ahead=2 * _BATCH)
+        seen = iter(console.progress(pictures, total=len(paths), what="look"))
+        while chunk := list(itertools.islice(seen, _BATCH)):
+            check()
+            images = self.compute.send(self.preprocessing.normalise(torch.from_numpy(np.stack(chunk))[:, None]))
+            yield backbone(images).mean(dim=(2, 3)).double().cpu().numpy()
