@@ -94,16 +94,12 @@ def test_each_picture_is_explained_by_networks_that_never_saw_it(bars, prepared_
     opened = open_model(str(bars))
     manifest = read_manifest(prepared_boxes / "manifest.csv")
     rows = [row for row in manifest.rows if row.label == "broken"]
-    holder = held.Holder.of(opened, None, [])
     of_fold = {}
     for fold in range(2):
         part = read_manifest(bars / f"folds/{fold}/manifest.csv", root=prepared_boxes)
         of_fold |= {row.path: fold for row in part.rows if row.split == "calibration"}
-    for row, networks in zip(rows, held._members(opened, rows, holder), strict=True):
-        if row.split == "test":
-            assert list(networks) == list(holder.members)
-        else:
-            assert networks == [holder.members[of_fold[row.path]]]
+    for row, numbers in zip(rows, held.members_of(opened, rows), strict=True):
+        assert numbers == ([0, 1] if row.split == "test" else [of_fold[row.path]])
     assert len(of_fold) == 36
     assert Run(bars).info()["status"] == "finished"
 
@@ -139,3 +135,42 @@ def test_what_it_refuses(bars, prepared_boxes, options, told, code):
     Path("boxes.json").write_text("{}")
     options = [prepared_boxes / FILE if option == "BOXES" else option for option in options]
     assert told in fx("cam", *options, "--model", bars, code=code).stderr
+
+
+def test_a_copy_of_a_fold_model_is_told_of(bars, prepared_boxes):
+    shutil.copy(bars / "model.safetensors", "copy.safetensors")
+    done = fx("cam", "--against", prepared_boxes / FILE, "--model", "copy.safetensors", "--split", "train")
+    assert "nobody knows which pictures each fold held out" in done.stderr
+
+
+def test_the_random_head_is_on_the_same_backbone(bars):
+    holder = held.Holder.of(open_model(str(bars)), None, [])
+    for member, other in zip(holder.members, holder.headless, strict=True):
+        assert other.backbone is member.backbone
+        assert other.head is holder.blank.head
+    assert len({id(member.backbone) for member in holder.members}) == 2
+
+
+def test_an_unreadable_picture_does_not_end_it(bars, prepared_boxes):
+    shutil.copytree(prepared_boxes, "copy")
+    manifest = read_manifest(Path("copy/manifest.csv"))
+    row = next(row for row in manifest.rows if row.label == "broken" and row.split == "test")
+    manifest.path_of(row).write_bytes(b"nothing")
+    done = fx("cam", "--against", f"copy/{FILE}", "--model", bars, "--split", "test", "--json", code=9)
+    assert {line["n"] for line in lines(done)} == {5}
+    assert row.path in done.stderr
+
+
+def test_a_net_of_one_size_says_so(prepared_boxes, tiny_recipe):
+    sets = [
+        f"data.manifest='{prepared_boxes / 'manifest.csv'}'",
+        "model.backbone=timm:vit_tiny_patch16_224",
+        "data.image_size_px=64",
+    ]
+    tiny_recipe(*sets)
+    fx("train", "tiny.yaml", "--out", "runs/vit", "--quiet", *(f"--set={each}" for each in (*sets, "train.epochs=1")))
+    done = fx(
+        "cam", "--against", prepared_boxes / FILE, "--model", "runs/vit", "--split", "test", "--size", 128, code=2
+    )
+    assert "was made for pictures of 64 px, and cannot see those of 128" in done.stderr
+    assert lines(fx("cam", "--against", prepared_boxes / FILE, "--model", "runs/vit", "--split", "test", "--json"))

@@ -137,7 +137,7 @@ def test_options_are_read_as_yaml_and_json_have_them(demo_zoo):
         ({"classes": ["a", "b", "-c"]}, "header is damaged: classes"),
         ({"classes": ["a", "b", "<c>"]}, "header is damaged: classes"),
         ({"classes": ["a", "b", "=1+1"]}, "header is damaged: classes"),
-        ({"task": "detect"}, "not the file of a classifier"),
+        ({"task": "segment"}, "not the file of a classifier"),
         ({"task": "pretrain", "classes": None}, r"holds a pretrained backbone \(demo_tiny\), not a classifier"),
         ({"model": {"backbone": "demo_tiny", "options": {"gone": 1}}}, "no longer as it was: model.options: gone"),
         ({"preprocessing": {"mean": 1}}, "header is damaged"),

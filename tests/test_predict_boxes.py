@@ -96,7 +96,7 @@ def test_outlines_and_coco(detector):
     assert not (plain == (64, 224, 208)).all(axis=2).any()
     with pytest.raises(UnreadableImage, match="heat map"):
         read(Path("out/a/one.png.png"))
-    coco = json.loads(Path("out/boxes.coco.json").read_text())
+    coco = json.loads(Path("out/found.coco.json").read_text())
     assert {image["file_name"] for image in coco["images"]} == {"in/a/one.png", "in/b/none.png"}
     assert coco["categories"] == [{"id": 1, "name": "fracture"}]
     (box,) = coco["annotations"]
@@ -109,7 +109,7 @@ def test_coco_goes_back_into_prepare(detector):
     for number in range(4):
         picture(Path(f"in/x/{number}.png"), 20, 30 + number, 38, 48 + number)
     fx("predict", "in", "--model", detector, "--boxes", "out", "--score", 0.3)
-    content = json.loads(Path("out/boxes.coco.json").read_text())
+    content = json.loads(Path("out/found.coco.json").read_text())
     for image in content["images"]:
         image["file_name"] = image["file_name"].removeprefix("in/")
     Path("again.json").write_text(json.dumps(content))
@@ -126,7 +126,7 @@ def test_an_unreadable_picture_is_a_row(detector):
     assert [line["status"] for line in lines] == ["ok", "error"]
     assert lines[1]["reason"]
     assert "boxes" not in lines[1]
-    assert len(json.loads(Path("out/boxes.coco.json").read_text())["images"]) == 1
+    assert len(json.loads(Path("out/found.coco.json").read_text())["images"]) == 1
 
 
 def test_resume_does_what_is_missing_and_coco_has_all(detector):
@@ -135,7 +135,7 @@ def test_resume_does_what_is_missing_and_coco_has_all(detector):
     picture(Path("in/b.png"), 30, 30, 48, 48)
     fx("predict", "in", "--model", detector, "--boxes", "out", "--out", "rows", "--resume")
     assert [row["path"] for row in rows_of(Path("rows/predictions.csv").read_text())] == ["in/a.png", "in/b.png"]
-    assert len(json.loads(Path("out/boxes.coco.json").read_text())["images"]) == 2
+    assert len(json.loads(Path("out/found.coco.json").read_text())["images"]) == 2
     fx("predict", "in", "--model", detector, "--out", "rows", "--resume", "--score", 0.9, code=6)
 
 
@@ -243,3 +243,82 @@ def test_two_detectors_are_compared(detector):
     (comparison,) = [line["comparison"] for line in lines if "comparison" in line]
     assert comparison["metric"] == "ap50"
     assert comparison["difference"]["value"] == 0
+
+
+def test_detectors_of_one_name_do_not_overwrite_each_other(detector, prepared_boxes):
+    for name, score in (("a", 1), ("b", 2)):
+        Path(name).mkdir()
+        tensors, header = checkpoint.load_model_file(detector / "model.safetensors")
+        checkpoint.save_model_file(Path(name, "model.safetensors"), tensors, {**header, "seed": score})
+    fx(
+        "evaluate",
+        "a/model.safetensors",
+        "b/model.safetensors",
+        "--data",
+        prepared_boxes / "manifest.csv",
+        "--split",
+        "val",
+        "--out",
+        "o",
+    )
+    assert len(list(Path("o").glob("*/evaluation/*.json"))) == 2
+
+
+def test_a_part_without_boxes_can_be_compared(detector, prepared_boxes):
+    shutil.copytree(prepared_boxes, "copy")
+    content = json.loads(Path("copy/boxes.coco.json").read_text())
+    content["annotations"] = []
+    Path("copy/boxes.coco.json").write_text(json.dumps(content))
+    shutil.copytree(detector, "runs/other")
+    for more in ([], ["--json"]):
+        fx("evaluate", detector, "runs/other", "--data", "copy/manifest.csv", "--split", "val", *more)
+
+
+def test_an_unreadable_picture_has_a_row_and_no_figure(detector, prepared_boxes):
+    from fxcli.data.manifest import read_manifest
+
+    shutil.copytree(prepared_boxes, "copy")
+    manifest = read_manifest(Path("copy/manifest.csv"))
+    for row in manifest.part("val"):
+        if row.label == "none":
+            manifest.path_of(row).write_bytes(b"nothing")
+    done = fx(
+        "evaluate",
+        detector,
+        "--data",
+        "copy/manifest.csv",
+        "--split",
+        "val",
+        "--by",
+        "label",
+        "--out",
+        "o",
+        "--json",
+        code=9,
+    )
+    result = json.loads(done.stdout)
+    assert (result["n_failed"], result["figures"]["n"]) == (6, 6)
+    assert list(result["by"]["label"]) == ["broken"]
+    (file,) = Path("o/predictions").glob("*.csv")
+    rows = rows_of(file.read_text())
+    assert [row["status"] for row in rows].count("error") == 6
+    assert all(row["reason"] for row in rows if row["status"] == "error")
+
+
+def test_evaluate_notices_other_boxes(found_folder, prepared_boxes):
+    shutil.copytree(found_folder, "runs/where")
+    info = json.loads(Path("runs/where/run.json").read_text())
+    shutil.copytree(prepared_boxes, "copy")
+    info["manifest"] = str(Path("copy/manifest.csv").resolve())
+    Path("runs/where/run.json").write_text(json.dumps(info))
+    content = json.loads(Path("copy/boxes.coco.json").read_text())
+    content["annotations"].pop()
+    Path("copy/boxes.coco.json").write_text(json.dumps(content))
+    assert "the boxes were changed since training" in fx("evaluate", "runs/where", "--split", "val", code=4).stderr
+
+
+def test_true_boxes_beside_pictures_stay(detector, prepared_boxes):
+    shutil.copytree(prepared_boxes, "copy")
+    before = Path("copy/boxes.coco.json").read_bytes()
+    fx("predict", "copy", "--model", detector, "--boxes", "copy")
+    assert Path("copy/boxes.coco.json").read_bytes() == before

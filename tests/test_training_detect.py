@@ -261,3 +261,50 @@ def test_boxes_of_an_original_and_back():
     true = Boxes(np.array([[3.0, 5, 20, 30]], np.float32), np.zeros(1, np.int64))
     said = detection.Detections(true.corners, true.labels, np.ones(1, np.float32))
     assert detection.detection([said], [true], 1)["ap50_95"] == 1
+
+
+@pytest.mark.parametrize("method", ["faster_rcnn", "fcos", "yolox"])
+def test_bf16_never_touches_boxes(begin, tiny_detect, method):
+    """Of a box at 400 px bf16 keeps no pixel: the pyramid alone computes in it."""
+    training, _ = begin(tiny_detect(f"detect.detector={method}"), compute=BF16)
+    loop.set_up(training, {})
+    seen = []
+    network = training.model.network
+    pyramid = next(module for module in network.modules() if type(module).__name__ == "Pyramid")
+    pyramid.fpn.register_forward_hook(lambda module, inputs, output: seen.append(next(iter(output.values())).dtype))
+    pyramid.register_forward_hook(lambda module, inputs, output: seen.append(next(iter(output.values())).dtype))
+    heads = [
+        module
+        for name, module in network.named_modules()
+        if type(module).__name__ in ("RPNHead", "FCOSHead", "YOLOXHead")
+    ]
+    heads[0].register_forward_hook(lambda module, inputs, output: seen.append(torch.is_autocast_enabled("cpu")))
+    images = torch.zeros(2, 1, 96, 96, dtype=torch.uint8)
+    target = {"boxes": torch.tensor([[11.0, 13, 31, 33]]), "labels": torch.tensor([1])}
+    detect._loss(training, (images, [target, target])).backward()
+    assert seen == [torch.bfloat16, torch.float32, False]
+    assert not torch.is_autocast_enabled("cpu")
+
+
+def test_bn_eval_is_of_the_backbone_alone(begin, tiny_detect):
+    """The new head of YOLOX has BatchNorm that no picture has gone through."""
+    training, _ = begin(tiny_detect("detect.detector=yolox", "model.bn=eval"))
+    loop.set_up(training, {})
+    norms = {
+        name: module.training
+        for name, module in training.model.network.named_modules()
+        if isinstance(module, torch.nn.BatchNorm2d)
+    }
+    assert {is_training for name, is_training in norms.items() if ".backbone." in name} == {False}
+    assert {is_training for name, is_training in norms.items() if ".backbone." not in name} == {True}
+
+
+def test_a_classifier_and_a_detector_start_from_a_detector(begin, tiny_detect, tiny_recipe):
+    training, run = begin(tiny_detect("train.epochs=1"))
+    loop.train(training, run, resume=False)
+    learnt = training.model.backbone.state_dict()
+    other, _ = begin(tiny_detect(f"model.init='{run.path}'"))
+    assert all(torch.equal(value, learnt[name]) for name, value in other.model.backbone.state_dict().items())
+    recipe = tiny_recipe(f"model.init='{run.path}'")
+    classifier, _ = begin(recipe)
+    assert all(torch.equal(value, learnt[name]) for name, value in classifier.model.backbone.state_dict().items())

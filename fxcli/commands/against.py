@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fxcli.commands.startup import import_torch
 from fxcli.console import console
-from fxcli.errors import DataError, UsageError
+from fxcli.errors import DataError, SomeRowsFailed, UsageError
 
 if TYPE_CHECKING:
     from fxcli.data.manifest import Row
@@ -37,8 +38,10 @@ def hold(
     """Holds the heat maps of a model against boxes, and shows how they stand.
 
     Raises:
-        UsageError: The model is a detector, or has no such stage or class.
+        UsageError: The model has no such stage or class, or cannot see pictures of this size.
+        ModelFileError: It is a detector.
         DataError: These are no boxes of a prepared folder, or there are none in the split.
+        SomeRowsFailed: Pictures could not be read.
     """
     import_torch()
     from fxcli.data.boxes import FILE, read_boxes
@@ -60,7 +63,7 @@ def hold(
     if target is not None and target not in classes:
         raise UsageError(f"the model has no class '{target}'", hint=f"its classes: {', '.join(classes)}")
     _warn_of_learnt(opened, rows)
-    lines = held(
+    lines, failed = held(
         opened,
         manifest,
         rows,
@@ -73,11 +76,19 @@ def hold(
     if json:
         for line in lines:
             console.record({**opened.origin(), "split": split, "image_size_px": shown_px, "target": target, **line})
-        return
+    else:
+        _show(opened.name, lines, shown_px)
+    for path, reason in failed:
+        console.warn(f"{path}: {reason}")
+    if failed:
+        raise SomeRowsFailed(len(failed), len(rows), "the output")
+
+
+def _show(name: str, lines: Sequence[dict[str, Any]], shown_px: int) -> None:
     console.table(
-        ["method", "stage", "cells", *COLUMNS.values(), "≈ random head", "≈ random net", "blank"],
+        ["method", "stage", "cells", *COLUMNS.values(), "≈ random head", "≈ random weights", "blank"],
         [_cells(line) for line in lines],
-        title=f"{opened.name}, {shown_px} px, against the boxes of {lines[0]['n']} pictures [95 % intervals]",
+        title=f"{name}, {shown_px} px, against the boxes of {lines[0]['n']} pictures [95 % intervals]",
     )
 
 
@@ -96,9 +107,14 @@ def _cells(line: dict[str, Any]) -> list[Any]:
 
 
 def _warn_of_learnt(opened: Opened, rows: list[Row]) -> None:
-    """Says how many of the pictures the model learnt from, unless its folds held them out."""
+    """Says how many of the pictures are explained by networks that learnt from them."""
+    from fxcli.explain.held import is_in_folds, members_of
     from fxcli.inference.measured import learnt_from
 
-    in_folds = any(member.get("fold") is not None for member in opened.model.info.get("members") or ())
-    if not in_folds and (known := learnt_from(opened, rows)):
+    if is_in_folds(opened) and opened.run is None:
+        console.warn("without its run nobody knows which pictures each fold held out: what is told may flatter")
+        return
+    everyone = len(opened.model.info.get("members") or [{}])
+    by_all = [row for row, numbers in zip(rows, members_of(opened, rows), strict=True) if len(numbers) == everyone]
+    if known := learnt_from(opened, by_all):
         console.warn(f"{known} of these {len(rows)} pictures were learnt from, or chosen by: what is told may flatter")

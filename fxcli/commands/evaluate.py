@@ -109,8 +109,9 @@ def evaluate(
     if any(is_detector(file) for file, _ in found):
         if not all(is_detector(file) for file, _ in found):
             raise UsageError("detectors and classifiers are measured apart")
-        if split == OOF or study or tta is not Tta.none or engine or precision:
-            raise UsageError("a detector is measured without --split oof, --study, --tta, --engine and --precision")
+        if split == OOF or study or tta is not Tta.none or engine or precision or exploratory:
+            without = "--split oof, --study, --tta, --engine, --precision and --exploratory"
+            raise UsageError(f"a detector is measured without {without}")
         place = partial(open_detector, device=device, workers=workers, batch_size=batch_size)
         evaluate_boxes([place(*each) for each in found], data=data, split=split, by=by or (), out=out, json=json)
         return

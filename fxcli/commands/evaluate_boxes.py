@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shlex
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -10,13 +12,14 @@ from typing import TYPE_CHECKING, Any
 from fxcli.console import console
 from fxcli.errors import DataError, SomeRowsFailed
 from fxcli.run import provenance
-from fxcli.run.files import write_json, write_text
+from fxcli.run.files import sha256_of, write_json, write_text
 
 if TYPE_CHECKING:
     from fxcli.data.boxes import Boxes
     from fxcli.evaluation.detection import Detections
-    from fxcli.inference.detected import OpenedDetector
+    from fxcli.inference.detected import OpenedDetector, Sighting
 
+NAME = "manifest.csv"
 TITLES = {
     "ap50": "AP50",
     "ap50_95": "AP50–95",
@@ -38,6 +41,7 @@ class Measured:
         boxes: The true ones of each.
         groups: Of each.
         paths: Of each.
+        lines: Of every picture, readable or not: path, group, what was found, number of true boxes.
         written: The file of the predictions.
     """
 
@@ -47,6 +51,7 @@ class Measured:
     boxes: list[Boxes] = field(default_factory=list)
     groups: list[str] = field(default_factory=list)
     paths: list[str] = field(default_factory=list)
+    lines: list[tuple[str, str, Sighting, int]] = field(default_factory=list)
     written: Path = Path()
 
 
@@ -66,8 +71,10 @@ def evaluate_boxes(
         SomeRowsFailed: Some could not be read.
     """
     done = [_measured(opened, data, split, by) for opened in detectors]
+    names = Counter(each.opened.name for each in done)
     for each in done:
-        folder = out / each.opened.name if out and len(done) > 1 else out
+        plain = each.opened.is_final and names[each.opened.name] == 1
+        folder = out / (each.opened.name if plain else each.opened.unique_name) if out and len(done) > 1 else out
         each.written = _write(each, folder, own_data=data is None)
     comparisons = _compared(done)
     if json:
@@ -80,22 +87,35 @@ def evaluate_boxes(
 
 
 def _measured(opened: OpenedDetector, data: Path | None, split: str, by: Sequence[str]) -> Measured:
-    from fxcli.data.boxes import read_boxes
+    from fxcli.data.boxes import FILE, read_boxes
     from fxcli.data.manifest import groups_of
+    from fxcli.data.radiograph import warn_of
+    from fxcli.evaluation.box_table import BoxTable
     from fxcli.evaluation.detection import measured
-    from fxcli.inference.measured import look_at
+    from fxcli.inference.measured import learnt_from, look_at
     from fxcli.inference.opened import manifest_of
 
     manifest = manifest_of(opened.file, opened.run, opened.model.info, data, "fx evaluate")
     boxes, classes = read_boxes(manifest), opened.model.classes
-    if unknown := sorted(set(boxes.classes) - set(classes)):
-        hint = f"its classes: {', '.join(classes)}"
-        raise DataError(f"the detector does not know {', '.join(unknown)}", where=manifest.file, hint=hint)
     part = manifest.part(split)
     rows = boxes.known(part)
+    occurring = {boxes.classes[label] for row in rows for label in boxes.by_path[row.path].labels}
+    if unknown := sorted(occurring - set(classes)):
+        hint = f"its classes: {', '.join(classes)}"
+        raise DataError(f"the detector does not know {', '.join(unknown)}", where=manifest.file, hint=hint)
     if not rows:
         raise DataError(f"no picture in split '{split}' whose boxes are known", where=manifest.file)
-    columns = {name: [row.column(name) for row in rows] for name in by}
+    digest = sha256_of(manifest.root / FILE)
+    if data is None and digest != opened.model.info.get("boxes_sha256"):
+        raise DataError(
+            "the boxes were changed since training",
+            where=manifest.root / FILE,
+            hint=f"fx evaluate {shlex.quote(str(opened.file))} --data {shlex.quote(str(manifest.root / NAME))}",
+        )
+    if data is not None and (known := learnt_from(opened, rows)):
+        console.warn(f"{known} of these {len(rows)} pictures were learnt from by this model: figures on them flatter")
+    leaked = ["leaked"] if len({row.leaked for row in rows}) > 1 else []
+    columns = {name: [row.column(name) for row in rows] for name in dict.fromkeys([*leaked, *by])}
     groups = groups_of(rows)
     sightings = opened.finder.over([manifest.path_of(row) for row in rows])
     told = list(console.progress(sightings, total=len(rows), what="evaluate"))
@@ -109,15 +129,17 @@ def _measured(opened: OpenedDetector, data: Path | None, split: str, by: Sequenc
         "evaluated": provenance.now(),
         "evaluated_manifest": str(manifest.file),
         "evaluated_manifest_sha256": manifest.digest,
+        "evaluated_boxes_sha256": digest,
         "split": split,
         "n_failed": len(rows) - len(read),
         "n_unknown": len(part) - len(rows),
         "figures": measured(found, true, classes, [groups[index] for index in read]),
+        "notice": BoxTable(opened.model.info).notice,
     }
-    if by:
-        result["by"] = {name: {} for name in by}
+    if columns:
+        result["by"] = {name: {} for name in columns}
     for name, values in columns.items():
-        for value in sorted(set(values)):
+        for value in sorted({values[index] for index in read}):
             inside = [place for place, index in enumerate(read) if values[index] == value]
             chosen = [[each[place] for place in inside] for each in (found, true)]
             of = [groups[read[place]] for place in inside]
@@ -126,7 +148,12 @@ def _measured(opened: OpenedDetector, data: Path | None, split: str, by: Sequenc
         console.note(f"{look.told()} ({manifest.root / 'test_looks.jsonl'})")
         result |= {"look": look.number, "models_that_looked": look.models}
     paths = [rows[index].path for index in read]
-    return Measured(opened, result, found, true, [groups[index] for index in read], paths)
+    warn_of(caution for each in told if each.cleaned for caution in each.cleaned.cautions)
+    lines = [
+        (row.path, group, each, len(boxes.by_path[row.path]))
+        for row, group, each in zip(rows, groups, told, strict=True)
+    ]
+    return Measured(opened, result, found, true, [groups[index] for index in read], paths, lines)
 
 
 def _numbered(boxes: Boxes, theirs: Sequence[str], ours: Sequence[str]) -> Boxes:
@@ -146,18 +173,15 @@ def _write(each: Measured, out: Path | None, *, own_data: bool) -> Path:
 
     opened, result = each.opened, each.result
     name = result["split"] + ("" if own_data else f"-{result['evaluated_manifest_sha256'][:8]}")
-    base = out or (opened.run.path if opened.run else Path("evaluations") / f"{opened.file.stem}-{opened.digest[:8]}")
-    if base == (opened.run and opened.run.path) and opened.run and opened.file != opened.run.model_file:
+    base = out or (opened.run.path if opened.run else Path("evaluations") / opened.unique_name)
+    if base == (opened.run and opened.run.path) and not opened.is_final:
         name += f"-model-{opened.digest[:8]}"
     for folder in ("evaluation", "predictions"):
         (base / folder).mkdir(parents=True, exist_ok=True)
     write_json(base / "evaluation" / f"{name}.json", result)
     predictions = base / "predictions" / f"{name}.csv"
-    paths = [path_cell(path) for path in each.paths]
-    write_text(
-        predictions,
-        found_csv(paths, each.groups, each.found, [len(boxes) for boxes in each.boxes], opened.model.classes),
-    )
+    lines = [(path_cell(path), group, told.found, told.reason, count) for path, group, told, count in each.lines]
+    write_text(predictions, found_csv(lines, opened.model.classes, result["notice"]))
     console.note(f"wrote {base / 'evaluation' / name}.json; predictions are in {predictions}")
     return predictions
 
@@ -169,8 +193,9 @@ def _compared(done: Sequence[Measured]) -> list[dict[str, Any]]:
     first, comparisons = done[0], []
     for each in done[1:]:
         names = [first.opened.name, each.opened.name]
-        if each.paths != first.paths or each.opened.model.classes != first.opened.model.classes:
-            console.warn(f"{names[1]} was measured on other pictures or classes: it is not compared")
+        is_same = each.paths == first.paths and each.opened.model.classes == first.opened.model.classes
+        if not is_same or each.result["evaluated_boxes_sha256"] != first.result["evaluated_boxes_sha256"]:
+            console.warn(f"{names[1]} was measured on other pictures, boxes or classes: it is not compared")
             continue
         n_classes = len(first.opened.model.classes)
         found = compared(first.found, each.found, first.boxes, n_classes, first.groups)
@@ -180,7 +205,6 @@ def _compared(done: Sequence[Measured]) -> list[dict[str, Any]]:
 
 def _show(done: Sequence[Measured], comparisons: Sequence[dict[str, Any]], split: str) -> None:
     from fxcli.commands.tables import told
-    from fxcli.evaluation.box_table import BoxTable
 
     title = f"{split} part [95 % interval over groups]; sensitivity at so many false positives a picture"
     head = ["detector", "n", "with boxes", "boxes"]
@@ -197,9 +221,11 @@ def _show(done: Sequence[Measured], comparisons: Sequence[dict[str, Any]], split
             console.table([column, *head[1:], *names], rows, title=f"{each.opened.name}, by {column}")
     for line in comparisons:
         value = line["difference"]
+        if value is None:
+            continue
         console.data(
             f"{line['names'][1]} against {line['names'][0]}: AP50 {100 * value['value']:+.1f} points "
             + ("" if value["low"] is None else f"[{100 * value['low']:+.1f}, {100 * value['high']:+.1f}]")
         )
-    for text in dict.fromkeys(BoxTable(each.opened.model.info).notice for each in done):
+    for text in dict.fromkeys(each.result["notice"] for each in done):
         console.note(text)

@@ -16,7 +16,8 @@ if TYPE_CHECKING:
     from fxcli.data.paths import Shown
     from fxcli.inference.detected import OpenedDetector, Sighting
 
-COCO = "boxes.coco.json"
+# Not as the true boxes of a prepared folder are called: what is found must never take their place.
+COCO = "found.coco.json"
 
 
 @dataclass(frozen=True)
@@ -44,11 +45,14 @@ def locate(opened: OpenedDetector, files: list[Path], shown: Shown, wanted: Want
     from fxcli.evaluation.lines import Lines
     from fxcli.evaluation.table import output_names
     from fxcli.explain.draw import check_places, pictures_beside
+    from fxcli.explain.png import sweep
     from fxcli.inference import rows as output
     from fxcli.run.files import write_json
 
     if wanted.boxes:
         files = pictures_beside(wanted.boxes, files)
+        if wanted.resume:
+            sweep([wanted.boxes / f"{name}.png" for name in output_names(files, shown)])
     pictures = [wanted.boxes / f"{name}.png" for name in output_names(files, shown)] if wanted.boxes else []
     check_places(pictures, files)
     least = opened.least_score(wanted.score)

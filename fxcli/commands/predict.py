@@ -112,7 +112,7 @@ def predict(
 
     A detector (task: detect) as --model, or beside a classifier as --detector, tells boxes in pixels of the original,
     from the score on at which its validation part had one false box on every other picture. --boxes DIR gets outlines
-    and boxes.coco.json; with --detector the outlines lie over the heat maps of --cam, too.
+    and found.coco.json; with --detector the outlines lie over the heat maps of --cam, too.
 
     Example: fx predict folder/ --cam out/
 

@@ -74,7 +74,7 @@ class Source:
             self._by_last[PurePosixPath(name).name].append(name)
 
     def find(self, name: str) -> Annotated | None:
-        """Of a picture, by its path relative to the source of pictures, or by its last part if no other has it.
+        """Of a picture, by its path relative to the source of pictures, or by as much of its end as no other has.
 
         Returns:
             None if the source does not know it.
@@ -85,6 +85,9 @@ class Source:
             return self.pictures[name]
         # Of YOLO's folders, images/a.jpg and labels/a.txt belong together.
         alike = self._by_last.get(PurePosixPath(name).name, [])
+        if len(alike) > 1:
+            # Of the same pictures, named from further up or further down.
+            alike = [other for other in alike if f"/{name}".endswith(f"/{other}") or f"/{other}".endswith(f"/{name}")]
         return self.pictures[alike[0]] if len(alike) == 1 else None
 
 

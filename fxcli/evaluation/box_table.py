@@ -93,15 +93,19 @@ def coco(records: Iterable[Mapping[str, Any]], classes: Sequence[str]) -> dict[s
 
 
 def found_csv(
-    paths: Sequence[str],
-    groups: Sequence[str],
-    found: Sequence[Detections],
-    n_boxes: Sequence[int],
-    classes: Sequence[str],
+    lines: Iterable[tuple[str, str, Detections | None, str, int]], classes: Sequence[str], notice: str
 ) -> str:
-    """What a detector found on pictures whose boxes are known, as the text of a CSV: every box, even the faintest."""
-    lines = [csv_line(["path", "status", "group", "n_boxes", "box_score", "boxes"])]
-    for path, group, here, count in zip(paths, groups, found, n_boxes, strict=True):
-        values = box_cells(told(here, classes, (0, 0), 0.0))
-        lines.append(csv_line([path, "ok", text_cell(group), count, values["box_score"], values["boxes"]]))
-    return "\n".join(lines) + "\n"
+    """What a detector found on pictures whose boxes are known, as the text of a CSV: every box, even the faintest.
+
+    Args:
+        lines: Of each picture: path, group, what was found or None, why it could not be read, number of true boxes.
+        classes: Of the detector.
+        notice: That every row carries.
+    """
+    made = [csv_line(["path", "status", "reason", "group", "n_boxes", "box_score", "boxes", "notice"])]
+    for path, group, found, reason, count in lines:
+        values = {} if found is None else box_cells(told(found, classes, (0, 0), 0.0))
+        status = "error" if found is None else "ok"
+        head = [path, status, text_cell(reason), text_cell(group), count]
+        made.append(csv_line([*head, values.get("box_score", ""), values.get("boxes", ""), notice]))
+    return "\n".join(made) + "\n"

@@ -322,7 +322,7 @@ def compared(
     """How much more a figure is of b than of a, on the same pictures, by a paired bootstrap over groups.
 
     Returns:
-        {"metric", "a", "b", "difference": {value, low, high}, "n", "n_groups"}.
+        {"metric", "a", "b", "difference": {value, low, high}, "n", "n_groups"}; None where there is no true box.
     """
     codes, n_groups = codes_of(groups, len(true))
     sides = [Weighted(match(found, true, n_classes), codes) for found in (a, b)]
@@ -331,8 +331,8 @@ def compared(
     difference = percentile(plain[1] - plain[0], drawn[1] - drawn[0], n_groups)
     return {
         "metric": metric,
-        "a": plain[0],
-        "b": plain[1],
+        "a": None if np.isnan(plain[0]) else plain[0],
+        "b": None if np.isnan(plain[1]) else plain[1],
         "difference": mapping(difference),
         "n": len(true),
         "n_groups": n_groups,

@@ -7,17 +7,18 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from fxcli.console import console
 from fxcli.data.boxes import Boxes
 from fxcli.data.manifest import Manifest, Row, groups_of, read_manifest
 from fxcli.data.preprocess import Cleaned, Preprocessing
-from fxcli.errors import UsageError
+from fxcli.errors import DataError, UnreadableImage, UsageError
 from fxcli.explain import faithfulness, gradcam, overlay
 from fxcli.inference.engines import TorchEngine
 from fxcli.inference.opened import Opened
@@ -27,7 +28,7 @@ from fxcli.model.hardware import Compute
 from fxcli.recipe.schema import Model
 from fxcli.run.directory import Run
 
-# Networks that know nothing: a head of random numbers, and all of it.
+# What of a network that knows nothing is random numbers.
 RANDOM_PARTS = ("head", "all")
 HELD_OUT = "calibration"
 
@@ -38,14 +39,17 @@ class Holder:
 
     Attributes:
         members: Networks on the device, in fp32 and eval mode.
-        random: By RANDOM_PARTS: a network of the same shape that knows nothing there.
+        headless: Each of them with a head of random numbers.
+        blank: A network of random numbers.
         stages: Of the backbone, by name, from the input on: those whose maps are held.
+        modules: Their last modules.
         preprocessing: Of the pictures, at the size that is asked for.
         compute: Where it computes.
     """
 
     members: tuple[Classifier, ...]
-    random: Mapping[str, Classifier]
+    headless: tuple[Classifier, ...]
+    blank: Classifier
     stages: tuple[str, ...]
     modules: tuple[str, ...]
     preprocessing: Preprocessing
@@ -58,10 +62,10 @@ class Holder:
         Args:
             opened: It, not made for speed.
             size_px: Of the input; None: the model's own.
-            stages: Names; none: all whose map is at most a quarter as wide as the input and at least four cells.
+            stages: Names; none: the last stage of each stride from 4 on whose map has four cells a side.
 
         Raises:
-            UsageError: It is exported, or has no such stage.
+            UsageError: It is exported, has no such stage, or cannot see pictures of this size.
         """
         model = opened.trained("--against")
         seen = replace(model.preprocessing, image_size_px=size_px) if size_px else model.preprocessing
@@ -69,38 +73,71 @@ class Holder:
         if unknown := [name for name in stages if name not in known]:
             raise UsageError(f"{model.spec.name} has no stage '{unknown[0]}'", hint=f"its stages: {', '.join(known)}")
         fitting = [name for name, s in known.items() if s.stride >= 4 and seen.image_size_px // s.stride >= 4]
-        # The last stage of each stride alone: those before it tell nearly the same.
-        last = {known[name].stride: name for name in fitting}
-        chosen = [name for name in known if name in (stages or last.values())]
+        # Those before the last of a stride tell nearly the same.
+        last = {known[name].stride: name for name in fitting or [model.spec.stages[-1].name]}
+        chosen = tuple(name for name in known if name in (stages or last.values()))
         engine = opened.pipeline.engine
         compute = engine.compute if isinstance(engine, TorchEngine) else Compute(torch.device("cpu"))
         settings = Model.model_validate_json(json.dumps(model.info["model"]))
-        parts = {}
-        for part in RANDOM_PARTS:
-            network = models.build(model.spec, settings, seen.image_size_px, len(model.classes), seed=1).eval()
-            if part == "head":
-                network.backbone.load_state_dict(model.classifier.backbone.state_dict())
-            parts[part] = compute.place(network)
+        own_px, count = model.preprocessing.image_size_px, len(model.classes)
+        blank = compute.place(models.build(model.spec, settings, own_px, count, seed=1).eval())
+        headless = []
+        for member in model.members:
+            other = Classifier(member.backbone, model.spec.num_features, count)
+            other.head = blank.head
+            headless.append(other.eval())
         modules = tuple(known[name].modules[-1] for name in chosen)
-        return cls(model.members, parts, tuple(chosen), modules, seen, compute)
+        found = cls(model.members, tuple(headless), blank, chosen, modules, seen, compute)
+        try:
+            with torch.no_grad():
+                blank(found.batch(np.zeros((seen.image_size_px,) * 2, np.uint8)))
+        except Exception as error:
+            what = (
+                f"{model.spec.name} was made for pictures of {own_px} px, and cannot see those of {seen.image_size_px}"
+            )
+            raise UsageError(what, hint="without --size") from error
+        return found
 
-    def maps(self, networks: Sequence[Classifier], cleaned: Cleaned, target: int | None) -> dict[tuple[str, str], Any]:
-        """[h, w] by (method, stage), the mean over networks; of a target class, or of the answer."""
-        images = self.preprocessing.normalise(torch.from_numpy(np.array(self.preprocessing.fit(cleaned)[None, None])))
-        images = self.compute.send(images)
+    def batch(self, view: np.ndarray) -> Tensor:
+        """[S, S] uint8 → [1, 3, S, S]."""
+        return self.compute.send(self.preprocessing.normalise(torch.from_numpy(np.array(view)[None, None])))
+
+    def answer(self, members: Sequence[int], images: Tensor) -> int:
+        """The class that these members, by number, name together."""
         with torch.no_grad():
-            logits = torch.stack([network(images) for network in networks]).mean(dim=0)
-        targets = logits.argmax(dim=1) if target is None else torch.tensor([target], device=images.device)
+            return int(torch.stack([self.members[number](images) for number in members]).mean(dim=0).argmax())
+
+    def maps(self, networks: Sequence[Classifier], images: Tensor, target: int) -> dict[tuple[str, str], np.ndarray]:
+        """[h, w] by (method, stage), the mean over networks."""
+        targets = torch.tensor([target], device=images.device)
         found: dict[tuple[str, str], list[np.ndarray]] = {}
         for network in networks:
             layers = [network.backbone.get_submodule(name) for name in self.modules]
-            for stage, (activation, gradient) in zip(
-                self.stages, gradcam.taken(network, images, targets, layers), strict=True
-            ):
+            taken = gradcam.taken(network, images, targets, layers)
+            for stage, (activation, gradient) in zip(self.stages, taken, strict=True):
                 for method, make in gradcam.METHODS.items():
                     made = make(activation, gradient)[0].float().cpu().numpy()
                     found.setdefault((method, stage), []).append(made)
         return {key: np.mean(maps, axis=0) for key, maps in found.items()}
+
+
+@dataclass
+class Tally:
+    """What pictures gave so far, by method and stage.
+
+    Attributes:
+        scores: Of `faithfulness.scored`.
+        alike: Rank correlations, by RANDOM_PARTS.
+        cells: Of a map's side.
+        rows: The pictures.
+        failed: Those that could not be read: path and reason.
+    """
+
+    scores: dict[tuple[str, str], list[dict[str, float]]] = field(default_factory=dict)
+    alike: dict[tuple[str, str], dict[str, list[float]]] = field(default_factory=dict)
+    cells: dict[tuple[str, str], int] = field(default_factory=dict)
+    rows: list[Row] = field(default_factory=list)
+    failed: list[tuple[str, str]] = field(default_factory=list)
 
 
 def held(
@@ -112,7 +149,7 @@ def held(
     size_px: int | None,
     stages: Sequence[str],
     target: int | None,
-) -> list[dict[str, Any]]:
+) -> tuple[list[dict[str, Any]], list[tuple[str, str]]]:
     """Holds the heat maps of pictures with boxes against these.
 
     Args:
@@ -126,37 +163,60 @@ def held(
 
     Returns:
         A line for each method and stage: method, stage, cells, what `faithfulness.summary` tells, and
-        rank_correlation by RANDOM_PARTS, the mean over pictures of the map's with that of such a network.
+        rank_correlation by RANDOM_PARTS, the mean over pictures of the map's with that of such a network; and what
+        could not be read: path and reason.
+
+    Raises:
+        UsageError: See `Holder.of`.
+        DataError: Nothing can be read.
     """
-    holder = Holder.of(opened, size_px, stages)
-    by_picture = list(_members(opened, rows, holder))
-    scores: dict[tuple[str, str], list[dict[str, float]]] = {}
-    alike: dict[tuple[str, str], dict[str, list[float]]] = {}
-    cells: dict[tuple[str, str], int] = {}
-    for row, networks in console.progress(zip(rows, by_picture, strict=True), total=len(rows), what="cam"):
-        cleaned = holder.preprocessing.load(manifest.path_of(row))
-        maps = holder.maps(networks, cleaned, target)
-        random = {part: holder.maps([network], cleaned, target) for part, network in holder.random.items()}
-        left, top, right, bottom = cleaned.box
-        scale = np.tile([(right - left) / cleaned.width_px, (bottom - top) / cleaned.height_px], 2)
-        for key, saliency in maps.items():
-            heat = overlay.upsampled(saliency, cleaned, holder.preprocessing)
-            scores.setdefault(key, []).append(faithfulness.scored(heat, boxes[row.path].corners * scale))
-            cells[key] = saliency.shape[0]
-            for part, others in random.items():
-                value = faithfulness.rank_correlation(saliency, others[key])
-                alike.setdefault(key, {}).setdefault(part, []).append(value)
-    groups = groups_of(rows)
-    return [
+    holder, tally = Holder.of(opened, size_px, stages), Tally()
+    members = list(members_of(opened, rows))
+    for row, numbers in console.progress(zip(rows, members, strict=True), total=len(rows), what="cam"):
+        try:
+            cleaned = holder.preprocessing.load(manifest.path_of(row))
+        except UnreadableImage as error:
+            tally.failed.append((row.path, error.reason))
+            continue
+        tally.rows.append(row)
+        _hold(holder, cleaned, boxes[row.path].corners, numbers, target, tally)
+    if not tally.rows:
+        path, reason = tally.failed[0]
+        raise DataError(f"none of {len(rows)} pictures can be read, the first: {reason}", where=manifest.root / path)
+    groups = groups_of(tally.rows)
+    lines = [
         {
-            "method": method,
-            "stage": stage,
-            "cells": cells[method, stage],
+            "method": key[0],
+            "stage": key[1],
+            "cells": tally.cells[key],
             **faithfulness.summary(values, groups),
-            "rank_correlation": {part: _mean(found) for part, found in alike[method, stage].items()},
+            "rank_correlation": {part: _mean(found) for part, found in tally.alike[key].items()},
         }
-        for (method, stage), values in scores.items()
+        for key, values in tally.scores.items()
     ]
+    return lines, tally.failed
+
+
+def _hold(
+    holder: Holder, cleaned: Cleaned, corners: np.ndarray, numbers: Sequence[int], target: int | None, tally: Tally
+) -> None:
+    """Holds the maps of one picture against its boxes, in pixels of the original, and against those of chance."""
+    images = holder.batch(holder.preprocessing.fit(cleaned))
+    chosen = holder.answer(numbers, images) if target is None else target
+    maps = holder.maps([holder.members[number] for number in numbers], images, chosen)
+    random = {
+        "head": holder.maps([holder.headless[number] for number in numbers], images, chosen),
+        "all": holder.maps([holder.blank], images, chosen),
+    }
+    left, top, right, bottom = cleaned.box
+    scale = np.tile([(right - left) / cleaned.width_px, (bottom - top) / cleaned.height_px], 2)
+    for key, saliency in maps.items():
+        heat = overlay.upsampled(saliency, cleaned, holder.preprocessing)
+        tally.scores.setdefault(key, []).append(faithfulness.scored(heat, corners * scale))
+        tally.cells[key] = saliency.shape[0]
+        for part, others in random.items():
+            value = faithfulness.rank_correlation(saliency, others[key])
+            tally.alike.setdefault(key, {}).setdefault(part, []).append(value)
 
 
 def _mean(values: Sequence[float]) -> float | None:
@@ -164,15 +224,18 @@ def _mean(values: Sequence[float]) -> float | None:
     return float(np.mean(defined)) if defined else None
 
 
-def _members(opened: Opened, rows: Sequence[Row], holder: Holder) -> Iterator[list[Classifier]]:
-    """The networks for each picture: of a model in folds, those that held it out, where any of them saw it."""
-    members = opened.model.info.get("members") or [{}]
-    folds = [member.get("fold") for member in members]
-    by_picture = _folds(opened.run) if opened.run and any(fold is not None for fold in folds) else {}
+def members_of(opened: Opened, rows: Sequence[Row]) -> Iterator[list[int]]:
+    """The members, by number, for each picture: of a model in folds those that held it out, if any of them saw it."""
+    folds = [member.get("fold") for member in opened.model.info.get("members") or [{}]]
+    by_picture = _folds(opened.run) if opened.run and is_in_folds(opened) else {}
     for row in rows:
         fold = by_picture.get(row.sha256)
-        chosen = [m for m, its in zip(holder.members, folds, strict=True) if fold is None or its == fold]
-        yield chosen
+        yield [number for number, its in enumerate(folds) if fold is None or its == fold]
+
+
+def is_in_folds(opened: Opened) -> bool:
+    """Whether its networks held pictures out, each others."""
+    return any(member.get("fold") is not None for member in opened.model.info.get("members") or ())
 
 
 def _folds(run: Run) -> dict[str, int]:

@@ -65,7 +65,7 @@ class Finder:
 
     Attributes:
         model: It.
-        compute: Device and precision.
+        compute: Device and layout; it computes in fp32.
         batch_size: Pictures per forward pass.
         workers: Decoding threads; 0 takes this one; None one per core, at most 4.
     """
@@ -111,8 +111,7 @@ class Finder:
     @torch.inference_mode()
     def _found(self, images: np.ndarray) -> list[dict[str, Tensor]]:
         batch = self.compute.send(self.model.preprocessing.normalise(torch.from_numpy(images)))
-        with self.compute.autocast():
-            return self.model.network(batch)  # type: ignore[no-any-return]
+        return self.model.network(batch)  # type: ignore[no-any-return]
 
     def _told(self, sighting: Sighting, answer: dict[str, Tensor]) -> Sighting:
         corners, scores, labels = (answer[name].float().cpu().numpy() for name in ("boxes", "scores", "labels"))
@@ -166,6 +165,16 @@ class OpenedDetector:
     def name(self) -> str:
         """The run's folder name, or the file's."""
         return self.run.path.name if self.run else self.file.name
+
+    @property
+    def is_final(self) -> bool:
+        """Whether the file is what its run made, and not a checkpoint or a file elsewhere."""
+        return self.run is not None and self.file == self.run.model_file
+
+    @property
+    def unique_name(self) -> str:
+        """The run's folder name, or the file's, with the start of its hash: no two detectors share it."""
+        return f"{self.run.path.name if self.run else self.file.stem}-{self.digest[:8]}"
 
     def origin(self) -> dict[str, Any]:
         """What an output says of the detector behind it."""

@@ -58,7 +58,7 @@ def measure(opened: Opened, manifest: Manifest, rows: Sequence[Row]) -> tuple[La
     return said, told
 
 
-def learnt_from(opened: Opened, rows: Sequence[Row]) -> int:
+def learnt_from(opened: Opened | OpenedDetector, rows: Sequence[Row]) -> int:
     """How many of the rows, by the hash of their source, stand among the pictures that the model's run learnt from."""
     if opened.run is None or not (opened.run.path / "manifest.csv").is_file():
         return 0

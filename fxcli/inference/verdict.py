@@ -95,7 +95,10 @@ class Judge:
         """Path, status, reason, probabilities [K] and the columns of a picture; and cautions, which end the reason."""
         found = self._verdict(answer)
         if self.boxes is not None and found["status"] != "error":
-            found |= self.boxes.values(answer.path)
+            located = self.boxes.values(answer.path)
+            found |= located or {
+                "reason": "; ".join([*filter(None, [found.get("reason")]), "the detector cannot read it"])
+            }
         reasons = [*([found["reason"]] if "reason" in found else []), *answer.cautions]
         return found | ({"reason": "; ".join(reasons)} if reasons else {}) | {"cautions": answer.cautions}
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -69,6 +70,12 @@ class Detector(nn.Module):
     def backbone(self) -> nn.Module:
         """Within the network."""
         return self._backbone[0]
+
+    def compute_in(self, autocast: Callable[[], AbstractContextManager[Any]]) -> None:
+        """What its pyramid computes in; all else, and a detector without one of fx's, computes in fp32."""
+        for module in self.network.modules():
+            if isinstance(module, Pyramid):
+                module.autocast = autocast
 
     def losses(self, images: Tensor, targets: Sequence[Mapping[str, Tensor]]) -> dict[str, Tensor]:
         """Normalised [B, 3, S, S] and a target of each → losses by name; in training mode."""

@@ -53,7 +53,7 @@ def apply(network: nn.Module, backbone: nn.Module, spec: BackboneSpec, settings:
         # Layers that belong to no stage have no parameters, but may be random.
         backbone.eval()
     if settings.bn == "eval":
-        for module in network.modules():
+        for module in backbone.modules():
             if isinstance(module, _NORMS):
                 module.eval()
 

@@ -231,7 +231,10 @@ def _load_model(module: nn.Module, file: Path, backbone: str) -> tuple[InputSpec
             recipe=file,
             hint="name a part of that run: …/folds/0 or …/seeds/0",
         )
-    prefix = "backbone."
+    # A detector holds it further inside.
+    first = next(iter(module.state_dict()))
+    inside = (key.removesuffix(first) for key in tensors if key.endswith(f".backbone.{first}"))
+    prefix = next(inside, "backbone.")
     state = {key.removeprefix(prefix): tensor for key, tensor in tensors.items() if key.startswith(prefix)}
     if problems := _fit(module, state):
         raise ModelFileError(f"its weights do not fit {backbone}: {problems}", where=file)

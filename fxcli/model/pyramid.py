@@ -5,10 +5,12 @@ Made for detectors, by detector; which maps it takes is said by the stages of th
 
 from __future__ import annotations
 
+import contextlib
 import threading
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from itertools import pairwise
+from typing import Any
 
 from torch import Tensor, nn
 from torchvision.ops import FeaturePyramidNetwork
@@ -54,6 +56,9 @@ class Pyramid(nn.Module):
         self.out_channels = channels
         self.names = [str(number) for number in range(len(taken) + 1)]
         self.fpn = FeaturePyramidNetwork([stage.channels for stage in taken], channels, extra_blocks=LastLevelMaxPool())
+        # What the backbone and the pyramid compute in. What follows works with boxes, which bf16 would round to whole
+        # pixels and more: it gets maps in fp32.
+        self.autocast: Callable[[], contextlib.AbstractContextManager[Any]] = contextlib.nullcontext
         # By thread: pictures may be predicted in several.
         self._seen: dict[int, dict[str, Tensor]] = {}
         for name, stage in zip(self.names, taken, strict=False):
@@ -69,7 +74,8 @@ class Pyramid(nn.Module):
     def forward(self, images: Tensor) -> OrderedDict[str, Tensor]:
         """The maps by name."""
         self._seen[threading.get_ident()] = {}
-        self.backbone(images)
-        maps = self._seen.pop(threading.get_ident())
-        joined: OrderedDict[str, Tensor] = self.fpn(OrderedDict(sorted(maps.items())))
-        return OrderedDict(zip(self.names, joined.values(), strict=True))
+        with self.autocast():
+            self.backbone(images)
+            maps = self._seen.pop(threading.get_ident())
+            joined: OrderedDict[str, Tensor] = self.fpn(OrderedDict(sorted(maps.items())))
+        return OrderedDict((name, each.float()) for name, each in zip(self.names, joined.values(), strict=True))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -162,8 +163,12 @@ def _loss(training: DetectTraining, batch: tuple[Tensor, list[Target]]) -> Tenso
     model, compute = training.model, training.compute
     images = compute.send(model.preprocessing.normalise(batch[0]))
     targets = [{name: value.to(compute.device) for name, value in target.items()} for target in batch[1]]
-    with compute.autocast():
+    model.network.compute_in(compute.autocast)
+    try:
         losses = model.network.losses(images, targets)
+    finally:
+        # Validation is in fp32.
+        model.network.compute_in(contextlib.nullcontext)
     return torch.stack([loss.float() for loss in losses.values()]).sum()
 
 

@@ -228,9 +228,7 @@ def _tell(training: AnyTraining, run: Run, timer: Timer, values: Mapping[str, An
     seconds = {key: round(value, 1) for key, value in timer.totals.items()}
     run.update(epoch=place.epoch, monitor=phase.train.monitor, best=best, best_epoch=place.best_epoch, seconds=seconds)
     left = sum(p.train.epochs for _, p in training.phases) - place.epoch
-    shown = " ".join(
-        f"{key} {value:.3f}" for key, value in values.items() if key.endswith(("loss", "acy", "_f1", "ap50", "auroc"))
-    )
+    shown = " ".join(f"{key} {value:.3f}" for key, value in values.items() if key.endswith(SHOWN))
     minutes = timer.spent_s / place.epoch * left / 60
     speed = f"{values['images_per_s']:.0f} img/s"
     times = f"data {values['data_wait_s']:.1f} s, compute {values['compute_s']:.1f} s"
