@@ -48,15 +48,14 @@ def recipes():
 
 def keys():
     from fxcli.recipe import detection, preparation, schema
-    from fxcli.zoo import detectors
+    from fxcli.zoo.plugins import load_zoo
 
     tasks: dict[str, list[str]] = {}
     for task, models in {
         "prepare": {"": preparation.PrepareRecipe},
         "classify": {"": schema.ClassifyRecipe, " ": schema.Phase},
         "detect": {"": detection.DetectRecipe, " ": detection.DetectPhase},
-        "detect, faster_rcnn": {"detect.options.": detectors.FasterRcnnOptions},
-        "detect, fcos": {"detect.options.": detectors.FcosOptions},
+        **{f"detect ({name})": {"detect.options.": spec.options} for name, spec in load_zoo().detectors().items()},
         "pretrain": {"": schema.PretrainRecipe},
         "study": {
             "": schema.StudyRecipe,

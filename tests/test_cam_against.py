@@ -124,6 +124,7 @@ def test_learnt_pictures_are_told(trained, prepared_boxes, tiny_recipe, demo_zoo
     [
         (["x.png", "--against", "BOXES"], "no PATH beside it", 2),
         ([], "no pictures", 2),
+        (["--against", "BOXES", "--out", "o"], "--against writes no pictures", 2),
         (["x.png", "--size", "64"], "go with --against", 2),
         (["--against", "boxes.json"], "no boxes of a prepared folder", 4),
         (["--against", "BOXES", "--split", "calibration"], "no picture with boxes in split 'calibration'", 4),

@@ -45,7 +45,9 @@ def cam(
             "--size", metavar="PX", min=32, max=2048, help="With --against: input size; default: the model's."
         ),
     ] = None,
-    out: Annotated[Path, typer.Option("--out", metavar="DIR", help="Folder that the output goes to.")] = Path("cam"),
+    out: Annotated[
+        Path | None, typer.Option("--out", metavar="DIR", help="Folder that the output goes to; default: cam.")
+    ] = None,
     named: Paths = PathStyle.GIVEN,
     device: Device = None,
     workers: Workers = None,
@@ -73,12 +75,15 @@ def cam(
     if against is not None:
         if paths:
             raise UsageError("--against takes the pictures from the prepared folder: no PATH beside it")
+        if out or workers or batch_size or named is not PathStyle.GIVEN:
+            raise UsageError("--against writes no pictures: no --out, --paths, --workers or --batch-size beside it")
         from fxcli.commands.against import hold
 
         hold(against, split=split, size_px=size, model=model, stage=layer, target=target, device=device, json=json)
         return
     if not paths:
         raise UsageError("no pictures", hint="fx cam PATH…")
+    out = out or Path("cam")
     if split or size:
         raise UsageError("--split and --size go with --against BOXES")
     import_torch()
