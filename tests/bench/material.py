@@ -100,6 +100,34 @@ def model_file(file: Path, backbone: str, *, size_px: int | None = None, prepare
     return str(file)
 
 
+def detector_file(file: Path, detector: str, size_px: int) -> str:
+    """Writes the file of a detector with random weights, over EfficientNet-Lite0."""
+    import numpy as np
+
+    from fxcli.data.preprocess import Clean, Preprocessing
+    from fxcli.model import detector as detectors
+    from fxcli.recipe.detection import Detect
+    from fxcli.recipe.schema import Model
+    from fxcli.zoo.plugins import load_zoo
+
+    spec, settings = load_zoo().backbone("efficientnet_lite0"), Model(backbone="efficientnet_lite0", init="random")
+    detect = Detect(detector=detector)
+    # As the boxes of FracAtlas are at 512 px.
+    shapes = detectors.BoxShapes(tuple(np.linspace(8.0, 90.0, 21)), tuple(np.linspace(0.4, 2.5, 21)))
+    network = detectors.build(spec, load_zoo().detector(detector), settings, detect, size_px, 1, shapes, seed=0)
+    seen = Preprocessing(Clean(1024), size_px, "letterbox", spec.input.mean, spec.input.std, spec.input.interpolation)
+    info = {
+        "task": "detect",
+        "name": "bench",
+        "backbone": spec.name,
+        "model": settings.model_dump(mode="json"),
+        "detect": detect.model_dump(mode="json"),
+        "box_shapes": {"sides_px": list(shapes.sides_px), "ratios": list(shapes.ratios)},
+    }
+    detectors.TrainedDetector(network, spec, ("fracture",), seen, info).save(file)
+    return str(file)
+
+
 def prepared(real_data: Path, folder: Path) -> Path:
     """The manifest of the prepared Bone Break pictures; prepared on the first call."""
     if not folder.exists():
