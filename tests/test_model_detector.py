@@ -229,6 +229,8 @@ def test_each_kind_of_file_says_what_it_is(demo_zoo):
         {"box_shapes": None},
         {"detect": {"detector": 3}},
         {"batch_size": 10**9},
+        {"operating_points": {"0.5": "much"}},
+        {"operating_points": [1]},
         {"model": {}, "box_shapes": {}},
     ],
 )

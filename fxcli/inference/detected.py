@@ -25,6 +25,7 @@ from fxcli.errors import RunError, UnreadableImage
 from fxcli.evaluation import box_table
 from fxcli.evaluation.detection import Detections
 from fxcli.inference.exported import is_exported
+from fxcli.inference.opened import ModelFile
 from fxcli.inference.pipeline import ordered_map
 from fxcli.model import detector as detectors
 from fxcli.model import hardware
@@ -141,48 +142,23 @@ def _decoded(preprocessing: Preprocessing, path: Path) -> tuple[Sighting, np.nda
 
 
 @dataclass(frozen=True)
-class OpenedDetector:
+class OpenedDetector(ModelFile):
     """A detector, ready to run.
 
     Attributes:
-        file: The file.
-        run: The run it lies in, or None.
         finder: Runs it.
-        digest: sha256 of the file.
     """
 
-    file: Path
-    run: Run | None
     finder: Finder
-    digest: str
 
     @property
     def model(self) -> TrainedDetector:
         """What the file holds."""
         return self.finder.model
 
-    @property
-    def name(self) -> str:
-        """The run's folder name, or the file's."""
-        return self.run.path.name if self.run else self.file.name
-
-    @property
-    def is_final(self) -> bool:
-        """Whether the file is what its run made, and not a checkpoint or a file elsewhere."""
-        return self.run is not None and self.file == self.run.model_file
-
-    @property
-    def unique_name(self) -> str:
-        """The run's folder name, or the file's, with the start of its hash: no two detectors share it."""
-        return f"{self.run.path.name if self.run else self.file.stem}-{self.digest[:8]}"
-
     def origin(self) -> dict[str, Any]:
         """What an output says of the detector behind it."""
-        keys = ("name", "backbone", "created", "data", "demo", "recipe_sha256", "manifest_sha256", "fx_version")
-        info = self.model.info
-        method = (info.get("detect") or {}).get("detector")
-        known = {key: info.get(key) for key in keys}
-        return {"model": self.name, "sha256": self.digest, "detector": method, **known}
+        return self.told(self.model.info, detector=self.model.info["detect"]["detector"])
 
     def least_score(self, asked: float | None) -> float:
         """The score from which on boxes are told: what was asked for, or where validation had TOLD_AT false ones."""
@@ -242,7 +218,7 @@ def open_detector(
     compute = hardware.compute(Hardware(channels_last=bool(model.info.get("channels_last"))), device=device)
     compute.place(model.network)
     size = batch_size or int(model.info.get("batch_size") or 8)
-    opened = OpenedDetector(file, run, Finder(model, compute, size, workers), sha256_of(file))
+    opened = OpenedDetector(file, run, sha256_of(file), Finder(model, compute, size, workers))
     info = opened.origin()
     console.note(
         f"detector {run.path if run else file}: recipe {info['name']}, {info['detector']} over {info['backbone']}, "

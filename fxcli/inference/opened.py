@@ -37,33 +37,23 @@ from fxcli.run.directory import Run, find_model
 from fxcli.run.files import sha256_of
 from fxcli.zoo.plugins import load_zoo
 
+# What an output says of the training behind a model, by keys of its header.
+_ORIGIN = ("name", "backbone", "created", "data", "demo", "recipe_sha256", "manifest_sha256", "fx_version")
+
 
 @dataclass(frozen=True)
-class Opened:
-    """A model, ready to run.
+class ModelFile:
+    """The file of a model, of whatever task.
 
     Attributes:
-        file: The file.
+        file: It.
         run: The run it lies in, or None.
-        model: What it holds.
-        pipeline: Runs it.
         digest: sha256 of the file.
-        uncertainty: What the model knows of its own errors.
     """
 
     file: Path
     run: Run | None
-    model: TrainedModel | Exported
-    pipeline: Pipeline
     digest: str
-    uncertainty: Uncertainty
-
-    def say(self, answer: Answer, *, sets: bool = False) -> Said:
-        """What the model says of a picture that has an answer; with its prediction set only where that is wanted."""
-        if answer.members is None:
-            raise FxError("nothing is said of a picture without an answer", where=answer.path)
-        folds = by("fold", self.model.info) if sets else None
-        return self.uncertainty.say(answer.members, answer.distance, folds=folds)
 
     @property
     def name(self) -> str:
@@ -80,19 +70,37 @@ class Opened:
         """The run's folder name, or the file's, with the start of its hash: no two models share it."""
         return f"{self.run.path.name if self.run else self.file.stem}-{self.digest[:8]}"
 
+    def told(self, info: Mapping[str, Any], **more: Any) -> dict[str, Any]:
+        """What an output says of the model behind it, whose header this is."""
+        return {"model": self.name, "sha256": self.digest, **more, **{key: info.get(key) for key in _ORIGIN}}
+
+
+@dataclass(frozen=True)
+class Opened(ModelFile):
+    """A model, ready to run.
+
+    Attributes:
+        model: What the file holds.
+        pipeline: Runs it.
+        uncertainty: What the model knows of its own errors.
+    """
+
+    model: TrainedModel | Exported
+    pipeline: Pipeline
+    uncertainty: Uncertainty
+
+    def say(self, answer: Answer, *, sets: bool = False) -> Said:
+        """What the model says of a picture that has an answer; with its prediction set only where that is wanted."""
+        if answer.members is None:
+            raise FxError("nothing is said of a picture without an answer", where=answer.path)
+        folds = by("fold", self.model.info) if sets else None
+        return self.uncertainty.say(answer.members, answer.distance, folds=folds)
+
     def origin(self) -> dict[str, Any]:
         """What an output says of the model behind it."""
-        info = self.model.info
-        keys = ("name", "backbone", "created", "data", "demo", "recipe_sha256", "manifest_sha256", "fx_version")
-        engine = self.pipeline.engine
-        return {
-            "model": self.name,
-            "sha256": self.digest,
-            "engine": engine.name,
-            "precision": engine.precision,
-            "assumes_fracture": assumes_fracture(info),
-            **{key: info.get(key) for key in keys},
-        }
+        info, engine = self.model.info, self.pipeline.engine
+        computed = {"engine": engine.name, "precision": engine.precision}
+        return self.told(info, **computed, assumes_fracture=assumes_fracture(info))
 
     def trained(self, purpose: str) -> TrainedModel:
         """The model, where only one in torch will do.
@@ -233,7 +241,7 @@ def open_model(
         uncertainty = uncertainties.from_mapping(model.info.get("uncertainty"), len(model.classes), folds)
     except (ValueError, TypeError, KeyError, AttributeError) as error:
         raise ModelFileError(f"the header is damaged: {error}", where=file) from error
-    opened = Opened(file, run, model, pipeline, digest, uncertainty)
+    opened = Opened(file, run, digest, model, pipeline, uncertainty)
     _tell(opened)
     return opened
 

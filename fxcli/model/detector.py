@@ -180,6 +180,8 @@ def load(file: Path, zoo: Zoo) -> TrainedDetector:
         shapes = BoxShapes.from_mapping(info["box_shapes"])
         if not are_class_names(classes):
             raise ModelFileError("the header is damaged: classes", where=file)
+        if not all(type(score) is float for score in dict(info.get("operating_points") or {}).values()):
+            raise ValueError("operating_points")
         classifiers.check_load(info, preprocessing)
     except (KeyError, TypeError, ValueError, RecursionError, DataError) as error:
         raise ModelFileError(f"the header is damaged: {str(error)[:300]}", where=file) from error
