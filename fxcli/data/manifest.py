@@ -21,6 +21,8 @@ from fxcli.run.files import copy, sha256_of, write_text
 
 COLUMNS = ("path", "label", "split", "group", "patient", "source", "width_px", "height_px", "sha256", "leaked")
 SPLITS = ("train", "val", "calibration", "test")
+# Where the manifest of a part of a training in folds has the pictures that it holds out.
+HELD_OUT = "calibration"
 
 # A manifest of a million pictures has about as much.
 _SIZE_LIMIT_BYTES = 256 << 20

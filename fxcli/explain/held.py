@@ -16,7 +16,7 @@ from torch import Tensor
 
 from fxcli.console import console
 from fxcli.data.boxes import Boxes
-from fxcli.data.manifest import Manifest, Row, groups_of, read_manifest
+from fxcli.data.manifest import HELD_OUT, Manifest, Row, groups_of, read_manifest
 from fxcli.data.preprocess import Cleaned, Preprocessing
 from fxcli.errors import DataError, UnreadableImage, UsageError
 from fxcli.explain import faithfulness, gradcam, overlay
@@ -30,7 +30,6 @@ from fxcli.run.directory import Run
 
 # What of a network that knows nothing is random numbers.
 RANDOM_PARTS = ("head", "all")
-HELD_OUT = "calibration"
 
 
 @dataclass(frozen=True)

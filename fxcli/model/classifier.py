@@ -198,7 +198,7 @@ def _backbone(spec: BackboneSpec, settings: Model, image_size_px: int) -> nn.Mod
         # In JSON mode: strict Python mode refuses a list where the options want a tuple.
         options = spec.options.model_validate_json(json.dumps(settings.options))
     except ValidationError as error:
-        problems = [f"model.options: {line}" for line in _told(error)]
+        problems = [f"model.options: {line}" for line in problems_of(error)]
         raise RecipeError(problems, recipe=settings.backbone) from error
     args = BackboneArgs(image_size_px=image_size_px, drop_path=settings.drop_path, options=options)
     try:
@@ -332,7 +332,8 @@ def spec_of(file: Path, info: dict[str, Any], backbone: str, zoo: Zoo) -> Backbo
         raise ModelFileError(f"needs the backbone {backbone}: {reason}", where=file, hint=hint) from error
 
 
-def _told(error: ValidationError) -> list[str]:
+def problems_of(error: ValidationError) -> list[str]:
+    """What is wrong with options, a line each."""
     return [f"{'.'.join(map(str, item['loc']))}: {item['msg']}" for item in error.errors()]
 
 

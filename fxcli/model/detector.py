@@ -140,8 +140,8 @@ def build(
         # In JSON mode: strict Python mode refuses a list where the options want a tuple.
         options = detector.options.model_validate_json(json.dumps(settings.options))
     except ValidationError as error:
-        told = [f"{'.'.join(map(str, item['loc']))}: {item['msg']}" for item in error.errors()]
-        raise RecipeError([f"detect.options: {line}" for line in told], recipe=settings.detector) from error
+        problems = [f"detect.options: {line}" for line in classifiers.problems_of(error)]
+        raise RecipeError(problems, recipe=settings.detector) from error
     backbone = classifiers.build_backbone(spec, model, image_size_px, seed)
     args = DetectorArgs(
         image_size_px=image_size_px,

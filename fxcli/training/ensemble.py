@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from fxcli.data import split
-from fxcli.data.manifest import Manifest, groups_of
+from fxcli.data.manifest import HELD_OUT, Manifest, groups_of
 from fxcli.errors import RunError
 from fxcli.evaluation import agreement, metrics, uncertainty
 from fxcli.evaluation.agreement import Agreement
@@ -29,7 +29,6 @@ from fxcli.run.files import write_text
 from fxcli.run.randomness import derive
 from fxcli.zoo.plugins import Zoo
 
-HELD_OUT = "calibration"
 # Where a manifest has no validation part to take the size from.
 _VAL_FRAC = 0.15
 

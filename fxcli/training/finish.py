@@ -14,7 +14,7 @@ import numpy as np
 import torch
 
 from fxcli.console import console
-from fxcli.data.manifest import groups_of
+from fxcli.data.manifest import HELD_OUT, groups_of
 from fxcli.evaluation import agreement, novelty, uncertainty
 from fxcli.evaluation.predictions import Labelled, labelled_csv
 from fxcli.inference import engines
@@ -24,7 +24,6 @@ from fxcli.model.hardware import Compute, has_bf16
 from fxcli.run.directory import Run
 from fxcli.run.files import write_text
 from fxcli.training import features, state, validate
-from fxcli.training.ensemble import HELD_OUT
 from fxcli.training.state import ClassifyTraining
 
 

@@ -23,7 +23,7 @@ class YoloxOptions(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
 
     finest_stride: Literal[4, 8] = Field(
-        8, description="input pixels per cell of the finest level: 4 finds smaller boxes, at several times the cost"
+        8, description="input pixels per cell of the finest level: 4 is for smaller boxes, on four times as many cells"
     )
     channels: int = Field(128, ge=32, le=1024, multiple_of=32, description="of each level of the pyramid, and the head")
     score_threshold: float = Field(0.01, ge=0, lt=1, description="surer boxes alone are told")
