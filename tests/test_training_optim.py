@@ -56,7 +56,32 @@ def test_constant_is_one():
     assert set(rates(Schedule(), 5)) == {1.0}
 
 
-@pytest.mark.parametrize("name", ["adamw", "sgd"])
+def test_lars_moves_weights_by_their_own_norm_and_biases_by_their_gradient():
+    """Eq. 5 and 6 of You et al. 2017, momentum by hand; also without weight decay."""
+    for decay in (0.01, 0.0):
+        torch.manual_seed(0)
+        layer = nn.Linear(3, 2)
+        groups = [
+            {"params": [layer.weight], "lr": 0.5, "weight_decay": decay, "factor": 1.0},
+            {"params": [layer.bias], "lr": 0.5, "weight_decay": 0.0, "factor": 1.0},
+        ]
+        optimizer = optim.make(Optim(name="lars", lr=0.5, momentum=0.9, weight_decay=decay), groups)
+        weight, bias = layer.weight.detach().clone(), layer.bias.detach().clone()
+        speed = [torch.zeros_like(weight), torch.zeros_like(bias)]
+        for step in range(1, 4):
+            optimizer.zero_grad()
+            layer(torch.arange(3.0) * step).square().sum().backward()
+            slope = layer.weight.grad
+            local = 0.001 * weight.norm() / (slope.norm() + decay * weight.norm())
+            speed[0] = 0.9 * speed[0] + local * (slope + decay * weight)
+            speed[1] = 0.9 * speed[1] + layer.bias.grad
+            weight, bias = weight - 0.5 * speed[0], bias - 0.5 * speed[1]
+            optimizer.step()
+            torch.testing.assert_close(layer.weight.detach(), weight)
+            torch.testing.assert_close(layer.bias.detach(), bias)
+
+
+@pytest.mark.parametrize("name", ["adamw", "sgd", "lars"])
 def test_state_survives_a_round_trip_bit_for_bit(name):
     def trained(steps, parameter, optimizer):
         for step in range(steps):

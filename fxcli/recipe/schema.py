@@ -96,10 +96,14 @@ class Model(Section):
 class Optim(Section):
     """The optimizer. Biases and norm parameters get no weight decay."""
 
-    name: Literal["adamw", "sgd"] = Field("adamw", description="SGD uses Nesterov momentum where momentum > 0")
+    name: Literal["adamw", "sgd", "lars"] = Field(
+        "adamw",
+        description="SGD uses Nesterov momentum where momentum > 0; LARS scales the rate of each weight matrix by its "
+        "norm over its gradient's: for batches of many hundreds",
+    )
     lr: float = Field(1e-3, gt=0, description="peak learning rate")
-    weight_decay: float = Field(1e-2, ge=0, description="decoupled for adamw, L2 for sgd")
-    momentum: float = Field(0.9, ge=0, lt=1, description="sgd only")
+    weight_decay: float = Field(1e-2, ge=0, description="decoupled for adamw, L2 for sgd and lars")
+    momentum: float = Field(0.9, ge=0, lt=1, description="sgd and lars")
     head_lr_mult: float = Field(1.0, gt=0, description="learning rate of the head, times lr")
     layer_decay: float = Field(1.0, gt=0, le=1, description="each stage further from the head learns this much slower")
     clip_norm: float | None = Field(None, gt=0, description="gradients are scaled down to this norm")
@@ -230,7 +234,10 @@ class PretrainLoop(Section):
     )
 
     epochs: int = Field(30, ge=1, le=1_000_000, description="passes over the pool")
-    batch_size: int = Field(64, ge=2, le=65_536, description="pictures per step; each gives one positive pair")
+    batch_size: int = Field(
+        64, ge=2, le=65_536, description="pictures per forward pass: with these alone a picture is compared"
+    )
+    accumulate: int = Field(1, ge=1, le=65_536, description="forward passes per optimizer step")
     save_every_min: float = Field(10.0, gt=0, le=1e6, description="minutes between checkpoints within an epoch")
     max_minutes: float | None = Field(None, gt=0, le=1e9, description="the run ends once it took this many minutes")
 

@@ -19,6 +19,13 @@ def make(settings: Optim, groups: list[dict[str, Any]]) -> torch.optim.Optimizer
     if settings.name == "adamw":
         return torch.optim.AdamW(groups, lr=settings.lr, fused=fused)
     momentum = settings.momentum
+    if settings.name == "lars":
+        from timm.optim import Lars
+
+        # Biases and norm parameters keep the plain rate (You et al. 2017; Chen et al. 2020, appendix B.9).
+        adapted = [{**group, "always_adapt": all(value.ndim > 1 for value in group["params"])} for group in groups]
+        lars: torch.optim.Optimizer = Lars(adapted, lr=settings.lr, momentum=momentum)
+        return lars
     return torch.optim.SGD(groups, lr=settings.lr, momentum=momentum, nesterov=momentum > 0, fused=fused)
 
 
