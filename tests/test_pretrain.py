@@ -140,9 +140,10 @@ def test_the_loss_falls_and_the_file_says_what_it_is(recipe_of, go, method):
 
 @pytest.mark.parametrize("method", ["simclr", "byol"])
 @pytest.mark.parametrize("step", [1, 3, 5])
-def test_resume_ends_bitwise_equal(recipe_of, go, monkeypatch, method, step):
+@pytest.mark.parametrize("more", [(), ("train.batch_size=5", "train.accumulate=2", "optim.name=lars")])
+def test_resume_ends_bitwise_equal(recipe_of, go, monkeypatch, method, step, more):
     """Three steps an epoch: in the middle of the first, at its end, and in the middle of the second."""
-    recipe = recipe_of(method, "optim.clip_norm=1.0")
+    recipe = recipe_of(method, "optim.clip_norm=1.0", *more)
     whole, _ = go(recipe)
     run = directory.create("pre", {}, out=Path("stopped"))
     with monkeypatch.context() as patch:
@@ -182,6 +183,31 @@ def test_saves_by_the_clock_and_ends_by_it(recipe_of, go, monkeypatch):
 def test_a_last_batch_of_one_picture_is_left_out(recipe_of, go, batch_size, steps):
     run, _ = go(recipe_of("simclr", f"train.batch_size={batch_size}", "train.epochs=1"))
     assert lines(run)[-1]["step"] == steps
+
+
+def test_batches_of_a_step_add_up_to_the_gradient_of_all_its_pictures(recipe_of, go, monkeypatch, capsys):
+    """By a loss that is a mean over pictures; 24 of them, so that the last step has fewer, and one is left over."""
+
+    def loss(self, views):
+        first = next(self.parameters()).flatten()
+        return sum((view.mean(dim=(1, 2, 3))[:, None] * first[: len(first)]).sum(dim=1).mean() for view in views)
+
+    monkeypatch.setattr(simclr.SimCLR, "loss", loss)
+    sets = ("train.epochs=2", "optim.name=sgd")
+    for whole, batch, accumulate, steps in ((10, 5, 2, 3), (18, 6, 3, 2), (23, 23, 1, 1)):
+        one, _ = go(recipe_of("simclr", *sets, f"train.batch_size={whole}"))
+        two, _ = go(recipe_of("simclr", *sets, f"train.batch_size={batch}", f"train.accumulate={accumulate}"))
+        assert [line["step"] for line in lines(two)] == [line["step"] for line in lines(one)] == [steps, 2 * steps]
+        ours, theirs = tensors(two), tensors(one)
+        assert all(torch.allclose(ours[name], theirs[name], atol=1e-6) for name in ours)
+    told = capsys.readouterr().err
+    assert "a step learns from 10 pictures, 5 at a time: each is compared with the 4 others of its own batch" in told
+
+
+def test_a_picture_left_alone_ends_the_step_before_it(recipe_of, go):
+    """24 pictures in batches of 23 and 1: the first is the last of its epoch, though accumulate asks for four."""
+    run, _ = go(recipe_of("simclr", "train.batch_size=23", "train.accumulate=4"))
+    assert [line["step"] for line in lines(run)] == [1, 2]
 
 
 def test_bf16_and_sgd_run(recipe_of, go):

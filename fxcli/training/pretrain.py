@@ -8,6 +8,7 @@ classify; what is evaluated, now and then, is the backbone (watch), for the loss
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol, cast
@@ -57,7 +58,7 @@ class Place:
 
     Attributes:
         epoch: Whole epochs done.
-        batch: Batches done of the epoch under way.
+        batch: Batches done of the epoch under way; whole steps of them, where one is saved.
         step: Optimizer steps done.
         loss_sum: Of the epoch under way, over pictures.
         loss_count: Pictures in that sum.
@@ -112,10 +113,15 @@ class Pretraining:
         return cast(Method, self.module)
 
     @property
+    def count(self) -> int:
+        """Pictures of an epoch: all but one that would be alone in its batch."""
+        rest = self.batches.count % self.recipe.train.batch_size
+        return self.batches.count - (rest if rest < MIN_BATCH else 0)
+
+    @property
     def steps_per_epoch(self) -> int:
-        """Batches that are large enough to learn from."""
-        whole, rest = divmod(self.batches.count, self.recipe.train.batch_size)
-        return whole + (rest >= MIN_BATCH)
+        """Optimizer steps of an epoch."""
+        return math.ceil(self.count / (self.recipe.train.batch_size * self.recipe.train.accumulate))
 
 
 def train(
@@ -154,6 +160,13 @@ def train(
         _restore(pretraining, run)
     timer = Timer(place.spent_s, place.data_wait_s, place.compute_s)
     log = Log(run, zoo, keep_epochs=place.epoch)
+    size, passes = recipe.train.batch_size, recipe.train.accumulate
+    if passes > 1:
+        # Unlike a classifier's, most losses here are not the mean of what each picture gives alone.
+        console.note(
+            f"a step learns from {size * passes} pictures, {size} at a time: "
+            f"each is compared with the {size - 1} others of its own batch"
+        )
     try:
         with Stop() as stop:
             _keep(pretraining, run, stop)
@@ -219,7 +232,8 @@ def _keep(pretraining: Pretraining, run: Run, stop: Stop) -> None:
 def _epoch(pretraining: Pretraining, run: Run, timer: Timer, stop: Stop) -> None:
     """Runs the rest of an epoch."""
     recipe, place, module = pretraining.recipe, pretraining.place, pretraining.module
-    per_epoch, count = pretraining.steps_per_epoch, pretraining.batches.count
+    settings, per_epoch, count = recipe.train, pretraining.steps_per_epoch, pretraining.count
+    per_step = settings.batch_size * settings.accumulate
     title = f"{recipe.pretrain.method} {place.epoch + 1}/{recipe.train.epochs}"
     pretraining.batches.begin(place.epoch, place.batch)
     bar: tqdm[Any]
@@ -232,13 +246,20 @@ def _epoch(pretraining: Pretraining, run: Run, timer: Timer, stop: Stop) -> None
             if size < MIN_BATCH:
                 continue
             views = tuple(pretraining.compute.send(pretraining.preprocessing.normalise(view)) for view in batch)
-            randomness.seed_everything(recipe.seed, "step", place.step)
+            if place.batch % settings.accumulate == 0:
+                randomness.seed_everything(recipe.seed, "step", place.step)
             # forward and loss
             with pretraining.compute.autocast():
                 loss = pretraining.method.loss(views)
             value = finite(loss, place.step)
-            # backward
-            loss.backward()  # type: ignore[no-untyped-call]
+            # backward: each batch counts by its share of the pictures of its step
+            first = place.batch // settings.accumulate * per_step
+            (loss * (size / min(per_step, count - first))).backward()  # type: ignore[no-untyped-call]
+            place.batch += 1
+            place.loss_sum, place.loss_count = place.loss_sum + value * size, place.loss_count + size
+            bar.update(size)
+            if place.batch % settings.accumulate and place.loss_count < count:
+                continue
             # step
             rate = optim.rate(recipe.schedule, place.step, per_epoch * recipe.train.epochs, per_epoch)
             optim.set_rate(pretraining.optimizer, recipe.optim.lr * rate)
@@ -246,11 +267,9 @@ def _epoch(pretraining: Pretraining, run: Run, timer: Timer, stop: Stop) -> None
                 torch.nn.utils.clip_grad_norm_(module.parameters(), recipe.optim.clip_norm)
             pretraining.optimizer.step()
             pretraining.optimizer.zero_grad(set_to_none=True)
-            place.step, place.batch = place.step + 1, place.batch + 1
+            place.step += 1
             pretraining.method.after_step(place.step / (per_epoch * recipe.train.epochs))
             # log
-            place.loss_sum, place.loss_count = place.loss_sum + value * size, place.loss_count + size
-            bar.update(size)
             bar.set_postfix(loss=f"{place.loss_sum / place.loss_count:.3f}", refresh=False)
             # save
             timer.pause()
