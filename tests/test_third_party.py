@@ -6,12 +6,24 @@ import json
 import os
 import subprocess
 import sys
+from dataclasses import asdict
 from pathlib import Path
 
+import numpy as np
 import pytest
+from PIL import Image
+
+from fxcli.data.manifest import Row, write_manifest
+from fxcli.data.preprocess import Clean
 
 HERE = Path(__file__).parent / "third_party"
-VERSIONS = {"fx_demo": "0.3.0", "fx_broken": "0.0.1", "fx_clash": "0.0.2", "fx_misspelt": "0.0.3"}
+VERSIONS = {
+    "fx_demo": "0.3.0",
+    "fx_broken": "0.0.1",
+    "fx_clash": "0.0.2",
+    "fx_misspelt": "0.0.3",
+    "fx_siamese": "0.1.0",
+}
 
 
 @pytest.fixture(scope="module")
@@ -76,7 +88,7 @@ def test_broken_plugins_are_listed_with_stage_and_reason(fx):
     assert plugins["broken"]["reason"] == "ModuleNotFoundError: No module named 'a_package_that_nobody_has'"
     assert (plugins["misspelt"]["status"], plugins["misspelt"]["stage"]) == ("failed", "hooks")
     assert "did you mean fx_register_backbones?" in plugins["misspelt"]["reason"]
-    assert plugins["clash"]["status"] == plugins["demo"]["status"] == "ok"
+    assert plugins["clash"]["status"] == plugins["demo"]["status"] == plugins["siamese"]["status"] == "ok"
     assert {"clash/demo_tiny", "demo/demo_tiny"} <= backbones.keys()
     assert "demo_tiny" not in backbones
 
@@ -97,6 +109,37 @@ def test_check_exits_with_5_if_a_plugin_failed(fx):
     assert "Traceback" not in done.stderr
     assert fx("plugins", "--check", plugins=("fx_demo",)).returncode == 0
     assert fx("plugins", "--check", plugins=("fx_broken",), FX_DISABLE_PLUGINS="broken").returncode == 0
+
+
+def test_a_backbone_and_a_pretrainer_of_two_strangers_work_together(fx, tmp_path):
+    assert len((HERE / "fx_siamese" / "fx_siamese.py").read_text(encoding="utf-8").splitlines()) < 80
+    rng = np.random.default_rng(0)
+    rows = [Row(path=f"{number}.png", label="ab"[number % 2], split="train") for number in range(24)]
+    for row in rows:
+        clouds = Image.fromarray(rng.integers(0, 255, (4, 4), dtype=np.uint8))
+        clouds.resize((48, 48), Image.Resampling.BICUBIC).save(tmp_path / row.path)
+    write_manifest(tmp_path / "manifest.csv", rows)
+    (tmp_path / "fingerprint.json").write_text(json.dumps({"clean": asdict(Clean(prepared_px=48))}), encoding="utf-8")
+    recipe = tmp_path / "siamese.yaml"
+    recipe.write_text(
+        f"""
+task: pretrain
+data: {{manifest: '{tmp_path / "manifest.csv"}', image_size_px: 32, workers: 0}}
+model: {{backbone: demo_tiny, init: random}}
+pretrain: {{method: simsiam, options: {{dim: 32}}}}
+optim: {{name: sgd, lr: 0.05}}
+train: {{epochs: 12, batch_size: 12}}
+""",
+        encoding="utf-8",
+    )
+    run, plugins = tmp_path / "run", ("fx_demo", "fx_siamese")
+    done = fx("train", str(recipe), "--out", str(run), "--json", plugins=plugins)
+    assert done.returncode == 0, done.stderr
+    losses = [json.loads(line)["train_loss"] for line in (run / "metrics.jsonl").read_text("utf-8").splitlines()]
+    assert -1 <= losses[-1] < losses[0] <= 1
+    done = fx("recipe", "check", str(recipe), "--set", "pretrain.options.dim=0", plugins=plugins)
+    assert done.returncode == 3
+    assert "pretrain.options.dim" in done.stderr
 
 
 @pytest.mark.parametrize("arguments", [("--help",), ("--version",), ("plugins", "--help"), ("recipe", "list")])
