@@ -5,7 +5,7 @@ from collections import Counter
 import numpy as np
 import pytest
 
-from fxcli.data.split import assign, groups
+from fxcli.data.split import assign, groups, share
 from fxcli.errors import DataError
 from fxcli.recipe.preparation import Split
 
@@ -96,10 +96,10 @@ def test_fractions(test_frac, val_frac):
 def test_classes_are_drawn_in_proportion():
     labels = ["common"] * 600 + ["rare"] * 60
     result = assign(Split(), 0, labels, [str(i) for i in range(660)], [None] * 660)
-    for part, share in shares(result).items():
+    for part, found in shares(result).items():
         for label in ("common", "rare"):
             of_class = shares([r for r, name in zip(result, labels, strict=True) if name == label])
-            assert of_class[part] == pytest.approx(share, abs=0.03)
+            assert of_class[part] == pytest.approx(found, abs=0.03)
 
 
 def test_a_seed_is_a_split():
@@ -213,3 +213,33 @@ def test_a_given_calibration_part_is_kept():
     found = assign(Split(calibration_frac=0.2), 0, ["a", "b"] * 30, [f"g{i}" for i in range(60)], given)
     assert found[:10] == ["calibration"] * 10
     assert "calibration" not in found[10:]
+
+
+# --- a share of the training part ---
+
+
+@pytest.mark.parametrize("frac", [0.1, 0.3, 0.75])
+def test_a_share_has_whole_groups_of_each_class_and_about_its_size(frac):
+    labels, group = data_set(count=400)
+    taken = share(labels, group, frac, seed=4)
+    for name in set(group):
+        assert len({bool(its) for its, of in zip(taken, group, strict=True) if of == name}) == 1
+    for label, count in Counter(labels).items():
+        found = sum(its for its, of in zip(taken, labels, strict=True) if of == label)
+        assert frac * count <= found < frac * count + 4, "at most the rest of the last group too many"
+
+
+def test_a_smaller_share_is_a_part_of_a_larger_one_and_other_seeds_draw_others():
+    labels, group = data_set()
+    small, large = share(labels, group, 0.1, seed=1), share(labels, group, 0.3, seed=1)
+    assert (large >= small).all()
+    assert small.sum() < large.sum()
+    assert not np.array_equal(small, share(labels, group, 0.1, seed=2))
+    assert share(labels, group, 1.0, seed=1).all()
+
+
+def test_each_class_keeps_a_group_however_small_the_share():
+    labels, group = ["a"] * 50 + ["b", "b"], [f"g{number}" for number in range(51)] + ["g50"]
+    taken = share(labels, group, 0.01, seed=0)
+    assert taken.tolist().count(True) == 3
+    assert taken[50:].all()

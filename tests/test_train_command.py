@@ -9,13 +9,16 @@ import time
 from pathlib import Path
 
 import pytest
+import torch
 import yaml
 from typer.testing import CliRunner
 
 from fxcli.cli import app
+from fxcli.data.manifest import read_manifest
+from fxcli.model.hardware import Compute
 from fxcli.run import checkpoint
 from fxcli.run.directory import Run
-from fxcli.training import loop
+from fxcli.training import job, loop
 
 
 def fx(*arguments):
@@ -272,3 +275,36 @@ def test_a_real_process_survives_a_signal_to_its_group(tiny_recipe, number):
     assert process.wait(60) == 130
     assert Run(Path("runs/real")).info()["status"] == "interrupted"
     assert not Path("runs/real/lock.json").exists()
+
+
+def test_a_share_of_the_training_part_is_all_that_is_learnt_from(tiny_recipe, demo_zoo, prepared, capsys):
+    manifest = read_manifest(prepared / "manifest.csv")
+    whole = len(manifest.part("train"))
+    built = {
+        frac: job.build(
+            tiny_recipe(f"data.train_frac={frac}"), manifest, Compute(torch.device("cpu")), demo_zoo, {}
+        ).manifest
+        for frac in (0.25, 0.5, 1.0)
+    }
+    paths = {frac: {row.path for row in each.part("train")} for frac, each in built.items()}
+    assert paths[0.25] < paths[0.5] < paths[1.0]
+    assert whole / 4 <= len(paths[0.25]) < whole / 2
+    assert built[0.25].part("val") == manifest.part("val")
+    assert built[0.25].digest == manifest.digest
+    assert f"learns from {len(paths[0.25])} of {whole} training pictures (data.train_frac)" in capsys.readouterr().err
+    again = job.build(
+        tiny_recipe("data.train_frac=0.25", "seed=1"), manifest, Compute(torch.device("cpu")), demo_zoo, {}
+    ).manifest
+    assert {row.path for row in again.part("train")} != paths[0.25]
+
+
+def test_parts_of_a_run_in_folds_each_learn_from_their_share(tiny_recipe):
+    tiny_recipe("train.epochs=1", "train.monitor=none")
+    sets = ("train.epochs=1", "train.monitor=none", "data.train_frac=0.5", "ensemble.folds=2")
+    arguments = [part for each in sets for part in ("--set", each)]
+    done = fx("train", "tiny.yaml", *arguments, "--out", "runs/halves")
+    assert done.exit_code == 0, done.output
+    assert done.stderr.count("(data.train_frac)") == 2
+    held_out = (Path("runs/halves") / "predictions" / "oof.csv").read_text("utf-8").splitlines()
+    with Path("runs/halves/manifest.csv").open(encoding="utf-8") as rows:
+        assert len(held_out) - 1 == len([row for row in csv.DictReader(rows) if row["split"] != "test"])

@@ -137,6 +137,35 @@ def drawn(labels: Sequence[str], group: Sequence[str], frac: float, seed: int) -
     return drawn
 
 
+def share(labels: Sequence[str], group: Sequence[str], frac: float, seed: int) -> np.ndarray:
+    """Marks whole groups of each class, in an order drawn with the seed, until they hold `frac` of its pictures.
+
+    Unlike `drawn`, it takes at least one group of each class, and with the same seed more for a larger `frac`.
+
+    Args:
+        labels: Class of each picture; the first picture of a group tells the group's.
+        group: Of each picture.
+        frac: In (0, 1].
+        seed: Of the order.
+
+    Returns:
+        [N] bool.
+    """
+    sizes = Counter(group)
+    class_of = dict(zip(reversed(group), reversed(labels), strict=True))
+    taken: set[str] = set()
+    for label in sorted(set(class_of.values())):
+        own = sorted(name for name, its in class_of.items() if its == label)
+        order = np.random.default_rng(derive(seed, label)).permutation(len(own))
+        wanted, have = frac * sum(sizes[name] for name in own), 0
+        for place in order:
+            if have >= wanted:
+                break
+            taken.add(own[place])
+            have += sizes[own[place]]
+    return np.array([name in taken for name in group])
+
+
 def _ratio(frac: float, limit: int) -> tuple[int, int]:
     """(k, n) with k / n near `frac`: the smallest n up to `limit` that comes close, or the nearest there is."""
     tolerance = min(0.01, frac / 10)

@@ -32,6 +32,13 @@ class Data(Section):
     source: Literal["phantom"] | None = Field(
         None, description="phantom: use the embedded drawn pictures, prepared on first use, in place of a manifest"
     )
+    train_frac: float = Field(
+        1.0,
+        gt=0,
+        le=1,
+        description="share of the training pictures that is learnt from: whole groups, drawn class by class with the "
+        "seed; a smaller share is a part of a larger one",
+    )
     image_size_px: int | None = Field(
         None, ge=32, le=2048, description="side of the model's square input in pixels; null = the backbone's own"
     )

@@ -11,13 +11,15 @@ import functools
 import os
 import shlex
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
 
 from fxcli import __version__
 from fxcli.console import console
+from fxcli.data import split
 from fxcli.data.cache import contents
-from fxcli.data.manifest import Manifest, read_manifest
+from fxcli.data.manifest import Manifest, groups_of, read_manifest
 from fxcli.data.prepare import PHANTOM, PREPARED, prepare
 from fxcli.errors import DataError, Interrupted, RunError
 from fxcli.model import hardware
@@ -27,7 +29,7 @@ from fxcli.recipe.load import load, resolved_yaml
 from fxcli.recipe.preparation import PrepareRecipe
 from fxcli.recipe.schema import ClassifyRecipe, PretrainRecipe, StudyRecipe
 from fxcli.recipe.tasks import TrainRecipe
-from fxcli.run import directory, provenance
+from fxcli.run import directory, provenance, randomness
 from fxcli.run.directory import Run
 from fxcli.run.files import copy, sha256_of, write_text
 from fxcli.training import classify, detect, ensemble, loop, pretrain
@@ -64,13 +66,13 @@ def manifest_of(recipe: TrainRecipe) -> Manifest:
 
 def warn_of_leaks(manifest: Manifest) -> None:
     """Says how many pictures of the parts that measure share a group with what is learnt from."""
-    for split, others, what in (
+    for part, others, what in (
         ("test", ("train", "val", "calibration"), "figures on them will flatter"),
         ("calibration", ("train", "val"), "what is fitted to them will be too sure of itself"),
     ):
-        if straddling := len(manifest.shared(split, others)):
+        if straddling := len(manifest.shared(part, others)):
             console.warn(
-                f"{straddling} of {len(manifest.part(split))} {split} pictures share a group with a picture that is "
+                f"{straddling} of {len(manifest.part(part))} {part} pictures share a group with a picture that is "
                 f"learnt from; {what} (fx prepare with audit.leaks=drop_train, or a split that fx draws)"
             )
 
@@ -261,7 +263,7 @@ def _one(run: Run, recipe: TrainRecipe, manifest: Manifest, *, resume: bool) -> 
     info = _header(recipe, manifest, compute)
     if isinstance(recipe, PretrainRecipe):
         console.note(f"run {run.path}")
-        return pretrain.train(recipe, manifest, compute, zoo, info, run, resume=resume)
+        return pretrain.train(recipe, _learnt_from(recipe, manifest), compute, zoo, info, run, resume=resume)
     training = build(recipe, manifest, compute, zoo, info)
     console.note(f"run {run.path}")
     return loop.train(training, run, resume=resume)
@@ -276,9 +278,22 @@ def build(
         DataError: The pictures, or their boxes, are not what it needs.
         WeightsUnavailable: See `model.init`.
     """
+    manifest = _learnt_from(recipe, manifest)
     if isinstance(recipe, ClassifyRecipe):
         return classify.build(recipe, manifest, compute, zoo, info)
     return detect.build(recipe, manifest, compute, zoo, info)
+
+
+def _learnt_from(recipe: TrainRecipe, manifest: Manifest) -> Manifest:
+    """The pictures without those of the training part that data.train_frac leaves out."""
+    train = manifest.part("train")
+    if recipe.data.train_frac == 1 or not train:
+        return manifest
+    seed = randomness.derive(recipe.seed, "train_frac")
+    taken = split.share([row.label for row in train], groups_of(train), recipe.data.train_frac, seed)
+    left_out = {row.path for row, is_taken in zip(train, taken, strict=True) if not is_taken}
+    console.note(f"learns from {sum(taken)} of {len(train)} training pictures (data.train_frac)")
+    return replace(manifest, rows=tuple(row for row in manifest.rows if row.path not in left_out))
 
 
 def _header(recipe: TrainRecipe, manifest: Manifest, compute: Compute) -> dict[str, Any]:
