@@ -372,3 +372,13 @@ def test_a_result_that_comes_while_it_works_is_not_made_again(study, trainings, 
     monkeypatch.setattr(training, "_measure", pulled)
     assert fx("train", study, "--quiet").exit_code == 0
     assert begun == [*ORDER, ORDER[0]]
+
+
+def test_a_start_that_is_not_there_is_told_before_anything_is_trained(study, trainings):
+    text = study.read_text(encoding="utf-8").replace("{optim.lr: 1e-4}", "{model.init: runs/learnt}")
+    study.write_text(text, encoding="utf-8")
+    done = fx("train", study)
+    assert done.exit_code == 6, done.output
+    assert "runs/learnt: no run directory or model file" in done.stderr
+    assert not trainings[0]
+    assert fx("train", study, "--dry-run").exit_code == 0

@@ -107,7 +107,7 @@ def create(recipe: TrainRecipe, manifest: Manifest, out: Path | None, **more: An
         "pictures_sha256": None if "part_of" in more else _pictures(manifest),
         "straddling_test": len(manifest.straddling),
         "recipe_sha256": digest_of(recipe),
-        "init": _init(recipe),
+        "init": init_of(recipe),
         **provenance.describe(load_zoo()),
         **more,
     }
@@ -146,8 +146,12 @@ def is_begun(run: Run) -> bool:
     return (run.path / "run.json").is_file()
 
 
-def _init(recipe: TrainRecipe) -> dict[str, str]:
-    """What `model.init` was on the day: its name, and file and hash where it was a run or file."""
+def init_of(recipe: TrainRecipe) -> dict[str, str]:
+    """What `model.init` is today: its name, and file and hash where it is a run or file.
+
+    Raises:
+        RunError: There is no such run or file.
+    """
     key = recipe.model.init
     if key == "random" or key in load_zoo().backbone(recipe.model.backbone).weights:
         return {"name": key}

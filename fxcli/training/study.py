@@ -66,10 +66,11 @@ def work(entries: Sequence[Entry], folder: Path, results: Results) -> None:
 
 
 def _check(entry: Entry, run: Run, manifest: Manifest) -> None:
-    """Whether the test part can be measured, and a run that was begun belongs to this entry: before hours are spent."""
+    """Before hours are spent: the test part can be measured, model.init is there, what was begun is of this entry."""
     if not manifest.part("test"):
         raise DataError("no picture in split 'test', which a study measures", where=manifest.file)
     if not job.is_begun(run):
+        job.init_of(entry.recipe)
         return
     recipe = load(run.path / "recipe.yaml", check_init=False).recipe
     changed = []
