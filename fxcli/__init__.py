@@ -8,6 +8,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    import os
+
+    from fxcli.api import Model
     from fxcli.errors import FxError, MissingDependency
     from fxcli.zoo.hookspecs import hookimpl
     from fxcli.zoo.specs import (
@@ -36,6 +39,23 @@ def find_backbone(name: str) -> BackboneSpec:
     from fxcli.zoo.plugins import load_zoo
 
     return load_zoo().backbone(name)
+
+
+def load(model: str | os.PathLike[str] | None = None, *, device: str | None = None, quiet: bool = False) -> Model:
+    """Opens a model for use from Python: `fxcli.load("final").predict("folder/")`.
+
+    Args:
+        model: A run, a model file, an exported one, or the name of a recipe (its last finished run); None takes the
+            last finished classifier below runs/.
+        device: auto, cpu, cuda, cuda:N or mps.
+        quiet: Whether to say nothing on stderr, and show no progress.
+
+    Raises:
+        FxError: There is none, or it cannot be used.
+    """
+    from fxcli import api
+
+    return api.load(model, device=device, quiet=quiet)
 
 
 def __getattr__(name: str) -> Any:
@@ -70,4 +90,5 @@ __all__ = [
     "__version__",
     "find_backbone",
     "hookimpl",
+    "load",
 ]

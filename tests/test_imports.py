@@ -20,7 +20,7 @@ PLUGINS = ROOT.parent / "plugins"
 LAYERS = (
     {"__main__"},
     {"cli"},
-    {"commands", "testing"},
+    {"api", "commands", "testing"},
     {"training", "report"},
     {"explain"},
     {"inference"},
@@ -36,7 +36,7 @@ RANKS = {package: rank for rank, layer in enumerate(LAYERS) for package in layer
 # One neighbour that may be imported: the console shows errors.
 ALLOWED = {("console", "errors")}
 # What the public names of `fxcli` are made of.
-PUBLIC = {"errors", "zoo"}
+PUBLIC = {"api", "errors", "zoo"}
 
 HEAVY = {"torch", "torchvision", "timm", "sklearn", "numpy", "PIL", "pydicom", "safetensors", "imagehash"}
 

@@ -11,6 +11,7 @@ import pytest
 from PIL import Image
 from typer.testing import CliRunner
 
+import fxcli
 from fxcli.cli import app
 from fxcli.data.read import read
 from fxcli.errors import UnreadableImage
@@ -322,3 +323,16 @@ def test_true_boxes_beside_pictures_stay(detector, prepared_boxes):
     before = Path("copy/boxes.coco.json").read_bytes()
     fx("predict", "copy", "--model", detector, "--boxes", "copy")
     assert Path("copy/boxes.coco.json").read_bytes() == before
+
+
+def test_from_python_boxes_are_those_of_the_rows(detector, prepared_boxes, tmp_path):
+    folder = prepared_boxes / "pictures" / "test"
+    done = CliRunner().invoke(app, ["predict", str(folder), "--model", str(detector), "--json", "--quiet"])
+    model = fxcli.load(detector, quiet=True)
+    said = model.predict(folder)
+    assert [each.row for each in said] == [json.loads(line) for line in done.stdout.splitlines()]
+    assert any(each.boxes for each in said)
+    (tmp_path / "no.png").write_bytes(b"no picture")
+    (none,) = model.predict(tmp_path / "no.png", score=0.1)
+    assert (none.row["status"], none.boxes, none.label) == ("error", [], None)
+    assert none.reason

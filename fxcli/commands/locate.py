@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import json as json_module
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -47,6 +46,7 @@ def locate(opened: OpenedDetector, files: list[Path], shown: Shown, wanted: Want
     from fxcli.explain.draw import check_places, pictures_beside
     from fxcli.explain.png import sweep
     from fxcli.inference import rows as output
+    from fxcli.inference.detected import row_of
     from fxcli.run.files import write_json
 
     if wanted.boxes:
@@ -67,7 +67,7 @@ def locate(opened: OpenedDetector, files: list[Path], shown: Shown, wanted: Want
         found = opened.finder.over([files[index] for index in todo])
         sightings = console.progress(found, total=len(files), done=len(files) - len(todo), what="predict")
         for index, sighting in zip(todo, sightings, strict=True):
-            record = table.record(path_cell(shown(sighting.path)), **_values(sighting, classes, least))
+            record = table.record(path_cell(shown(sighting.path)), **row_of(sighting, classes, least))
             if pictures and "boxes" in record:
                 _draw(sighting, record, pictures[index], table.notice)
             cautions += sighting.cleaned.cautions if sighting.cleaned else ()
@@ -88,14 +88,6 @@ def locate(opened: OpenedDetector, files: list[Path], shown: Shown, wanted: Want
     console.note(f"boxes of a score of {least:.3f} or more; {table.notice}")
     if rows.failed:
         raise SomeRowsFailed(rows.failed, len(files), where)
-
-
-def _values(sighting: Sighting, classes: Sequence[str], least: float) -> dict[str, Any]:
-    from fxcli.inference.detected import values_of
-
-    if sighting.cleaned is None:
-        return {"status": "error", "reason": sighting.reason}
-    return {"reason": "; ".join(sighting.cleaned.cautions), **values_of(sighting, classes, least)}
 
 
 def _draw(sighting: Sighting, record: dict[str, Any], target: Path, notice: str) -> None:

@@ -193,6 +193,13 @@ def values_of(sighting: Sighting, classes: Sequence[str], least: float) -> dict[
     return box_table.told(sighting.found, classes, size_px, least)
 
 
+def row_of(sighting: Sighting, classes: Sequence[str], least: float) -> dict[str, Any]:
+    """The same with what a row says in words: of a picture without one, why."""
+    if sighting.cleaned is None:
+        return {"status": "error", "reason": sighting.reason}
+    return {"reason": "; ".join(sighting.cleaned.cautions), **values_of(sighting, classes, least)}
+
+
 def is_detector(file: Path) -> bool:
     """Whether a model file says that it holds a detector."""
     return not is_exported(file) and read_header(file).get("task") == "detect"
