@@ -15,6 +15,7 @@ import typer
 
 from fxcli import __version__
 from fxcli.commands.cam import cam
+from fxcli.commands.doctor import doctor
 from fxcli.commands.evaluate import evaluate
 from fxcli.commands.export import export
 from fxcli.commands.plugins import plugins
@@ -115,7 +116,7 @@ def _summary(command: Callable[..., None]) -> str:
     return " ".join((inspect.getdoc(command) or "").partition("\n\n")[0].split())
 
 
-for _command in (prepare, train, evaluate, predict, cam, export, runs, plugins):
+for _command in (prepare, train, evaluate, predict, cam, export, runs, plugins, doctor):
     app.command(_command.__name__, short_help=_summary(_command))(_guarded(_command))
 for _info in recipe_app.registered_commands:
     if _info.callback:

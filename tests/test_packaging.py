@@ -38,6 +38,7 @@ def test_a_wheel_runs_anywhere(tmp_path):
     python("-m", "pip", "wheel", "--no-deps", "--no-build-isolation", "-w", str(tmp_path), str(ROOT))
     (wheel,) = tmp_path.glob("*.whl")
     names = zipfile.ZipFile(wheel).namelist()
+    assert "fxcli/py.typed" in names
     assert "fxcli/_recipes/final.yaml" in names
     assert "fx_simclr/__init__.py" in names
     assert "fx_yolo/network.py" in names

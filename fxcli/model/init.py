@@ -80,6 +80,19 @@ def input_of(spec: BackboneSpec, init: str) -> InputSpec:
     return source.input if source is not None and source.input is not None else spec.input
 
 
+def at_hand(source: WeightSource) -> str | None:
+    """None where weights can be loaded without a net, else what brings them; whether they are whole is not checked."""
+    if source.pretrainer is not None:
+        return f"fx train pretrain_{source.pretrainer} --set model.backbone={source.backbone}"
+    if source.url is not None:
+        return None if _cached(source.url).exists() else "downloaded when first used"
+    try:
+        with _packaged(source, "they"):
+            return None
+    except WeightsUnavailable as error:
+        return str(error.hint).partition(", or")[0]
+
+
 @contextlib.contextmanager
 def _located(source: WeightSource, label: str) -> Iterator[Path]:
     """The file of the weights, checked."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 import platform
+import re
 import sys
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
@@ -28,7 +29,7 @@ def describe(zoo: Zoo) -> dict[str, Any]:
         "fx_version": __version__,
         "argv": sys.argv[1:],
         "python": platform.python_version(),
-        "versions": {name: _version(name) for name in PACKAGES},
+        "versions": {name: version_of(name) for name in PACKAGES},
         "plugins": {plugin.name: plugin.version for plugin in zoo.plugins if plugin.status == "ok"},
         "hardware": {
             "system": platform.system(),
@@ -38,13 +39,27 @@ def describe(zoo: Zoo) -> dict[str, Any]:
     }
 
 
-def _version(package: str) -> str | None:
+def version_of(package: str) -> str | None:
+    """Of an installed package; None where it is not."""
     from importlib import metadata
 
     try:
         return metadata.version(package)
     except metadata.PackageNotFoundError:
         return None
+
+
+def extras() -> dict[str, list[str]]:
+    """The packages that each extra of fx brings, by its name; not those for development, and of all others."""
+    from importlib import metadata
+
+    found: dict[str, list[str]] = {}
+    for line in metadata.requires("fxcli") or []:
+        if match := re.fullmatch(r"([A-Za-z0-9._-]+)[^;]*; *extra *== *['\"]([a-z]+)['\"]", line):
+            package, extra = match.groups()
+            if extra not in ("all", "dev") and package != "fxcli":
+                found.setdefault(extra, []).append(package)
+    return found
 
 
 def digest(text: str) -> str:

@@ -20,7 +20,7 @@ def make(settings: Optim, groups: list[dict[str, Any]]) -> torch.optim.Optimizer
         return torch.optim.AdamW(groups, lr=settings.lr, fused=fused)
     momentum = settings.momentum
     if settings.name == "lars":
-        from timm.optim import Lars
+        from timm.optim.lars import Lars
 
         # Biases and norm parameters keep the plain rate (You et al. 2017; Chen et al. 2020, appendix B.9).
         adapted = [{**group, "always_adapt": all(value.ndim > 1 for value in group["params"])} for group in groups]
