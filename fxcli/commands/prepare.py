@@ -43,7 +43,7 @@ def prepare(
     Example: fx prepare list.csv (columns path, label; optionally patient, split)
     """
     console.configure(json=json, quiet=quiet, debug=debug)
-    loaded = _load(recipe, set_ or [])
+    loaded = load_recipe(recipe, set_ or [])
     from fxcli.data.manifest import counts
     from fxcli.data.prepare import PREPARED
     from fxcli.data.prepare import prepare as run
@@ -74,16 +74,28 @@ def prepare(
         raise SomeRowsFailed(failed, failed + len(made.rows), made.folder / "fingerprint.json")
 
 
-def _load(recipe: str, sets: list[str]) -> Loaded:
-    from fxcli.recipe.load import load, load_default, shipped
+def is_folder(name: str, command: str) -> bool:
+    """Whether what was given in place of a recipe is a folder.
+
+    Raises:
+        UsageError: It is both.
+    """
+    from fxcli.recipe.load import shipped
+
+    if Path(name).is_dir() and name in shipped():
+        raise UsageError(
+            f"{name} is a folder here, and a recipe of fx",
+            hint=f"{command} ./{name} for the folder, {command} {shipped()[name]} for the recipe",
+        )
+    return Path(name).is_dir()
+
+
+def load_recipe(recipe: str, sets: list[str]) -> Loaded:
+    """The recipe that a name means, or one of defaults for a folder or a CSV."""
+    from fxcli.recipe.load import load, load_default
 
     path = Path(recipe)
-    if path.is_dir() and recipe in shipped():
-        raise UsageError(
-            f"{recipe} is a folder here, and a recipe of fx",
-            hint=f"fx prepare ./{recipe} for the folder, fx prepare {shipped()[recipe]} for the recipe",
-        )
-    if path.is_dir() or path.suffix.lower() == ".csv":
+    if is_folder(recipe, "fx prepare") or path.suffix.lower() == ".csv":
         stem = path.resolve().stem if path.is_file() else path.resolve().name
         name = "".join(c if c.isascii() and (c.isalnum() or c in "_-") else "_" for c in stem)[:64] or "pictures"
         # A folder called phantom is still a folder.

@@ -1,8 +1,9 @@
-"""`fx recipe`: list, show, check, diff and schema."""
+"""`fx recipe`: list, show, new, check, diff and schema."""
 
 from __future__ import annotations
 
 import json as json_module
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -73,6 +74,26 @@ def show(
 
 def _text(value: object) -> str:
     return json_module.dumps(value, ensure_ascii=False)
+
+
+@app.command()
+def new(
+    folder: Annotated[Path, typer.Argument(metavar="FOLDER", help="What fx prepare wrote: prepared/NAME.")],
+    estimate: Annotated[
+        bool, typer.Option("--estimate/--no-estimate", help="Time two steps of each phase on this machine.")
+    ] = True,
+    quiet: Quiet = False,
+    debug: Debug = False,
+) -> None:
+    """Prints a recipe for prepared pictures, with its reasons: their number, sizes and classes decide.
+
+    Example: fx recipe new prepared/my_pictures > mine.yaml
+    """
+    console.configure(quiet=quiet, debug=debug)
+    from fxcli.commands.drafting import drafted, with_estimate
+
+    text = drafted(folder)
+    console.data((with_estimate(text) if estimate else text).rstrip())
 
 
 @app.command()

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, cast
 import typer
 
 from fxcli.commands.options import Debug, Json, Out, Quiet, Sets
+from fxcli.commands.prepare import is_folder
 from fxcli.commands.study import study
 from fxcli.console import console
 from fxcli.errors import UsageError
@@ -22,7 +23,8 @@ if TYPE_CHECKING:
 
 def train(
     recipe: Annotated[
-        str | None, typer.Argument(metavar="RECIPE", help="A YAML file, or the name of a recipe of fx.")
+        str | None,
+        typer.Argument(metavar="RECIPE|FOLDER", help="A YAML file, the name of a recipe of fx, or pictures."),
     ] = None,
     set_: Sets = None,
     out: Out = None,
@@ -45,6 +47,9 @@ def train(
 ) -> None:
     """Trains what a recipe says and writes a run: runs/NAME-TIME-ID/ (or --out DIR).
 
+    A folder of pictures is prepared, if it is not yet, and trained on by a recipe that is made for it (fx recipe new),
+    kept beside its manifest as train.yaml: change it, and the same command takes it as it is.
+
     Ctrl-C saves and exits 130; --resume goes on from there, bit for bit.
 
     With --folds, what each training says of the pictures that it held out (out-of-fold, OOF) is kept in
@@ -58,6 +63,8 @@ def train(
     Example: fx train recipes/final.yaml --set model.backbone=efficientnet_lite0 --dry-run
 
     Example: fx train recipes/final.yaml --folds 5
+
+    Example: fx train my_pictures/ (my_pictures/CLASS/*.jpg)
 
     Example: fx train recipes/experiments.yaml --set seeds=[0]
 
@@ -74,6 +81,10 @@ def train(
         raise UsageError("no recipe", hint="fx train RECIPE, or fx train --resume RUN; fx recipe list shows recipes")
     else:
         # A recipe with a mistake is told of before torch is imported, which takes seconds.
+        if is_folder(recipe, "fx train"):
+            from fxcli.commands.drafting import recipe_of
+
+            recipe = str(recipe_of(Path(recipe)))
         loaded = _load(recipe, set_ or [], folds=folds, seeds=seeds)
         if loaded.recipe.task == "study":
             study(loaded, out, dry_run=dry_run)
@@ -129,17 +140,11 @@ def _report(run: Run, recipe: TrainRecipe, figures: dict[str, Any]) -> None:
 
 
 def _dry_run(recipe: TrainRecipe, manifest: Manifest) -> None:
-    from fxcli.model import hardware
-    from fxcli.training import dry, ensemble, job
-    from fxcli.zoo.plugins import load_zoo
+    from fxcli.training import dry
 
     if recipe.task == "pretrain":
         raise UsageError("--dry-run is for task: classify or detect")
-    parts = ensemble.parts(recipe, manifest, Run(Path())) if recipe.task == "classify" else []
-    trained_on = parts[0].manifest if parts else manifest
-    compute = hardware.compute(recipe.hardware, training=True)
-    rows = dry.run(job.build(recipe, trained_on, compute, load_zoo(), {}))
-    trainings = len(parts) or 1
+    rows, trainings = dry.estimate(recipe, manifest)
     if console.json:
         console.record({"phases": rows, "trainings": trainings})
         return

@@ -4,14 +4,29 @@ from __future__ import annotations
 
 import sys
 import time
+from pathlib import Path
 from typing import Any
 
 import torch
 
 from fxcli.data import dataset
-from fxcli.training import loop
+from fxcli.data.manifest import Manifest
+from fxcli.model import hardware
+from fxcli.recipe.detection import DetectRecipe
+from fxcli.recipe.schema import ClassifyRecipe
+from fxcli.run.directory import Run
+from fxcli.training import ensemble, job, loop
 from fxcli.training.session import Timer
 from fxcli.training.state import AnyTraining, Place
+from fxcli.zoo.plugins import load_zoo
+
+
+def estimate(recipe: ClassifyRecipe | DetectRecipe, manifest: Manifest) -> tuple[list[dict[str, Any]], int]:
+    """What `run` gives of the first training that a recipe asks for, and how many it asks for."""
+    parts = ensemble.parts(recipe, manifest, Run(Path())) if isinstance(recipe, ClassifyRecipe) else []
+    compute = hardware.compute(recipe.hardware, training=True)
+    training = job.build(recipe, parts[0].manifest if parts else manifest, compute, load_zoo(), {})
+    return run(training), len(parts) or 1
 
 
 def run(training: AnyTraining) -> list[dict[str, Any]]:

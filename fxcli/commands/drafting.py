@@ -1,0 +1,115 @@
+"""What `fx recipe new FOLDER` and `fx train FOLDER` share: from a folder of pictures to a recipe for it."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, cast
+
+from fxcli.console import console
+from fxcli.errors import DataError
+
+if TYPE_CHECKING:
+    from fxcli.data.drafting import Means
+    from fxcli.recipe.preparation import PrepareRecipe
+    from fxcli.recipe.schema import ClassifyRecipe
+
+MANIFEST = "manifest.csv"
+RECIPE = "train.yaml"
+
+
+def drafted(folder: Path) -> str:
+    """The text of a recipe for what fx prepare wrote into a folder.
+
+    Raises:
+        DataError: It is none of those, or there is nothing to learn from.
+    """
+    from fxcli.data.drafting import draft
+    from fxcli.data.manifest import read_manifest
+
+    file = folder / MANIFEST
+    if not file.is_file():
+        hint = f"fx prepare {folder} makes one; or all in one go: fx train {folder}"
+        raise DataError("this folder has no manifest.csv, so it was not prepared", where=folder, hint=hint)
+    name = "".join(c if c.isascii() and (c.isalnum() or c in "_-") else "_" for c in folder.resolve().name)[:64]
+    return draft(name or "pictures", read_manifest(file), file.as_posix(), _means())
+
+
+def with_estimate(text: str) -> str:
+    """The same with the time that it takes on this machine, by two steps of each phase."""
+    from fxcli.recipe.load import load
+    from fxcli.training import dry, job
+
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder) / "drafted.yaml"
+        file.write_text(text, encoding="utf-8")
+        recipe = cast("ClassifyRecipe", load(file).recipe)
+    rows, trainings = dry.estimate(recipe, job.manifest_of(recipe))
+    minutes = sum(row["minutes"] for row in rows) * trainings
+    head, _, rest = text.partition("\n")
+    told = f"# about {max(1, round(minutes))} minutes on this machine, without validation, by two steps of each phase"
+    return f"{head}\n{told}\n{rest}"
+
+
+def recipe_of(folder: Path) -> Path:
+    """The recipe beside the manifest of a folder of pictures: found, or made, as the manifest is.
+
+    Raises:
+        DataError: As preparing raises it; or other pictures were prepared under this name.
+    """
+    prepared = folder if (folder / MANIFEST).is_file() else _prepared(folder)
+    file = prepared / RECIPE
+    if file.is_file():
+        console.note(f"recipe {file}, as it stands there")
+        return file
+    from fxcli.run.files import write_text
+
+    write_text(file, drafted(prepared))
+    console.note(f"recipe {file}: made for these pictures; what you change there stays")
+    return file
+
+
+def _prepared(folder: Path) -> Path:
+    """The prepared folder of a raw one."""
+    from fxcli.commands.prepare import load_recipe
+    from fxcli.data.manifest import read_manifest
+    from fxcli.data.prepare import PREPARED, prepare
+
+    recipe = cast("PrepareRecipe", load_recipe(str(folder), []).recipe)
+    target = PREPARED / recipe.name
+    if not target.exists():
+        made = prepare(recipe, target)
+        for entry in made.unreadable:
+            console.warn(f"{entry['path']}: {entry['reason']}")
+        return target
+    source = read_manifest(target / MANIFEST).fingerprint().get("source")
+    if source is None or os.path.realpath(source) != os.path.realpath(folder):
+        hint = f"fx prepare {folder} --out prepared/OTHER, then fx train prepared/OTHER"
+        raise DataError("this folder holds what was prepared of other pictures", where=target, hint=hint)
+    console.note(f"pictures {target}, as they were prepared; fx prepare {folder} --overwrite does it again")
+    return target
+
+
+def _means() -> Means:
+    """What a training has at hand here: the default backbone on a GPU, else the one that is smallest, with weights."""
+    import torch
+
+    from fxcli.data.drafting import Means
+    from fxcli.model.init import at_hand
+    from fxcli.recipe.schema import Model
+    from fxcli.zoo.plugins import load_zoo
+
+    zoo, default = load_zoo(), Model()
+    has_gpu = torch.cuda.is_available() or torch.backends.mps.is_available()
+    here: dict[str, Any] = {
+        name: spec
+        for name, spec in zoo.backbones().items()
+        if (source := spec.weights.get(default.init)) is not None and at_hand(source) is None
+    }
+    if has_gpu or not here:
+        return Means(zoo.backbone(default.backbone), default.init, "the default", has_gpu)
+    chosen = min(here.values(), key=lambda spec: (spec.input.size_px, spec.num_features))
+    return Means(
+        chosen, default.init, "its weights are here, and it is made for small pictures: fast without a GPU", False
+    )
