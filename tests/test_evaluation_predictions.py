@@ -58,6 +58,14 @@ def test_cells_fit_the_columns(labelled, status):
 def test_what_a_model_assumes_follows_from_its_header():
     assert notice({"demo": True}).startswith("DEMO")
     assert notice({"negative_class": "none"}) == INTENDED_USE
+    assert notice({"task": "pretrain"}) == INTENDED_USE
+    assert notice({"task": "classify"}) == f"{INTENDED_USE} {ASSUMES_FRACTURE}"
+
+
+def test_without_classes_rows_name_none():
+    table = PredictionTable((), {"task": "pretrain"})
+    assert table.columns == ["path", "status", "reason", "assumes_fracture", "notice"]
+    assert table.cells(table.record("x.png")) == ["x.png", "ok", "", "false", INTENDED_USE]
     table = PredictionTable(CLASSES, {"negative_class": "a"})
     assert table.record("x")["assumes_fracture"] is False
 

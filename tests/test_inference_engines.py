@@ -1,4 +1,5 @@
 import copy
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -10,6 +11,7 @@ from fxcli.inference.opened import open_model
 from fxcli.model import classifier as models
 from fxcli.model import hardware
 from fxcli.model.hardware import Compute
+from fxcli.run import checkpoint
 
 CPU = torch.device("cpu")
 
@@ -29,12 +31,13 @@ def test_the_fast_engine_gives_the_answers_of_the_exact_one(model):
         engines.fast(copy.deepcopy(model.members), model.preprocessing, Compute(CPU, kind), model.spec.stages)
         for kind in ("fp32", "bf16")
     )
-    logits, maps, distance = exact.run(images())
+    logits, maps, distance, features = exact.run(images())
     assert (logits.shape, maps.shape[:2]) == ((6, 1, 3), (6, 3))
-    assert distance.shape == (6,)
+    assert (distance.shape, features.shape) == ((6,), (6, 1, 32))
     for engine, tolerance in ((fast, 1e-4), (rounded, 0.05)):
-        found, found_maps, found_distance = engine.run(images())
-        assert found.dtype == found_maps.dtype == np.float32
+        found, found_maps, found_distance, found_features = engine.run(images())
+        assert found.dtype == found_maps.dtype == found_features.dtype == np.float32
+        assert np.abs(found_features - features).max() < tolerance
         assert np.abs(found - logits).max() < tolerance
         assert np.abs(found_maps - maps).max() < tolerance
         assert found_distance == pytest.approx(distance, rel=0.1)
@@ -82,9 +85,22 @@ def test_the_first_stages_may_stay_in_fp32(model):
 
 def test_maps_add_up_to_the_logits_in_bf16_too(model):
     engine = engines.fast(model.members, model.preprocessing, Compute(CPU, "bf16"), model.spec.stages)
-    logits, maps, _ = engine.run(images())
+    logits, maps, *_ = engine.run(images())
     bias = engine.members[0].head.bias.detach().numpy()
     assert maps.sum(axis=(2, 3)) + bias == pytest.approx(logits[:, 0], abs=1e-4)
+
+
+def test_a_network_without_a_head_is_made_fast_by_its_feature_map(model, demo_zoo):
+    tensors = {f"backbone.{name}": value for name, value in model.backbone.state_dict().items()}
+    header = {**model.info, "task": "pretrain", "preprocessing": model.preprocessing.to_mapping()}
+    checkpoint.save_model_file(Path("pre.safetensors"), tensors, header)
+    exact = TorchEngine(model.members, model.preprocessing, Compute(CPU)).run(images())
+    headless = models.load(Path("pre.safetensors"), demo_zoo, headless=True)
+    engine = engines.fast(headless.members, model.preprocessing, Compute(CPU), model.spec.stages)
+    assert not any(isinstance(module, torch.nn.BatchNorm2d) for module in engine.members[0].modules())
+    found = engine.run(images())
+    assert (found.logits.shape, found.maps.shape) == ((6, 1, 0), (6, 0, 8, 8))
+    assert np.abs(found.features - exact.features).max() < 1e-4
 
 
 @pytest.fixture

@@ -65,22 +65,26 @@ def test_logits_are_those_of_the_plain_way(opened, files):
 
 def test_flips_are_the_mean_over_the_mirror(opened, files):
     images = opened.pipeline.preprocessing.fit(opened.pipeline.preprocessing.load(files[0]))[None, None]
-    plain, maps, _ = opened.pipeline.forward(images.copy())
+    plain, maps, _, features = opened.pipeline.forward(images.copy())
     mirrored, *_ = opened.pipeline.forward(images[..., ::-1].copy())
-    found, maps_with_flips, _ = open_model(str(opened.run.path), flips=True).pipeline.forward(images.copy())
+    found, maps_with_flips, _, with_flips = open_model(str(opened.run.path), flips=True).pipeline.forward(images.copy())
     assert np.array_equal(maps_with_flips, maps)
+    assert np.array_equal(with_flips, features)
     assert found == pytest.approx((plain + mirrored) / 2, abs=1e-6)
 
 
-def test_maps_and_pictures_are_for_the_function_alone(opened, files):
+def test_maps_features_and_pictures_are_for_the_function_alone(opened, files):
     plain = next(opened.pipeline.run(files[:1]))
-    assert (plain.cleaned, plain.maps) == (None, None)
+    assert (plain.cleaned, plain.maps, plain.features) == (None, None, None)
     whole = next(opened.pipeline.map(lambda answer: answer, files[:1]))
     assert whole.maps.shape == (3, 8, 8)
     assert whole.maps.sum(axis=(1, 2)) + opened.model.classifier.head.bias.detach().numpy() == pytest.approx(
         whole.logits, abs=1e-5
     )
     assert whole.cleaned.pixels.shape == (64, 64)
+    assert whole.features.shape == (1, 32)
+    with torch.inference_mode():
+        assert np.array_equal(opened.model.classifier.answer(torch.from_numpy(whole.features)).numpy(), whole.members)
     assert np.array_equal(whole.row.logits, plain.logits)
 
 

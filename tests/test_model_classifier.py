@@ -160,6 +160,31 @@ def test_a_pretrained_backbone_says_how_it_is_used(model, demo_zoo, tmp_path):
     with pytest.raises(ModelFileError) as error:
         models.load(file, demo_zoo)
     assert f"fx train RECIPE --set model.backbone=demo_tiny --set model.init={file}" in error.value.hint
+    assert f"fx predict FOLDER --model {file} --features DIR" in error.value.hint
+
+
+def test_a_pretrained_backbone_is_a_classifier_of_no_classes_where_that_will_do(model, demo_zoo, tmp_path):
+    file = tmp_path / "model.safetensors"
+    header = {**model.info, "task": "pretrain", "preprocessing": PREPROCESSING.to_mapping()}
+    state = {name: value for name, value in model.classifier.state_dict().items() if name.startswith("backbone.")}
+    checkpoint.save_model_file(file, state, json.loads(json.dumps(header)))
+    loaded = models.load(file, demo_zoo, headless=True)
+    assert loaded.classes == ()
+    images = torch.rand(2, 3, 64, 64)
+    expected, found = (each.classifier.eval().outputs(each.backbone(images)) for each in (model, loaded))
+    assert torch.equal(found.features, expected.features)
+    assert (found.logits.shape, found.maps.shape) == ((2, 0), (2, 0, *expected.maps.shape[2:]))
+    checkpoint.save_model_file(file, state | {"head.weight": torch.zeros(3, 32)}, json.loads(json.dumps(header)))
+    assert models.load(file, demo_zoo, headless=True).classes == ()
+    del state["backbone.stem.0.weight"]
+    checkpoint.save_model_file(file, state, json.loads(json.dumps(header)))
+    with pytest.raises(ModelFileError, match="do not fit"):
+        models.load(file, demo_zoo, headless=True)
+
+
+def test_a_classifier_keeps_its_head_where_none_is_needed(model, demo_zoo, tmp_path):
+    model.save(tmp_path / "model.safetensors")
+    assert models.load(tmp_path / "model.safetensors", demo_zoo, headless=True).classes == model.classes
 
 
 def test_a_backbone_that_is_not_there_is_told_with_the_reason_of_the_zoo(model, tmp_path):
@@ -218,6 +243,7 @@ def test_engine_and_export_say_the_mean_of_the_members(ensemble):
         TorchEngine((member,), PREPROCESSING, Compute(torch.device("cpu"))).run(images) for member in ensemble.members
     ]
     assert np.array_equal(found.logits, np.concatenate([one.logits for one in each], axis=1))
+    assert np.array_equal(found.features, np.concatenate([one.features for one in each], axis=1))
     assert found.maps == pytest.approx(np.mean([one.maps for one in each], axis=0), abs=1e-6)
     assert found.distance == pytest.approx(np.mean([one.distance for one in each], axis=0), abs=1e-6)
     with torch.no_grad():

@@ -23,8 +23,8 @@ from fxcli.evaluation.table import csv_line
 
 
 def assumes_fracture(info: Mapping[str, Any]) -> bool:
-    """Whether a model, whose header this is, has no class for pictures without a finding."""
-    return info.get("negative_class") is None
+    """Whether a model, whose header this is, gives answers, and has none for pictures without a finding."""
+    return info.get("negative_class") is None and info.get("task") != "pretrain"
 
 
 def notice(info: Mapping[str, Any]) -> str:
@@ -148,7 +148,7 @@ class PredictionTable:
     """Rows of predictions.
 
     Args:
-        classes: Names, in the order of the probabilities.
+        classes: Names, in the order of the probabilities; of a model without any, rows name none.
         info: Header of the model file.
         labelled: Whether rows carry the true label, the group, the logits and the distance (evaluation).
         extra: Further columns of a prediction, by what is known: of unlike_training, set and p_finding.
@@ -165,7 +165,8 @@ class PredictionTable:
         """path, status, reason, class, p_<class>…, then what is known, assumes_fracture and notice."""
         labelled = ["label", "group", *(f"logit_{name}" for name in self.classes), "distance"] if self.labelled else []
         known = [*(f"p_{name}" for name in self.classes), *labelled, *self.extra]
-        return ["path", "status", "reason", "class", *known, "assumes_fracture", "notice"]
+        named = ["class"] if self.classes else []
+        return ["path", "status", "reason", *named, *known, "assumes_fracture", "notice"]
 
     def cells(self, record: Mapping[str, Any]) -> list[str]:
         """One row for a CSV, of what `record` gives; what it lacks stays empty."""

@@ -39,11 +39,13 @@ class Computed(NamedTuple):
         logits: [B, M, K] of each member.
         maps: [B, K, h, w], the mean over members (see Classifier.class_maps).
         distance: [B] from the training pictures, the mean over members; None for a model without statistics.
+        features: [B, M, D] that the head of each member sees; None where a graph does not give them.
     """
 
     logits: np.ndarray
     maps: np.ndarray
     distance: np.ndarray | None
+    features: np.ndarray | None = None
 
 
 class Engine(Protocol):
@@ -146,19 +148,23 @@ class TorchEngine:
                     feature_map = member.backbone(batch)
                 # Pooling and head stay fp32: they cost nothing, and a rounded logit decides a close call.
                 outputs.append(member.outputs(feature_map.float()))
-            logits, maps, distance = joined(outputs)
+            logits, maps, distance, features = joined(outputs)
             return Computed(
-                logits.cpu().numpy(), maps.cpu().numpy(), None if distance is None else distance.cpu().numpy()
+                logits.cpu().numpy(),
+                maps.cpu().numpy(),
+                None if distance is None else distance.cpu().numpy(),
+                features.cpu().numpy(),
             )
 
 
 def joined(outputs: Sequence[Outputs]) -> Outputs:
-    """Of M members: logits [B, M, K], and the mean of the rest."""
+    """Of M members: logits [B, M, K] and features [B, M, D], and the mean of the rest."""
     distances = [each.distance for each in outputs if each.distance is not None]
     return Outputs(
         torch.stack([each.logits for each in outputs], dim=1),
         torch.stack([each.maps for each in outputs]).mean(dim=0),
         torch.stack(distances).mean(dim=0) if len(distances) == len(outputs) else None,
+        torch.stack([each.features for each in outputs], dim=1),
     )
 
 
@@ -196,7 +202,8 @@ def fast(
     probe = torch.randn(1, 3, size_px, size_px, generator=torch.Generator().manual_seed(0)).to(compute.device)
     for member in members:
         chosen.place(member)
-        folded = fold_batchnorm(member, probe)
+        # Where there is no head, the feature map must stay as it is.
+        folded = fold_batchnorm(member if member.head.out_features else member.backbone, probe)
         if chosen.precision == "bf16":
             _round(member, folded, [name for stage in stages if stage.stride <= fp32_stride for name in stage.modules])
         chosen.place(member)

@@ -40,7 +40,7 @@ class Whole(nn.Module):
         """See the class."""
         batch = self.preprocessing.normalise(images)
         members = [cast(Classifier, member) for member in self.members]
-        logits, maps, distance = joined([member.outputs(member.backbone(batch)) for member in members])
+        logits, maps, distance, _ = joined([member.outputs(member.backbone(batch)) for member in members])
         each = (logits,) if len(members) > 1 else ()
         return (logits.mean(dim=1), maps, *each, *(() if distance is None else (distance,)))
 

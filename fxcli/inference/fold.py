@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_weights
 
-# In logits: folding changes only the order of additions.
+# In logits, or what else a net answers: folding changes only the order of additions.
 TOLERANCE = 1e-4
 
 
@@ -22,11 +22,11 @@ def fold_batchnorm(net: nn.Module, images: Tensor) -> set[nn.Module]:
     """Folds every BatchNorm that directly follows a convolution, in place; takes all back if an answer changes.
 
     Args:
-        net: In eval mode; images → logits.
+        net: In eval mode; images → logits, or any other answer.
         images: [B, 3, S, S], to see the order of the layers and to compare the answers on.
 
     Returns:
-        The convolutions that took a norm in; none where the logits changed by 1e-4 or more.
+        The convolutions that took a norm in; none where an answer changed by 1e-4 or more.
     """
     pairs, before = _adjacent(net, images)
     undo: list[tuple[nn.Conv2d, Tensor, Tensor | None, str, nn.Module]] = []
@@ -59,7 +59,7 @@ def _fused(conv: nn.Conv2d, norm: Any) -> tuple[nn.Parameter, nn.Parameter]:
 
 
 def _adjacent(net: nn.Module, images: Tensor) -> tuple[list[tuple[str, str]], Tensor]:
-    """Names of (convolution, norm) where the one's output is the other's input, and the logits."""
+    """Names of (convolution, norm) where the one's output is the other's input, and the answer."""
     made: dict[int, tuple[str, Tensor]] = {}
     calls: Counter[str] = Counter()
     found: list[tuple[str, str]] = []

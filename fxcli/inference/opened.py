@@ -191,6 +191,7 @@ def open_model(
     precision: str | None = None,
     fast: bool = False,
     draft: bool = False,
+    headless: bool = False,
 ) -> Opened:
     """Finds, checks and loads a model, and says on stderr which one it is.
 
@@ -204,6 +205,7 @@ def open_model(
         precision: "fp32" or "bf16"; None is fp32, or bf16 where it is to be fast and is known to agree.
         fast: For prediction alone: the answers are rounded otherwise, and the model cannot be looked into.
         draft: Whether large JPEGs may be decoded at a fraction of their size.
+        headless: Whether a pretrained backbone will do, for its features.
 
     Raises:
         RunError: There is none.
@@ -215,7 +217,7 @@ def open_model(
     digest = sha256_of(file)
     model: TrainedModel | Exported
     runner: Engine
-    model = exported.load(file) if exported.is_exported(file) else models.load(file, load_zoo())
+    model = exported.load(file) if exported.is_exported(file) else models.load(file, load_zoo(), headless=headless)
     engine = engine or (runtimes.default_engine(model) if isinstance(model, Exported) else "torch")
     if engine == "torch":
         runner = _torch(file, model, device, precision, fast=fast)

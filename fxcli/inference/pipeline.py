@@ -43,6 +43,7 @@ class Answer:
         cleaned: The clean picture, if there is an answer.
         maps: [K, h, w] float32, what each cell adds to each logit; None without an answer.
         cautions: What people should know of the picture.
+        features: [M, D] float32 of each network; None without an answer, or where the engine does not give them.
     """
 
     index: int
@@ -53,6 +54,7 @@ class Answer:
     cleaned: Cleaned | None = None
     maps: np.ndarray | None = None
     cautions: tuple[Caution, ...] = ()
+    features: np.ndarray | None = None
 
     @property
     def logits(self) -> np.ndarray | None:
@@ -61,8 +63,8 @@ class Answer:
 
     @property
     def row(self) -> Answer:
-        """The answer without its picture and maps, which are large."""
-        return replace(self, cleaned=None, maps=None)
+        """The answer without its picture, maps and features, which are large."""
+        return replace(self, cleaned=None, maps=None, features=None)
 
 
 @dataclass(frozen=True)
@@ -132,9 +134,15 @@ class Pipeline:
         for index, path, cleaned, reason in decoded:
             answer = Answer(index, path, reason)
             if cleaned is not None and computed is not None:
-                distance = None if computed.distance is None else float(computed.distance[place])
                 answer = Answer(
-                    index, path, "", computed.logits[place], distance, cleaned, computed.maps[place], cleaned.cautions
+                    index,
+                    path,
+                    members=computed.logits[place],
+                    distance=None if computed.distance is None else float(computed.distance[place]),
+                    cleaned=cleaned,
+                    maps=computed.maps[place],
+                    cautions=cleaned.cautions,
+                    features=None if computed.features is None else computed.features[place],
                 )
                 place += 1
             made.append(function(answer))
@@ -152,7 +160,7 @@ class Pipeline:
         return self.forward(np.stack([self.preprocessing.fit(cleaned)[None] for cleaned in pictures]))
 
     def forward(self, images: np.ndarray) -> Computed:
-        """[B, 1, S, S] uint8 → what is said of each; maps and distance are of the picture as it stands.
+        """[B, 1, S, S] uint8 → what is said of each; all but logits is of the picture as it stands.
 
         Raises:
             RunError: A logit is not finite.

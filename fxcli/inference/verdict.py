@@ -106,6 +106,8 @@ class Judge:
         found: dict[str, Any] = {"path": answer.path, "status": "ok"}
         if answer.members is None:
             return found | {"status": "error", "reason": answer.reason}
+        if not self.opened.model.classes:
+            return found  # of a pretrained backbone, which has no answer
         said = self.opened.say(answer, sets=self.sets)
         if said.unlike is not None:
             found["unlike_training"] = said.unlike

@@ -29,11 +29,19 @@ _BATCH_LIMIT_PX = 1 << 28
 
 
 class Outputs(NamedTuple):
-    """What a classifier says of a batch: logits [B, K], class maps [B, K, h, w], distance [B] if it has statistics."""
+    """What a classifier says of a batch.
+
+    Attributes:
+        logits: [B, K].
+        maps: [B, K, h, w], see Classifier.class_maps.
+        distance: [B] from the training pictures; None without statistics.
+        features: [B, D], what the head sees.
+    """
 
     logits: Tensor
     maps: Tensor
     distance: Tensor | None
+    features: Tensor
 
 
 class FeatureStatistics(nn.Module):
@@ -74,7 +82,7 @@ class Classifier(nn.Module):
     Args:
         backbone: Images → activated feature map [B, D, h, w].
         num_features: D.
-        num_classes: K.
+        num_classes: K; 0 where there is no head, and features are all that is told.
     """
 
     def __init__(self, backbone: nn.Module, num_features: int, num_classes: int) -> None:
@@ -106,6 +114,8 @@ class Classifier(nn.Module):
         Over all cells they add up to the logits without their bias, and with negative cells set to zero they are
         unscaled Grad-CAM at the feature map: for this head, a logit's gradient there is its weight row over h · w.
         """
+        if not self.head.out_features:
+            return feature_map[:, :0]  # a convolution must give at least one
         height, width = feature_map.shape[-2:]
         return functional.conv2d(feature_map, self.head.weight[:, :, None, None]) / (height * width)
 
@@ -113,7 +123,7 @@ class Classifier(nn.Module):
         """All that is said of a feature map [B, D, h, w]."""
         features = self.pool(feature_map)
         distance = self.statistics(features) if self.statistics else None
-        return Outputs(self.answer(features), self.class_maps(feature_map), distance)
+        return Outputs(self.answer(features), self.class_maps(feature_map), distance, features)
 
 
 @dataclass
@@ -123,7 +133,7 @@ class TrainedModel:
     Attributes:
         members: The networks; the model's logits are the mean of theirs, and so are its maps.
         spec: Of its backbone.
-        classes: In the order of the logits.
+        classes: In the order of the logits; none, where a pretraining made it, and it has no head.
         preprocessing: Path → input.
         info: The rest of the header: recipe, data, date, backbone, plugin, demo …
     """
@@ -207,25 +217,34 @@ def _backbone(spec: BackboneSpec, settings: Model, image_size_px: int) -> nn.Mod
         raise RecipeError([f"model: {spec.name}: {error}"], recipe=settings.backbone) from error
 
 
-def load(file: Path, zoo: Zoo) -> TrainedModel:
+def load(file: Path, zoo: Zoo, *, headless: bool = False) -> TrainedModel:
     """Reads a model file.
+
+    Args:
+        file: It.
+        zoo: Has its backbone.
+        headless: Whether what a pretraining made will do: a backbone without a head, for its features.
 
     Raises:
         ModelFileError: It is none, is damaged, holds no classifier, or its backbone's plugin is not there.
     """
     tensors, info = load_model_file(file)
-    _check_task(file, info)
+    is_headless = headless and info.get("task") == "pretrain"
+    if not is_headless:
+        _check_task(file, info)
     try:
-        classes: Sequence[str] = info["classes"]
+        classes: Sequence[str] = [] if is_headless else info["classes"]
         preprocessing = Preprocessing.from_mapping(info["preprocessing"])
         settings = Model.model_validate_json(json.dumps(info["model"]))
-        if not are_class_names(classes):
+        if not is_headless and not are_class_names(classes):
             raise ModelFileError("the header is damaged: classes", where=file)
         check_load(info, preprocessing)
     except (KeyError, TypeError, ValueError, RecursionError, DataError) as error:
         raise ModelFileError(f"the header is damaged: {str(error)[:300]}", where=file) from error
     spec = spec_of(file, info, settings.backbone, zoo)
     members = []
+    if is_headless:
+        tensors = {**tensors, "head.weight": torch.empty(0, spec.num_features), "head.bias": torch.empty(0)}
     for state in _by_member(tensors, info, file):
         # Before a network of that size is made.
         head = state.get("head.weight")
@@ -301,7 +320,8 @@ def _check_task(file: Path, info: dict[str, Any]) -> None:
         raise ModelFileError(
             f"holds a pretrained backbone ({backbone}), not a classifier",
             where=file,
-            hint=f"train one from it: fx train RECIPE --set model.backbone={backbone} --set model.init={file}",
+            hint=f"train one from it: fx train RECIPE --set model.backbone={backbone} --set model.init={file}; "
+            f"or see what it makes of pictures: fx predict FOLDER --model {file} --features DIR",
         )
     if task == "detect":
         raise ModelFileError(
