@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 from sklearn.metrics import balanced_accuracy_score
+from sklearn.metrics.pairwise import cosine_similarity
 from sklearn.neighbors import KNeighborsClassifier
 
 from fxcli.evaluation import representation
@@ -54,3 +55,27 @@ def test_effective_rank_counts_equal_directions(rank):
 
 def test_effective_rank_of_equal_features():
     assert representation.effective_rank(np.full((5, 4), 3.0)) == pytest.approx(1)
+
+
+@pytest.mark.parametrize("chunk", [1, 7, 1000])
+def test_nearest_are_those_of_brute_force(monkeypatch, chunk):
+    monkeypatch.setattr(representation, "_CHUNK", chunk)
+    rng = np.random.default_rng(3)
+    features = rng.normal(size=(50, 8)).astype(np.float32)
+    features[10:15] = np.nan
+    among = [place for place in range(50) if not 10 <= place < 15]
+    np.save("features.npy", features)
+    found = representation.nearest(np.load("features.npy", mmap_mode="r"), [0, 20, 49], among, 5)
+    for query, others in zip([0, 20, 49], found, strict=True):
+        kept = [place for place in among if place != query]
+        cosines = cosine_similarity(features[[query]], features[kept])[0]
+        order = np.argsort(-cosines)[:5]
+        assert [other.place for other in others] == [kept[index] for index in order]
+        assert [other.cosine for other in others] == pytest.approx(cosines[order].tolist(), abs=1e-6)
+
+
+def test_nearest_where_there_are_few_or_all_are_alike():
+    features = np.array([[1.0, 0], [2, 0], [3, 0], [0, 0]])
+    found = representation.nearest(features, [1], [0, 1, 2, 3], 9)
+    assert found == [[(0, 1.0), (2, 1.0), (3, 0.0)]]
+    assert representation.nearest(features, [1], [1], 9) == [[]]

@@ -1,6 +1,9 @@
-"""What features are worth before anything is trained on them: k nearest neighbours, and whether they collapsed."""
+"""What features are worth before anything is trained on them: nearest neighbours, and whether they collapsed."""
 
 from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
 
 import numpy as np
 
@@ -11,6 +14,15 @@ NEIGHBOURS = 20
 TEMPERATURE = 0.07
 # A representation with less than this has collapsed: all pictures are alike, or differ in one direction alone.
 LEAST_SPREAD, LEAST_RANK = 1e-3, 1.5
+# Rows that are compared at once: features may lie in a file that does not fit into memory.
+_CHUNK = 1024
+
+
+class Neighbour(NamedTuple):
+    """Another picture, by its place among all, and the cosine of both features."""
+
+    place: int
+    cosine: float
 
 
 def normalised(features: np.ndarray) -> np.ndarray:
@@ -41,6 +53,31 @@ def knn(bank: np.ndarray, labels: np.ndarray, queries: np.ndarray, n_classes: in
         votes[:, label] = np.where(labels[nearest] == label, weight, 0).sum(axis=1)
     found: np.ndarray = votes.argmax(axis=1)
     return found
+
+
+def nearest(features: np.ndarray, queries: Sequence[int], among: Sequence[int], count: int) -> list[list[Neighbour]]:
+    """The others that are most similar to each query, the most similar first.
+
+    Args:
+        features: [N, D]; may be a memory map.
+        queries: Places in it.
+        among: Places that are compared with, without those whose features are not finite.
+        count: Of neighbours, at most.
+    """
+    asked, own = normalised(features[list(queries)]), np.array(queries)[:, None]
+    places: np.ndarray = np.zeros((len(queries), 0), dtype=np.int64)
+    similar: np.ndarray = np.zeros((len(queries), 0))
+    for start in range(0, len(among), _CHUNK):
+        chunk = np.array(among[start : start + _CHUNK])
+        found = np.where(chunk == own, -np.inf, asked @ normalised(features[chunk]).T)
+        places = np.hstack([places, np.broadcast_to(chunk, found.shape)])
+        similar = np.hstack([similar, found])
+        best = np.argsort(-similar, axis=1, kind="stable")[:, :count]
+        places, similar = np.take_along_axis(places, best, axis=1), np.take_along_axis(similar, best, axis=1)
+    return [
+        [Neighbour(int(place), float(cosine)) for place, cosine in zip(*row, strict=True) if np.isfinite(cosine)]
+        for row in zip(places, similar, strict=True)
+    ]
 
 
 def balanced_accuracy(predicted: np.ndarray, targets: np.ndarray, n_classes: int) -> float:
