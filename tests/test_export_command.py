@@ -71,6 +71,14 @@ def test_the_exported_file_alone_predicts_the_same(trained, raw, runtime):
             assert np.abs(np.asarray(mine).astype(int) - np.asarray(theirs)).max() <= 4
 
 
+def test_an_exported_file_gives_no_features(trained, raw):
+    file = Path(json.loads(fx("export", "onnx", trained.path, "--json").stdout)["file"])
+    done = fx("predict", raw, "--model", file, "--features", "learnt")
+    assert done.exit_code == 2
+    assert "--features needs the model file of a run, not an exported one" in done.stderr
+    assert not Path("learnt").exists()
+
+
 @pytest.mark.parametrize("engine", ["openvino", "onnxruntime"])
 def test_a_run_is_converted_once_for_an_engine(trained, raw, engine):
     first = fx("predict", raw, "--engine", engine, "--precision", "fp32", "--out", "a")

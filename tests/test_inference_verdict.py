@@ -138,6 +138,17 @@ def test_what_is_not_answered_is_not_drawn(folds, gate, pictures):
     assert not list(Path("unsure").rglob("*.png"))
 
 
+def test_what_is_not_answered_has_features(folds, gate, pictures):
+    change(gate, threshold=0.9999)
+    change(folds, abstentions=[[0.3, 0.9999]])
+    options = ["--gate", gate.path, "--abstain", 0.3, "--features", "learnt"]
+    rows = rows_of(fx("predict", *pictures, "--model", folds.path, *options))
+    assert "ok" not in {row["status"] for row in rows}
+    found = np.load("learnt/features.npy")
+    assert found.shape == (len(pictures), 64), "of both networks"
+    assert np.isfinite(found).all()
+
+
 def test_a_picture_that_the_gate_cannot_read_is_an_error(folds, gate, pictures):
     judge = Judge(open_model(str(folds.path)), open_model(str(gate.path)), sets=False, abstain=None)
     judge.findings = [None]

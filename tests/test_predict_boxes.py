@@ -167,6 +167,7 @@ def test_type_and_place_in_one_pass(detector, trained):
     [
         (["--cam", "out"], "is a detector"),
         (["--sets"], "is a detector"),
+        (["--features", "learnt"], "is a detector"),
         (["--engine", "openvino"], "is a detector"),
         (["--detector", "runs/where"], "is a detector"),
     ],

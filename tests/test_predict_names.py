@@ -100,6 +100,18 @@ def test_from_within_no_cell_is_a_formula(tree, monkeypatch):
     assert {row["path"] for row in rows} >= {"./-lead.png", "./+1.png", "./=dir/1.png", "./\ttab.png"}
 
 
+def test_features(tree):
+    done = fx("predict", "in", "--features", "learnt")
+    assert done.exit_code == 9, done.output
+    text = Path("learnt/paths.csv").read_bytes().decode("utf-8")
+    cells = [row["path"] for row in csv.DictReader(io.StringIO(text, newline=""), strict=True)]
+    assert cells == [row["path"] for row in rows_of(done)]
+    found = np.load("learnt/features.npy")
+    assert {real(cell) for cell, row in zip(cells, found, strict=True) if np.isnan(row).any()} == set(BROKEN)
+    with Image.open("learnt/neighbours.png") as sheet:
+        assert sheet.height > 2000
+
+
 def test_predictions_as_json(tree):
     done = fx("predict", "in", "--json", "--quiet")
     lines = done.stdout_bytes.decode("utf-8").splitlines()

@@ -277,6 +277,11 @@ def test_from_the_command_line_to_a_classifier(recipe_of, demo_zoo, manifest):
     record = json.loads(done.stdout)
     assert record["model"].endswith("model.safetensors")
     pretrained, _ = checkpoint.load_model_file(Path(record["model"]))
+    options = ["--model", "runs/pre", "--features", "learnt"]
+    done = CliRunner().invoke(app, ["predict", str(manifest.root), *options])
+    assert done.exit_code == 0, done.output
+    assert np.load("learnt/features.npy").shape == (30, 32)
+    assert len(done.stdout.splitlines()) == 31
 
     settings = Model(backbone="demo_tiny", init="runs/pre")
     classifier = models.build(demo_zoo.backbone("demo_tiny"), settings, 32, 3, seed=9)

@@ -16,6 +16,7 @@ from fxcli.commands.options import (
     Debug,
     Device,
     Engine,
+    EngineName,
     Json,
     Model,
     Out,
@@ -33,6 +34,8 @@ if TYPE_CHECKING:
     from fxcli.data.paths import Shown
     from fxcli.evaluation.predictions import PredictionTable
     from fxcli.inference.detected import BoxesBeside, OpenedDetector
+    from fxcli.inference.features import FeatureFile
+    from fxcli.inference.opened import Opened
     from fxcli.inference.pipeline import Answer
     from fxcli.inference.rows import Rows
     from fxcli.inference.verdict import Judge
@@ -59,11 +62,19 @@ def predict(
         float | None,
         typer.Option("--score", min=0, max=1, help="Least score of a box; default: the detector's own (see below)."),
     ] = None,
+    features: Annotated[
+        Path | None,
+        typer.Option(
+            "--features", metavar="DIR", help="Write the features of each picture, and which are alike, here."
+        ),
+    ] = None,
     out: Out = None,
     resume: Annotated[
         bool, typer.Option("--resume", help="Go on with what a stopped prediction left in --out DIR.")
     ] = False,
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace predictions in --out DIR.")] = False,
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Replace predictions in --out DIR, and what --features DIR wrote.")
+    ] = False,
     strict: Annotated[bool, typer.Option("--strict", help="Stop at the first picture that cannot be read.")] = False,
     sets: Annotated[
         bool, typer.Option("--sets", help="Add prediction sets, which hold the true class with a stated probability.")
@@ -114,6 +125,11 @@ def predict(
     from the score on at which its validation part had one false box on every other picture. --boxes DIR gets outlines
     and found.coco.json; with --detector the outlines lie over the heat maps of --cam, too.
 
+    --features DIR gets features.npy, the pooled features that the head sees (float32, one row a picture; those of
+    several networks side by side; NaN where a picture cannot be read), paths.csv, which names the rows, and
+    neighbours.png: some of the pictures, each with those most like it. A pretraining has no classes, and rows name
+    none.
+
     Example: fx predict folder/ --cam out/
 
     Example: fx predict folder/ --model final --sets --abstain 0.3 --gate runs/fracatlas-20260101T120000Z-1a2b
@@ -122,18 +138,28 @@ def predict(
 
     Example: fx predict folder/ --model final --detector detect --cam out/
 
+    Example: fx predict folder/ --model runs/pretrain_simclr-20260101T120000Z-1a2b --features learnt/
+
     Example: fx predict folder/ --out answers/ --resume
 
     Example: find . -name '*.png' | fx predict - --model runs/final-20260101T120000Z-1a2b --json
     """
     console.configure(json=json, quiet=quiet, debug=debug)
-    if (resume or overwrite) and (out is None or (resume and overwrite)):
+    if (resume and out is None) or (overwrite and out is None and features is None) or (resume and overwrite):
         raise UsageError("--resume or --overwrite goes with --out DIR", hint="rows on stdout are not kept")
+    if resume and features:
+        hint = "without --features it goes on with the rows; --overwrite begins anew with both"
+        raise UsageError("--features are written in one go, and --resume cannot go on with them", hint=hint)
+    if features and engine not in (None, EngineName.torch):
+        raise UsageError(f"--features needs torch, not {engine}")
     import_torch()
     from fxcli.commands.locate import Wanted, locate
+    from fxcli.data.names import path_cell
     from fxcli.data.paths import Shown
     from fxcli.evaluation.lines import Lines
     from fxcli.evaluation.predictions import PredictionTable
+    from fxcli.evaluation.table import output_names
+    from fxcli.inference import features as described
     from fxcli.inference import rows as output
     from fxcli.inference.detected import is_detector, open_detector
     from fxcli.inference.opened import open_model
@@ -143,8 +169,8 @@ def predict(
     place = partial(open_detector, device=device, workers=workers, batch_size=batch_size)
     file, run = find_model(model)
     if is_detector(file):
-        if cam or sets or abstain is not None or gate or detector or engine or precision:
-            given = "--cam, --sets, --abstain, --gate, --detector, --engine and --precision"
+        if cam or sets or abstain is not None or gate or detector or engine or precision or features:
+            given = "--cam, --sets, --abstain, --gate, --detector, --engine, --precision and --features"
             raise UsageError(
                 f"{file} is a detector: {given} are for classifiers", hint="--detector beside a classifier"
             )
@@ -152,6 +178,8 @@ def predict(
         files = _files(paths)
         locate(place(file, run), files, Shown.of(names, files), wanted)
         return
+    if features:
+        described.check(features, overwrite=overwrite)
     if boxes:
         raise UsageError(
             f"--boxes is for a detector alone, and {file} is a classifier", hint="--detector with --cam DIR"
@@ -168,23 +196,36 @@ def predict(
         fast=True,
         draft=draft,
     )
-    opened = open_one(str(file))
+    opened = open_one(str(file), headless=features is not None)
+    for_classes = bool(cam or sets or abstain is not None or gate or detector)
+    width = _features_of(opened, for_classes=for_classes) if features else 0
     where = _beside(place, detector, score) if detector else None
     judge = Judge(opened, open_one(gate) if gate else None, sets=sets, abstain=abstain, boxes=where)
     files = _files(paths)
-    if cam:
-        from fxcli.explain.draw import pictures_beside
+    if cam or features:
+        from fxcli.explain.draw import check_places, pictures_beside
 
-        files = pictures_beside(cam, files)
+        for folder in filter(None, (cam, features)):
+            files = pictures_beside(folder, files)
+        check_places([features / described.SHEET] if features else [], files)
     shown = Shown.of(names, files)
     maps = _maps(cam, files, shown) if cam else []
+    cells = [path_cell(shown(path)) for path in files] if features else []
     table = PredictionTable(opened.model.classes, opened.model.info, extra=judge.columns)
     lines = Lines(table, json=json)
     made_with = judge.made_with() | {"paths": names.value}
-    with output.going_to(out, lines, made_with, resume=resume, overwrite=overwrite) as rows:
-        _predict(judge, files, maps, shown, table, rows, strict=strict, resume=resume)
+    with (
+        output.going_to(out, lines, made_with, resume=resume, overwrite=overwrite) as rows,
+        described.going_to(features, cells, width, beside=out) as kept,
+    ):
+        _predict(judge, files, maps, shown, table, rows, kept, strict=strict, resume=resume)
+    if features and kept:
+        from fxcli.explain.neighbours import save_sheet
+
+        save_sheet(features, kept.readable, files, output_names(files, shown), opened)
     told = str(out / lines.file_name) if out else "the output"
-    console.note(f"{len(files)} pictures" + (f", heat maps in {cam}" if cam else "") + (f", {told}" if out else ""))
+    beside = [f"{what} in {folder}" for what, folder in (("heat maps", cam), ("features", features)) if folder]
+    console.note(", ".join([f"{len(files)} pictures", *beside, *([told] if out else [])]))
     console.note(table.notice)
     if rows.failed:
         raise SomeRowsFailed(rows.failed, len(files), told)
@@ -197,11 +238,12 @@ def _predict(
     shown: Shown,
     table: PredictionTable,
     rows: Rows,
+    kept: FeatureFile | None,
     *,
     strict: bool,
     resume: bool,
 ) -> None:
-    """Writes a row for each picture that has none."""
+    """Writes a row for each picture that has none, and its features where they are kept."""
     from fxcli.data.names import path_cell
     from fxcli.data.radiograph import Caution, warn_of
     from fxcli.explain.png import sweep
@@ -216,11 +258,15 @@ def _predict(
         sweep([maps[index] for index in todo])
     judge.ask_gate(chosen)
     tell = _drawing(judge, [maps[index] for index in todo]) if maps else judge.verdict
-    verdicts = judge.opened.pipeline.map(tell, chosen)
-    for verdict in console.progress(verdicts, total=len(files), done=len(files) - len(chosen), what="predict"):
+    verdicts = judge.opened.pipeline.map(lambda answer: (tell(answer), answer.features), chosen)
+    for verdict, features in console.progress(
+        verdicts, total=len(files), done=len(files) - len(chosen), what="predict"
+    ):
         path = verdict.pop("path")
         cautions += verdict.pop("cautions")
         rows.write(table.record(called(path), **verdict))
+        if kept:
+            kept.add(features)
         if strict and verdict["status"] == "error":
             raise UnreadableImage(path, verdict["reason"])
     rows.finish()
@@ -235,6 +281,23 @@ def _maps(cam: Path, files: Sequence[Path], shown: Shown) -> list[Path]:
     maps = [cam / f"{name}.png" for name in output_names(files, shown)]
     check_places(maps, files)
     return maps
+
+
+def _features_of(opened: Opened, *, for_classes: bool) -> int:
+    """How many features a picture has, of all networks of the model.
+
+    Args:
+        opened: The model.
+        for_classes: Whether something is asked for that only a model with classes can give.
+
+    Raises:
+        UsageError: It is an exported one, or has no classes where they are needed.
+    """
+    model = opened.trained("--features")
+    if for_classes and not model.classes:
+        given = "--cam, --sets, --abstain, --gate and --detector"
+        raise UsageError(f"{opened.file} holds a pretrained backbone: {given} are for classifiers")
+    return len(model.members) * model.spec.num_features
 
 
 def _files(paths: Sequence[str]) -> list[Path]:

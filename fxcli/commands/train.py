@@ -133,7 +133,8 @@ def _report(run: Run, recipe: TrainRecipe, figures: dict[str, Any]) -> None:
     console.note(f"model {run.model_file}")
     path = shlex.quote(str(run.path))
     if is_pretrain:
-        console.note(f"next: fx train RECIPE --set model.backbone={recipe.model.backbone} --set model.init={path}")
+        started = f"fx train RECIPE --set model.backbone={recipe.model.backbone} --set model.init={path}"
+        console.note(f"next: {started}   or   fx predict FOLDER --model {path} --features DIR")
         return
     pictures = "--cam" if recipe.task == "classify" else "--boxes"
     console.note(f"next: fx evaluate {path}   or   fx predict FOLDER --model {path} {pictures} out/")
