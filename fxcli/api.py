@@ -37,12 +37,15 @@ class Prediction:
     Attributes:
         path: The file.
         row: All of it, as one line of `fx predict --json`.
+        features: [D] float32, what the head sees, of several networks side by side; None where there is no answer, of an
+            exported model, and of a detector.
         heat: [H, W] float32, evidence for the class in logits over the radiograph; None unless it was asked for.
         overlay: [H, W, 3] uint8, the same over the picture.
     """
 
     path: Path
     row: dict[str, Any]
+    features: np.ndarray | None = None
     heat: np.ndarray | None = None
     overlay: np.ndarray | None = None
 
@@ -122,10 +125,11 @@ def _told(judge: Judge, table: PredictionTable, heat_maps: bool, answer: Answer)
     verdict.pop("cautions")
     path = verdict.pop("path")
     row = table.record(path_cell(str(path)), **verdict)
+    features = None if answer.features is None else answer.features.reshape(-1)
     if not heat_maps or answer.cleaned is None:
-        return Prediction(path, row)
+        return Prediction(path, row, features)
     drawn = draw_answer(judge.opened, answer)
-    return Prediction(path, row, drawn.heat, overlay.overlay(answer.cleaned, drawn.heat))
+    return Prediction(path, row, features, drawn.heat, overlay.overlay(answer.cleaned, drawn.heat))
 
 
 def _located(opened: OpenedDetector, least: float, sighting: Sighting) -> Prediction:

@@ -31,6 +31,7 @@ def test_answers_are_the_rows_of_fx_predict(trained, prepared):
     assert all(each.label in model.classes and each.reason == "" for each in said)
     assert all(sum(each.probabilities.values()) == pytest.approx(1, abs=1e-5) for each in said)
     assert all(each.heat is None and each.overlay is None for each in said)
+    assert {each.features.shape for each in said} == {(32,)}
     assert model.info["name"] == "tiny"
 
 
@@ -44,6 +45,7 @@ def test_paths_of_every_kind_and_one_that_cannot_be_read(trained, prepared, tmp_
     assert said[0].label == said[1].label
     assert said[-1].label is None
     assert said[-1].probabilities == {}
+    assert said[-1].features is None
     assert said[-1].reason
     # Not the same bits: the picture stood in another batch.
     assert model.predict(str(one))[0].probabilities == pytest.approx(said[0].probabilities, abs=1e-5)
