@@ -37,7 +37,7 @@ class Prediction:
     Attributes:
         path: The file.
         row: All of it, as one line of `fx predict --json`.
-        features: [D] float32, what the head sees, of several networks side by side; None where there is no answer, of an
+        features: [D] float32, what the head sees, of several networks side by side; None without an answer, of an
             exported model, and of a detector.
         heat: [H, W] float32, evidence for the class in logits over the radiograph; None unless it was asked for.
         overlay: [H, W, 3] uint8, the same over the picture.
