@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, cast
@@ -16,7 +17,6 @@ from fxcli.errors import UsageError
 from fxcli.run.directory import Run, held
 
 if TYPE_CHECKING:
-    from fxcli.data.manifest import Manifest
     from fxcli.recipe.load import Loaded
     from fxcli.recipe.tasks import TrainRecipe
 
@@ -74,34 +74,54 @@ def train(
     if resume is not None:
         if recipe or set_ or out or dry_run or folds or seeds:
             raise UsageError("--resume goes on as the run was started: it takes nothing else")
-        from fxcli.training import job
-
-        run, chosen, manifest = job.reopen(resume)
+        _train(None, None, resume)
     elif recipe is None:
         raise UsageError("no recipe", hint="fx train RECIPE, or fx train --resume RUN; fx recipe list shows recipes")
     else:
         # A recipe with a mistake is told of before torch is imported, which takes seconds.
         if is_folder(recipe, "fx train"):
+            if "WORLD_SIZE" in os.environ:
+                raise UsageError(
+                    "torchrun is for a recipe", hint=f"fx recipe new prepared/NAME, after fx prepare {recipe}"
+                )
             from fxcli.commands.drafting import recipe_of
 
             recipe = str(recipe_of(Path(recipe)))
         loaded = _load(recipe, set_ or [], folds=folds, seeds=seeds)
+        if "WORLD_SIZE" in os.environ and (dry_run or loaded.recipe.task == "study"):
+            raise UsageError("torchrun is for one training: a study and --dry-run take a single process")
         if loaded.recipe.task == "study":
             study(loaded, out, dry_run=dry_run)
             return
         if dry_run and out is not None:
             raise UsageError("--dry-run makes no run, so --out means nothing with it")
         chosen = cast("TrainRecipe", loaded.recipe)
-        from fxcli.training import job
-
-        manifest = job.manifest_of(chosen)
         if dry_run:
-            _dry_run(chosen, manifest)
+            _dry_run(chosen)
+        else:
+            _train(chosen, out, None)
+
+
+def _train(recipe: TrainRecipe | None, out: Path | None, resume: Path | None) -> None:
+    """Trains in this process, or in all that torchrun started: what a recipe says, or the rest of a run."""
+    from fxcli.training import job
+    from fxcli.training.world import joined
+
+    with joined() as world:
+        if not world.is_first:
+            console.configure(quiet=True, debug=console.debug)
+            job.take_part(Run(Path(world.heard(""))), world, resume=resume is not None)
             return
-        run = job.create(chosen, manifest, out)
-    with held(run):
-        figures = job.execute(run, chosen, manifest, resume=resume is not None)
-    _report(run, chosen, figures)
+        if recipe is not None:
+            job.check_shared(recipe, world)
+            manifest = job.manifest_of(recipe)
+            run = job.create(recipe, manifest, out)
+        else:
+            run, recipe, manifest = job.reopen(Path(str(resume)))
+        world.heard(str(run.path))
+        with held(run):
+            figures = job.execute(run, recipe, manifest, resume=resume is not None, world=world)
+    _report(run, recipe, figures)
 
 
 def _load(name: str, sets: list[str], *, folds: int | None, seeds: int | None) -> Loaded:
@@ -140,12 +160,12 @@ def _report(run: Run, recipe: TrainRecipe, figures: dict[str, Any]) -> None:
     console.note(f"next: fx evaluate {path}   or   fx predict FOLDER --model {path} {pictures} out/")
 
 
-def _dry_run(recipe: TrainRecipe, manifest: Manifest) -> None:
-    from fxcli.training import dry
+def _dry_run(recipe: TrainRecipe) -> None:
+    from fxcli.training import dry, job
 
     if recipe.task == "pretrain":
         raise UsageError("--dry-run is for task: classify or detect")
-    rows, trainings = dry.estimate(recipe, manifest)
+    rows, trainings = dry.estimate(recipe, job.manifest_of(recipe))
     if console.json:
         console.record({"phases": rows, "trainings": trainings})
         return

@@ -58,11 +58,20 @@ class Batches(Sampler[list[Draw]]):
         batch_size: Pictures per batch; the last may be smaller.
         seed: Of the recipe.
         order: Which they are; None: all of `count`, shuffled.
+        share: What of each batch is given; None: all of it.
     """
 
-    def __init__(self, count: int, batch_size: int, *, seed: int, order: Order | None = None) -> None:
+    def __init__(
+        self,
+        count: int,
+        batch_size: int,
+        *,
+        seed: int,
+        order: Order | None = None,
+        share: Callable[[list[Draw]], list[Draw]] | None = None,
+    ) -> None:
         self.count, self.batch_size = count, batch_size
-        self.seed, self.order = seed, order
+        self.seed, self.order, self.share = seed, order, share
         self.epoch = self.start = 0
 
     def begin(self, epoch: int, start: int = 0) -> None:
@@ -74,7 +83,8 @@ class Batches(Sampler[list[Draw]]):
         order = self.order(rng) if self.order else rng.permutation(self.count)
         for first in range(self.start * self.batch_size, self.count, self.batch_size):
             places = range(first, min(first + self.batch_size, self.count))
-            yield [Draw(int(order[place]), derive(self.seed, "augment", self.epoch, place)) for place in places]
+            batch = [Draw(int(order[place]), derive(self.seed, "augment", self.epoch, place)) for place in places]
+            yield self.share(batch) if self.share else batch
 
     def __len__(self) -> int:
         return -(-self.count // self.batch_size) - self.start

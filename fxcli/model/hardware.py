@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import os
 import re
 import sys
 from collections.abc import Iterator, Mapping
@@ -81,7 +82,8 @@ def compute(settings: Hardware, *, device: str | None = None, training: bool = F
     if not re.fullmatch(DEVICE, name):
         raise UsageError(f"device {name} cannot be used: it must be {PATTERNS[DEVICE]}")
     if name == "auto":
-        name = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
+        # torchrun starts a process for each GPU.
+        name = _own_gpu() if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
     try:
         chosen = torch.device(name)
         torch.empty(1, device=chosen)
@@ -96,6 +98,11 @@ def compute(settings: Hardware, *, device: str | None = None, training: bool = F
     if channels_last is None:
         channels_last = chosen.type in ("cpu", "cuda")
     return Compute(chosen, _precision(settings.precision, chosen, training), channels_last)
+
+
+def _own_gpu() -> str:
+    number = os.environ.get("LOCAL_RANK")
+    return "cuda" if number is None else f"cuda:{int(number) % torch.cuda.device_count()}"
 
 
 def recorded(settings: Hardware, values: Mapping[str, Any]) -> Compute:

@@ -153,7 +153,9 @@ def _feed(train: _Part, val: _Part, training: DetectTraining, check: Callable[[]
     if check is not None:
         pictures.pictures.kept = state.kept(training, pictures.pictures.sight, check)
     count, order = boxed.with_negatives([len(boxes) > 0 for boxes in train.boxes], training.recipe.detect.negatives)
-    batches = dataset.Batches(count, phase.train.batch_size, seed=training.recipe.seed, order=order)
+    batches = dataset.Batches(
+        count, phase.train.batch_size, seed=training.recipe.seed, order=order, share=training.world.share
+    )
     loader = dataset.loader(pictures, batches, workers=training.workers, join=boxed.collate)
     return Feed(loader, batches, partial(_loss, training), partial(_validate, val, training))
 

@@ -102,6 +102,8 @@ def may_cache(training: ClassifyTraining, phase: Phase) -> bool:
     size_bytes = 4 * len(part(training, "train")[0]) * len(variants) * spec.num_features
     return (
         training.recipe.data.cache != "none"
+        # A step on features is over before another process has heard of it.
+        and training.world.size == 1
         and is_frozen
         and is_plain
         and len(variants) <= phase.train.epochs

@@ -32,7 +32,9 @@ def make(training: ClassifyTraining, check: Callable[[], None] | None) -> Feed:
     _, phase = training.phases[training.place.phase]
     paths, targets = validate.part(training, "train")
     order = dataset.balanced(targets) if phase.train.sampler == "balanced" else None
-    batches = dataset.Batches(len(targets), phase.train.batch_size, seed=training.recipe.seed, order=order)
+    batches = dataset.Batches(
+        len(targets), phase.train.batch_size, seed=training.recipe.seed, order=order, share=training.world.share
+    )
     weights = losses.class_weights(phase.train, targets, len(training.model.classes)).to(training.compute.device)
     if check is not None and features.may_cache(training, phase):
         found = features.build(training, phase, check)

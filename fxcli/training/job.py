@@ -21,13 +21,13 @@ from fxcli.data import split
 from fxcli.data.cache import contents
 from fxcli.data.manifest import Manifest, groups_of, read_manifest
 from fxcli.data.prepare import PHANTOM, PREPARED, prepare
-from fxcli.errors import DataError, Interrupted, RunError
+from fxcli.errors import DataError, Interrupted, RunError, UsageError
 from fxcli.model import hardware
 from fxcli.model.hardware import Compute
-from fxcli.recipe.detection import DetectRecipe
+from fxcli.recipe.detection import DetectPhase, DetectRecipe
 from fxcli.recipe.load import load, resolved_yaml
 from fxcli.recipe.preparation import PrepareRecipe
-from fxcli.recipe.schema import ClassifyRecipe, PretrainRecipe, StudyRecipe
+from fxcli.recipe.schema import ClassifyRecipe, Phase, PretrainRecipe, StudyRecipe
 from fxcli.recipe.tasks import TrainRecipe
 from fxcli.run import directory, provenance, randomness
 from fxcli.run.directory import Run
@@ -36,6 +36,7 @@ from fxcli.training import classify, detect, ensemble, loop, pretrain
 from fxcli.training.ensemble import Part
 from fxcli.training.session import digest_of
 from fxcli.training.state import AnyTraining
+from fxcli.training.world import ALONE, World
 from fxcli.zoo.plugins import Zoo, load_zoo
 
 
@@ -197,7 +198,44 @@ def _check_unchanged(run: Run, recipe: TrainRecipe, manifest: Manifest) -> None:
             )
 
 
-def execute(run: Run, recipe: TrainRecipe, manifest: Manifest, *, resume: bool) -> dict[str, Any]:
+def take_part(run: Run, world: World, *, resume: bool) -> None:
+    """What `execute` does in the first process, in the others: they train with it, and write nothing."""
+    recipe = cast("TrainRecipe", load(run.path / "recipe.yaml", check_init=False).recipe)
+    _one(run, recipe, read_manifest(run.manifest_file), resume=resume, world=world)
+
+
+def check_shared(recipe: TrainRecipe, world: World) -> None:
+    """Whether several processes can make this training, and what will differ from one process.
+
+    Raises:
+        UsageError: They cannot.
+    """
+    if world.size == 1:
+        return
+    if isinstance(recipe, PretrainRecipe):
+        raise UsageError("task: pretrain trains in one process: a picture is compared with those of its whole batch")
+    if isinstance(recipe, ClassifyRecipe) and (recipe.ensemble.folds > 1 or recipe.ensemble.seeds > 1):
+        hint = "start several one after the other, with --set seed=1 and so on"
+        raise UsageError("several processes make one training, not folds or seeds", hint=hint)
+    if any(phase.train.batch_size < world.size for phase in recipe.phases.values()):
+        raise UsageError(f"a batch is shared by {world.size} processes: train.batch_size is smaller")
+    differs = []
+    if any(phase.model.bn == "train" and phase.model.freeze != "all" for phase in recipe.phases.values()):
+        differs.append("BatchNorm takes its statistics from each process's share of a batch (model.bn=eval would not)")
+    for phase in recipe.phases.values():
+        if (isinstance(phase, Phase) and phase.model.dropout) or recipe.model.drop_path:
+            differs.append("dropout draws anew in each process")
+        if isinstance(phase, Phase) and (phase.augment.mixup or phase.augment.cutmix):
+            differs.append("pictures are mixed within each process's share")
+        if isinstance(phase, Phase) and phase.train.class_weights != "none":
+            differs.append("class weights are averaged within each process's share")
+        if isinstance(phase, DetectPhase):
+            differs.append("a detector draws and counts candidates within each process's share")
+    for line in dict.fromkeys(differs):
+        console.warn(f"not the same as in one process: {line}")
+
+
+def execute(run: Run, recipe: TrainRecipe, manifest: Manifest, *, resume: bool, world: World = ALONE) -> dict[str, Any]:
     """Trains to the end, and keeps in run.json what became of it.
 
     Args:
@@ -205,6 +243,7 @@ def execute(run: Run, recipe: TrainRecipe, manifest: Manifest, *, resume: bool) 
         recipe: Of the run.
         manifest: Likewise.
         resume: Whether it goes on from where it was stopped.
+        world: The processes that make it; this is the first.
 
     Returns:
         The validation figures of what was trained; of several parts, those on the pictures that each held out.
@@ -217,7 +256,10 @@ def execute(run: Run, recipe: TrainRecipe, manifest: Manifest, *, resume: bool) 
         with directory.writing(run.path):
             run.update(status="running", ended=None, error=None)
             parts = ensemble.parts(recipe, manifest, run) if isinstance(recipe, ClassifyRecipe) else []
-            figures = _parts(run, recipe, manifest, parts) if parts else _one(run, recipe, manifest, resume=resume)
+            if parts:
+                figures = _parts(run, recipe, manifest, parts)
+            else:
+                figures = _one(run, recipe, manifest, resume=resume, world=world)
             run.update(status="finished", ended=provenance.now(), figures=figures)
     except (Interrupted, KeyboardInterrupt):
         _ended(run, status="interrupted")
@@ -258,17 +300,26 @@ def _parts(run: Run, recipe: TrainRecipe, manifest: Manifest, parts: list[Part])
     return ensemble.combine(run, manifest, parts, zoo, {"recipe_sha256": run.info()["recipe_sha256"]})
 
 
-def _one(run: Run, recipe: TrainRecipe, manifest: Manifest, *, resume: bool) -> dict[str, Any]:
+def _one(run: Run, recipe: TrainRecipe, manifest: Manifest, *, resume: bool, world: World) -> dict[str, Any]:
     before = run.info().get("compute") if resume else None
+    if before and before.get("processes", 1) != world.size:
+        raise RunError(
+            f"this run is made by {before.get('processes', 1)} processes, and here are {world.size}; "
+            "with another number it would mix two experiments",
+            where=run.path,
+            hint="start as many, or a new run",
+        )
     chosen = recipe.hardware
     compute = hardware.recorded(chosen, before) if before else hardware.compute(chosen, training=True)
-    run.update(compute=hardware.describe(compute))
+    if world.is_first:
+        run.update(compute={**hardware.describe(compute), "processes": world.size})
     zoo = load_zoo()
     info = _header(recipe, manifest, compute)
     if isinstance(recipe, PretrainRecipe):
         console.note(f"run {run.path}")
         return pretrain.train(recipe, _learnt_from(recipe, manifest), compute, zoo, info, run, resume=resume)
     training = build(recipe, manifest, compute, zoo, info)
+    training.world = world
     console.note(f"run {run.path}")
     return loop.train(training, run, resume=resume)
 

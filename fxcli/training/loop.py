@@ -44,7 +44,7 @@ def train(training: AnyTraining, run: Run, *, resume: bool) -> dict[str, Any]:
     place = training.place
     tensors = state.resumed(training, run) if resume else {}
     timer = Timer(place.spent_s, place.data_wait_s, place.compute_s)
-    log = Log(run, training.zoo, keep_epochs=place.epoch)
+    log = Log(run, training.zoo, keep_epochs=place.epoch, is_kept=training.world.is_first)
     with Stop() as stop:
         while place.phase < len(training.phases):
             if not tensors and place.phase_step == 0:
@@ -54,9 +54,10 @@ def train(training: AnyTraining, run: Run, *, resume: bool) -> dict[str, Any]:
             tensors = {}
             training.place = place = Place(phase=place.phase + 1, epoch=place.epoch, step=place.step)
             place.__dict__.update(timer.totals)
-            if _is_over(phase, timer):
+            (is_over,) = training.world.any(_is_over(phase, timer))
+            if is_over:
                 break
-    return training.task.finish(training, run)
+    return training.task.finish(training, run) if training.world.is_first else {}
 
 
 def _start_phase(training: AnyTraining, run: Run) -> None:
@@ -90,7 +91,7 @@ def _phase(training: AnyTraining, run: Run, log: Log, timer: Timer, stop: Stop, 
     count = feed.batches.count
     with contextlib.ExitStack() as stack:
         stack.callback(dataset.ended, feed.loader)
-        if feed.story:
+        if feed.story and training.world.is_first:
             console.note(feed.story)
             run.log(feed.story)
         if feed.is_light:
@@ -99,7 +100,7 @@ def _phase(training: AnyTraining, run: Run, log: Log, timer: Timer, stop: Stop, 
             feed.batches.begin(place.epoch, place.batch)
             started, before = timer.totals, place.batch * phase.train.batch_size
             for _ in steps(training, feed, timer):
-                is_asked, is_over = stop.asked, _is_over(phase, timer)
+                is_asked, is_over = training.world.any(stop.asked, _is_over(phase, timer))
                 if timer.is_due(phase.train.save_every_min) or is_asked or is_over:
                     _save(training, run, timer)
                 if is_asked:
@@ -113,7 +114,7 @@ def _phase(training: AnyTraining, run: Run, log: Log, timer: Timer, stop: Stop, 
             _end_epoch(training, run, log, timer, feed, speed)
             is_last = place.done or place.phase_epoch == phase.train.epochs
             # Here a save costs no step; but one an epoch would take longer than a short epoch does.
-            is_asked = stop.asked
+            (is_asked,) = training.world.any(stop.asked)
             if timer.is_due(min(phase.train.save_every_min, EPOCH_SAVE_MIN)) or is_last or is_asked:
                 _save(training, run, timer)
             if is_asked:
@@ -133,12 +134,13 @@ def set_up(training: AnyTraining, tensors: Mapping[str, Tensor]) -> None:
 
 def steps(training: AnyTraining, feed: Feed, timer: Timer) -> Generator[None, None, None]:
     """Runs the rest of an epoch and yields after each optimizer step; `timer` is told what the time goes to."""
-    place, optimizer, count = training.place, training.optimizer, feed.batches.count
+    place, optimizer, count, world = training.place, training.optimizer, feed.batches.count, training.world
     name, phase = training.phases[place.phase]
     settings = phase.train
     per_epoch = math.ceil(count / settings.batch_size)
     steps_per_epoch = math.ceil(per_epoch / settings.accumulate)
     title = f"{name} {place.phase_epoch + 1}/{settings.epochs}"
+    loss_sum = 0.0
     bar: tqdm[Any] = console.progress(total=count, what=title, done=place.batch * settings.batch_size)
     with bar:
         for batch in timer.over(dataset.begun(feed.loader)):
@@ -146,23 +148,23 @@ def steps(training: AnyTraining, feed: Feed, timer: Timer) -> Generator[None, No
             if isinstance(batch, UnreadableImage):
                 raise batch
             if place.batch % settings.accumulate == 0:
-                randomness.seed_everything(training.recipe.seed, "step", place.step)
+                randomness.seed_everything(training.recipe.seed, "step", place.step, *world.apart)
             # forward and loss
             loss = feed.loss(batch)
             value = finite(loss, place.step)
             # backward: gradients of a group of batches add up, so each counts by its share of the group's pictures
             first = (place.batch - place.batch % settings.accumulate) * settings.batch_size
             group = min(settings.accumulate * settings.batch_size, count - first)
-            (loss * (len(batch[1]) / group)).backward()
+            size = min(settings.batch_size, count - place.batch * settings.batch_size)
+            (loss * (world.part(size) / group)).backward()
             place.batch += 1
-            place.loss_sum, place.loss_count = (
-                place.loss_sum + value * len(batch[1]),
-                place.loss_count + len(batch[1]),
-            )
-            bar.update(len(batch[1]))
+            loss_sum, place.loss_count = loss_sum + value * world.part(size), place.loss_count + size
+            bar.update(size)
             if place.batch % settings.accumulate and place.batch < per_epoch:
                 continue
             # step
+            place.loss_sum += world.add_up(training.model.network, loss_sum)
+            loss_sum = 0.0
             factor = optim.rate(phase.schedule, place.phase_step, steps_per_epoch * settings.epochs, steps_per_epoch)
             _step(training, phase, optimizer, phase.optim.lr * factor)
             # log
@@ -187,6 +189,14 @@ def _step(training: AnyTraining, phase: AnyPhase, optimizer: torch.optim.Optimiz
 
 def _end_epoch(training: AnyTraining, run: Run, log: Log, timer: Timer, feed: Feed, speed: Mapping[str, float]) -> None:
     """Evaluates, keeps the best, logs, and decides whether the phase goes on; `speed` is of the epoch, as logged."""
+    if training.world.is_first:
+        _measure_epoch(training, run, log, timer, feed, speed)
+    training.place.__dict__.update(training.world.heard(training.place.__dict__))
+
+
+def _measure_epoch(
+    training: AnyTraining, run: Run, log: Log, timer: Timer, feed: Feed, speed: Mapping[str, float]
+) -> None:
     place = training.place
     name, phase = training.phases[place.phase]
     check_weights(training.model.network, place.step)
@@ -250,5 +260,6 @@ def _is_over(phase: AnyPhase, timer: Timer) -> bool:
 
 def _save(training: AnyTraining, run: Run, timer: Timer) -> None:
     training.place.__dict__.update(timer.totals)
-    state.save(training, run)
+    if training.world.is_first:
+        state.save(training, run)
     timer.saved()

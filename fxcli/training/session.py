@@ -229,10 +229,13 @@ class Log:
         run: Where to.
         zoo: Its plugins' fx_log_metrics are called.
         keep_epochs: On a resume, the lines of later epochs are cut: they will be made again.
+        is_kept: False of a process that only takes part: another one writes.
     """
 
-    def __init__(self, run: Run, zoo: Zoo, *, keep_epochs: int = 0) -> None:
+    def __init__(self, run: Run, zoo: Zoo, *, keep_epochs: int = 0, is_kept: bool = True) -> None:
         self.run, self.zoo = run, zoo
+        if not is_kept:
+            return
         file = run.metrics_file
         lines = file.read_text(encoding="utf-8").splitlines() if file.exists() else []
         kept = [line for line in lines if _epoch_of(line) <= keep_epochs]

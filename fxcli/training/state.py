@@ -25,6 +25,7 @@ from fxcli.run import checkpoint
 from fxcli.run.directory import Run
 from fxcli.training import optim, session
 from fxcli.training.session import Average
+from fxcli.training.world import ALONE, World
 from fxcli.zoo.plugins import Zoo
 
 
@@ -124,6 +125,7 @@ class Training(Generic[RecipeT, ModelT]):
         zoo: Its trackers are called.
         task: What is special to what it trains.
         workers: Decoding processes; None takes one per core, at most 4.
+        world: The processes that make it together.
         place: Where it stands.
         kept: Decoded pictures, for all phases that see the same of them.
         average: Of the phase at hand, where it averages.
@@ -137,6 +139,7 @@ class Training(Generic[RecipeT, ModelT]):
     zoo: Zoo
     task: Task
     workers: int | None = None
+    world: World = ALONE
     place: Place = field(default_factory=Place)
     kept: Kept | None = None
     average: Average | None = None
