@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from fxcli.commands.startup import import_torch
 from fxcli.console import console
 from fxcli.errors import DataError, SomeRowsFailed, UsageError
+from fxcli.evaluation.words import told
 
 if TYPE_CHECKING:
     from fxcli.data.manifest import Row
@@ -93,8 +94,6 @@ def _show(name: str, lines: Sequence[dict[str, Any]], shown_px: int) -> None:
 
 
 def _cells(line: dict[str, Any]) -> list[Any]:
-    from fxcli.commands.tables import told
-
     alike = ["" if value is None else f"{value:.2f}" for value in line["rank_correlation"].values()]
     return [
         line["method"],

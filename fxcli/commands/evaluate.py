@@ -317,7 +317,7 @@ def _write(evaluated: Evaluated, out: Path | None, *, own_data: bool) -> Path:
 
 def _compared(done: list[Evaluated], *, primary: bool) -> list[dict[str, Any]]:
     """What each model gains over the first, on the pictures that both could read; all its networks answer together."""
-    from fxcli.evaluation.comparison import METRICS, compare_models
+    from fxcli.evaluation.comparison import gains
 
     found: list[dict[str, Any]] = []
     for number, each in enumerate(done[1:], 1):
@@ -329,16 +329,12 @@ def _compared(done: list[Evaluated], *, primary: bool) -> list[dict[str, Any]]:
         first, other = shared
         if len(first.paths) < max(len(done[0].said.paths), len(each.said.paths)):
             console.warn(f"{name} is compared on the {len(first.paths)} pictures alone that both were measured on")
-        for metric in METRICS:
-            compared = compare_models(
-                [first.mean_logits / done[0].result["temperature"]],
-                [other.mean_logits / each.result["temperature"]],
-                first.targets,
-                first.groups,
-                metric=metric,
-                names=(done[0].result["model"], name),
-                primary=primary and number == 1 and metric == "accuracy",
-                trainings=min(len(first.logits), len(other.logits)),
-            )
-            found.append(compared.to_mapping())
+        compared = gains(
+            first,
+            other,
+            temperatures=(done[0].result["temperature"], each.result["temperature"]),
+            names=(done[0].result["model"], name),
+            primary=primary and number == 1,
+        )
+        found += [one.to_mapping() for one in compared]
     return found

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from fxcli.console import console
 from fxcli.errors import DataError, SomeRowsFailed
+from fxcli.evaluation.words import told
 from fxcli.run import provenance
 from fxcli.run.files import sha256_of, write_json, write_text
 
@@ -204,8 +205,6 @@ def _compared(done: Sequence[Measured]) -> list[dict[str, Any]]:
 
 
 def _show(done: Sequence[Measured], comparisons: Sequence[dict[str, Any]], split: str) -> None:
-    from fxcli.commands.tables import told
-
     title = f"{split} part [95 % interval over groups]; sensitivity at so many false positives a picture"
     head = ["detector", "n", "with boxes", "boxes"]
     names = [title if title.startswith("A") else f"sensitivity {title}" for title in TITLES.values()]

@@ -33,13 +33,10 @@ def runs(json: Json = False, quiet: Quiet = False, debug: Debug = False) -> None
 
 
 def _row(run: Run, info: dict[str, Any]) -> dict[str, Any]:
-    from fxcli.run.directory import Lock
-
     figures = info.get("figures") or {}
-    died = info["status"] == "running" and not Lock(run).is_held
     return {
         "name": run.path.name,
-        "status": "died" if died else info["status"],
+        "status": run.status(info),
         "task": info.get("task"),
         "started": info.get("created"),
         "epoch": info.get("epoch"),

@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-from itertools import pairwise
 from typing import Any
 
 from fxcli.console import console
-
-OVERALL = ("nll", "brier", "accuracy", "balanced_accuracy", "macro_f1", "auroc")
-PER_CLASS = ("precision", "recall", "f1", "auroc")
-RATES = ("sensitivity", "specificity", "ppv", "npv", "auroc", "auprc")
+from fxcli.evaluation import words
+from fxcli.evaluation.words import OVERALL, PER_CLASS, RATES, told
 
 
 def show(results: list[dict[str, Any]], comparisons: list[dict[str, Any]], split: str) -> None:
@@ -56,18 +53,14 @@ def _of_one(result: dict[str, Any]) -> None:
         ],
         title="how often it was called which",
     )
-    chance = figures["ece_if_calibrated"]
-    console.data(
-        f"calibration error {told(figures['ece'])} in {chance['bins']} bins of equal size; one that is perfectly "
-        f"calibrated would show {chance['mean']:.3f} at this n, and up to {chance['p95']:.3f} in 95 of 100 cases"
-    )
+    console.data(words.calibration(figures))
     for column, values in result["by"].items():
         _by(column, values)
     if "unlike_training" in result:
-        console.data(f"unlike the training pictures: {100 * result['unlike_training']['share']:.1f} %")
+        console.data(words.unlike(result["unlike_training"]))
     if "binary" in result:
         found = result["binary"]
-        console.data(f"{found['positive']} at p ≥ {found['threshold']:.3f} (from {found['threshold_from']}): ")
+        console.data(f"{words.finding(found)}: ")
         console.table([*RATES], [[told(found[rate]) for rate in RATES]])
     if "sets" in result:
         _sets(result)
@@ -98,37 +91,12 @@ def _by(column: str, values: dict[str, Any]) -> None:
 
 
 def _sets(result: dict[str, Any]) -> None:
-    sets = result["sets"]
-    verdict = "inside" if sets["passes"] else sets["position"]
-    console.data(
-        f"prediction sets ({sets['method']}): hold the true class in {100 * sets['coverage']:.1f} %, {verdict} the "
-        f"band of {100 * sets['band_low']:.1f}–{100 * sets['band_high']:.1f} % around {100 * sets['target']:.0f} %, "
-        f"with {sets['mean_size']:.2f} classes on average; {100 * sets['singletons']:.0f} % hold one class"
-    )
-    for line in sets["notices"]:
+    console.data(words.sets(result["sets"]))
+    for line in result["sets"]["notices"]:
         console.data(line)
-    rows = [
-        [f"{100 * row['target']:.0f} %", f"{row['threshold']:.3f}", f"{100 * row['answered']:.0f} %", _percent(row)]
-        for before, row in pairwise([{"threshold": None}, *result["abstentions"]])
-        # Where a stricter target has the same threshold, it says all.
-        if row["threshold"] != before["threshold"]
-    ]
-    if rows:
-        console.table(["tolerated error", "answers above", "answered here", "error here"], rows)
-
-
-def _percent(row: dict[str, Any]) -> str:
-    return "–" if row["error"] is None else f"{100 * row['error']:.1f} %"
+    if rows := list(words.abstentions(result["abstentions"])):
+        console.table(words.ABSTENTIONS, rows)
 
 
 def _shown(result: dict[str, Any]) -> str:
     return f"{result['model']} (DEMO)" if result["demo"] else str(result["model"])
-
-
-def told(value: dict[str, float | None] | None) -> str:
-    """A figure with its interval."""
-    if value is None or value["value"] is None:
-        return "–"
-    if value["low"] is None or value["high"] is None:
-        return f"{value['value']:.3f}"
-    return f"{value['value']:.3f} [{value['low']:.3f}, {value['high']:.3f}]"

@@ -171,12 +171,13 @@ class Manifest:
         return bool(self.fingerprint().get("phantom"))
 
 
-def read_manifest(file: Path, *, root: Path | None = None) -> Manifest:
+def read_manifest(file: Path, *, root: Path | None = None, with_pictures: bool = True) -> Manifest:
     """Reads and checks a manifest.
 
     Args:
         file: The CSV.
         root: Folder of the pictures, where it is not the CSV's own (a run keeps a copy of its manifest).
+        with_pictures: Whether they must be there; False for who only counts them.
 
     Raises:
         DataError: Absent, not UTF-8, too large, a column missing, a bad split or class name, too many classes, a path
@@ -198,7 +199,8 @@ def read_manifest(file: Path, *, root: Path | None = None) -> Manifest:
         raise DataError(f"{len(doubled)} pictures are listed twice, the first: {doubled[0]}", where=file)
     if len({row.label for row in rows}) > MAX_CLASSES:
         raise DataError(f"more than {MAX_CLASSES} classes: this is no list of kinds of fractures", where=file)
-    _check_files(file, base, rows)
+    if with_pictures:
+        _check_files(file, base, rows)
     return Manifest(file=file, root=base, rows=rows, digest=sha256_of(file))
 
 

@@ -1,6 +1,7 @@
-"""Pages of pictures for people to judge: one HTML file each, which loads nothing. What stands on one, its caller says.
+"""Pages that fx writes: one HTML file each, which loads nothing. What stands on one, its caller says.
 
-Called by audit_page and label_page.
+`render` and data/base.html.j2 are behind every page; `write` makes those of pictures for people to judge, and is called
+by audit_page and label_page. Reports are in report/.
 """
 
 from __future__ import annotations
@@ -9,8 +10,8 @@ import base64
 import io
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from importlib import resources
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from PIL import Image
@@ -61,16 +62,31 @@ def write(file: Path, title: str, table: Sequence[tuple[str, str]], parts: Itera
         table: What and value, at its top.
         parts: Its sections; empty ones are left out.
     """
+    sections = [part for part in parts if part.count]
+    write_text(file, render("data/page.html.j2", title=title, table=table, sections=sections))
+
+
+def render(template: str, **values: Any) -> str:
+    """The text of a page.
+
+    Args:
+        template: Below fxcli/; it extends data/base.html.j2.
+        values: Of the template. All text is escaped: names of files and classes may hold anything.
+    """
     import jinja2
 
-    source = resources.files("fxcli.data").joinpath("page.html.j2").read_text(encoding="utf-8")
-    template = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined).from_string(source)
-    sections = [part for part in parts if part.count]
-    write_text(file, template.render(title=title, table=table, sections=sections) + "\n")
+    pages = jinja2.Environment(
+        loader=jinja2.PackageLoader("fxcli", ""),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    return pages.get_template(template).render(**values) + "\n"
 
 
 def jpeg(pixels: np.ndarray) -> str:
-    """[h, w] uint8 as base64 of a small file."""
+    """[h, w] or [h, w, 3] uint8 as base64 of a small file."""
     out = io.BytesIO()
     Image.fromarray(pixels).save(out, format="JPEG", quality=_QUALITY)
     return base64.b64encode(out.getvalue()).decode("ascii")

@@ -16,6 +16,7 @@ import numpy as np
 from fxcli.evaluation.bootstrap import RESAMPLES, Statistics, percentile, replicates
 from fxcli.evaluation.intervals import Groups, Interval, codes_of, wilson
 from fxcli.evaluation.metrics import scores, softmax
+from fxcli.evaluation.predictions import Labelled
 from fxcli.evaluation.weighted import confusions, of_confusion
 
 METRICS = ("accuracy", "macro_f1", "nll", "brier")
@@ -94,6 +95,40 @@ class Comparison:
             "more_than_noise": self.more_than_noise,
             "verdict": self.verdict,
         }
+
+
+def gains(
+    first: Labelled,
+    other: Labelled,
+    *,
+    temperatures: tuple[float, float],
+    names: tuple[str, str],
+    primary: bool,
+    trainings: int | None = None,
+) -> list[Comparison]:
+    """What the second model gains over the first by each of METRICS, where all networks of a model answer together.
+
+    Args:
+        first: What the first said.
+        other: What the second said of the same pictures (see `Labelled.shared`).
+        temperatures: Of both.
+        names: Likewise.
+        primary: Whether the comparison of accuracy was named beforehand; those of the others never are.
+        trainings: Behind each; None: as many as there are seeds.
+    """
+    return [
+        compare_models(
+            [first.mean_logits / temperatures[0]],
+            [other.mean_logits / temperatures[1]],
+            first.targets,
+            first.groups,
+            metric=metric,
+            names=names,
+            primary=primary and metric == "accuracy",
+            trainings=min(len(first.logits), len(other.logits)) if trainings is None else trainings,
+        )
+        for metric in METRICS
+    ]
 
 
 def compare_models(

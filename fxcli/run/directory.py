@@ -106,6 +106,11 @@ class Run:
             raise RunError("run.json is damaged: it names no manifest", where=self.path)
         return Path(recorded)
 
+    def status(self, info: Mapping[str, Any]) -> str:
+        """One of STATUSES, as run.json says; or "died" where nobody is at work on what is said to be running."""
+        told = str(info["status"])
+        return "died" if told == "running" and not Lock(self).is_held else told
+
     def update(self, **values: Any) -> None:
         """Changes entries of run.json."""
         write_json(self.path / "run.json", self.info() | values)
@@ -334,14 +339,35 @@ def find_model(wanted: str | None) -> tuple[Path, Run | None]:
     for folder in (path, RUNS / path):
         if (folder / "run.json").is_file():
             return _model_of(open_run(folder))
-    for run, info in reversed(list(all_runs())):
-        if info.get("recipe") == wanted and info["status"] == "finished" and run.model_file.is_file():
-            return run.model_file, run
+    if run := _last_of(wanted):
+        return run.model_file, run
     raise RunError(
         "no run directory or model file, and no finished run of a recipe of this name",
         where=wanted,
         hint="fx runs lists the runs here",
     )
+
+
+def find_run(wanted: str) -> Run:
+    """A run, finished or not: its directory, or its name below runs/; or a recipe's name, its last finished run.
+
+    Raises:
+        RunError: There is none.
+    """
+    if not any((folder / "run.json").exists() for folder in (Path(wanted), RUNS / wanted)):
+        if run := _last_of(wanted):
+            return run
+        if Path(wanted).is_file():
+            raise RunError("this is a file, not a run", where=wanted, hint="name the folder of the run")
+    return open_run(Path(wanted))
+
+
+def _last_of(recipe: str) -> Run | None:
+    """The last finished run of a recipe."""
+    for run, info in reversed(list(all_runs())):
+        if info.get("recipe") == recipe and info["status"] == "finished" and run.model_file.is_file():
+            return run
+    return None
 
 
 def _model_of(run: Run) -> tuple[Path, Run]:

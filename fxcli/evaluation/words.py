@@ -1,0 +1,63 @@
+"""What is said of figures in words: by `fx evaluate` in the terminal and by `fx report` on paper. Mappings in, text out.
+
+The mappings are those of `report` and `figures`, as JSON has them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from itertools import pairwise
+from typing import Any
+
+# The figures that are told, in this order: of a model, of a class, and of two classes of which one is a finding.
+OVERALL = ("nll", "brier", "accuracy", "balanced_accuracy", "macro_f1", "auroc")
+PER_CLASS = ("precision", "recall", "f1", "auroc")
+RATES = ("sensitivity", "specificity", "ppv", "npv", "auroc", "auprc")
+ABSTENTIONS = ("tolerated error", "answers above", "answered here", "error here")
+
+
+def told(value: Mapping[str, float | None] | None) -> str:
+    """A figure with its interval."""
+    if value is None or value["value"] is None:
+        return "–"
+    if value["low"] is None or value["high"] is None:
+        return f"{value['value']:.3f}"
+    return f"{value['value']:.3f} [{value['low']:.3f}, {value['high']:.3f}]"
+
+
+def calibration(figures: Mapping[str, Any]) -> str:
+    """The calibration error, beside what chance alone would show."""
+    chance = figures["ece_if_calibrated"]
+    return (
+        f"calibration error {told(figures['ece'])} in {chance['bins']} bins of equal size; one that is perfectly "
+        f"calibrated would show {chance['mean']:.3f} at this n, and up to {chance['p95']:.3f} in 95 of 100 cases"
+    )
+
+
+def sets(found: Mapping[str, Any]) -> str:
+    """How prediction sets turned out."""
+    verdict = "inside" if found["passes"] else found["position"]
+    return (
+        f"prediction sets ({found['method']}): hold the true class in {100 * found['coverage']:.1f} %, {verdict} the "
+        f"band of {100 * found['band_low']:.1f}–{100 * found['band_high']:.1f} % around {100 * found['target']:.0f} %, "
+        f"with {found['mean_size']:.2f} classes on average; {100 * found['singletons']:.0f} % hold one class"
+    )
+
+
+def unlike(found: Mapping[str, Any]) -> str:
+    """How many pictures are unlike the training pictures."""
+    return f"unlike the training pictures: {100 * found['share']:.1f} %"
+
+
+def finding(found: Mapping[str, Any]) -> str:
+    """From which probability on something counts as a finding."""
+    return f"{found['positive']} at p ≥ {found['threshold']:.3f} (from {found['threshold_from']})"
+
+
+def abstentions(rows: list[dict[str, Any]]) -> Iterator[list[str]]:
+    """Rows with ABSTENTIONS as columns: what each tolerated error leads to."""
+    for before, row in pairwise([{"threshold": None}, *rows]):
+        # Where a stricter target has the same threshold, it says all.
+        if row["threshold"] != before["threshold"]:
+            error = "–" if row["error"] is None else f"{100 * row['error']:.1f} %"
+            yield [f"{100 * row['target']:.0f} %", f"{row['threshold']:.3f}", f"{100 * row['answered']:.0f} %", error]
