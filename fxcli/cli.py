@@ -22,6 +22,7 @@ from fxcli.commands.plugins import plugins
 from fxcli.commands.predict import predict
 from fxcli.commands.prepare import prepare
 from fxcli.commands.recipe import app as recipe_app
+from fxcli.commands.report import report
 from fxcli.commands.runs import runs
 from fxcli.commands.train import train
 from fxcli.console import INTENDED_USE, console
@@ -116,7 +117,7 @@ def _summary(command: Callable[..., None]) -> str:
     return " ".join((inspect.getdoc(command) or "").partition("\n\n")[0].split())
 
 
-for _command in (prepare, train, evaluate, predict, cam, export, runs, plugins, doctor):
+for _command in (prepare, train, evaluate, predict, cam, export, runs, plugins, report, doctor):
     app.command(_command.__name__, short_help=_summary(_command))(_guarded(_command))
 for _info in recipe_app.registered_commands:
     if _info.callback:

@@ -1,4 +1,4 @@
-"""What is said of figures in words: by `fx evaluate` in the terminal and by `fx report` on paper. Mappings in, text out.
+"""What is said of figures, in words: by `fx evaluate` in the terminal and by `fx report`. Mappings in, text out.
 
 The mappings are those of `report` and `figures`, as JSON has them.
 """

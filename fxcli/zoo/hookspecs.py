@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -33,3 +33,8 @@ def fx_register_pretrainers(register: Callable[[PretrainerSpec], None]) -> None:
 @hookspec
 def fx_log_metrics(run: Path, step: int, metrics: Mapping[str, float]) -> None:
     """Called when training logs: the run directory, the optimizer step, and scalar metrics by name."""
+
+
+@hookspec
+def fx_report_sections(run: Path) -> Sequence[tuple[str, str | Sequence[Sequence[object]]]]:
+    """Called by `fx report` for each run directory: returns (title, text) or (title, rows of cells, a head first)."""

@@ -149,6 +149,19 @@ class Zoo:
                 self._mute.add(module)
                 console.warn(f"plugin {self.pm.get_name(module)} stopped logging: {_last_line(error)}")
 
+    def report_sections(self, run: Path) -> list[tuple[str, Any]]:
+        """(plugin, what it returned) of every plugin that adds to reports; one that raises is told and left out."""
+        found = []
+        for name, module in sorted(self.pm.list_name_plugin()):
+            others = self.pm.get_plugins() - {module}
+            try:
+                returned = self.pm.subset_hook_caller("fx_report_sections", others)(run=run)
+            except Exception as error:
+                console.warn(f"plugin {name} adds nothing to the report: {_last_line(error)}")
+                continue
+            found += [(name, each) for each in returned]
+        return found
+
     def load(self, plugin: Plugin, entry: EntryPoint) -> None:
         """Takes one plugin in, whole or not at all; whatever it raises becomes its status."""
         stage, registered = "import", False

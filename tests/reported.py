@@ -1,0 +1,114 @@
+"""Tiny runs to be reported on, and what is looked for in pages; for test_report_*."""
+
+import contextlib
+from html.parser import HTMLParser
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from fxcli.cli import app
+from fxcli.console import console
+
+VOID = {"meta", "img", "br", "link", "input"}
+
+
+def fx(*arguments):
+    done = CliRunner().invoke(app, [str(argument) for argument in arguments])
+    console.configure()
+    return done
+
+
+def well(*arguments):
+    done = fx(*arguments)
+    assert done.exit_code == 0, done.output
+    return done
+
+
+@contextlib.contextmanager
+def own_cache(folder):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("FX_CACHE_DIR", str(folder / "cache"))
+        yield
+
+
+def recipe(file, manifest, *lines, task="classify"):
+    file.write_text(
+        f"task: {task}\ndata: {{manifest: '{manifest}', workers: 0, image_size_px: 64}}\n"
+        "model: {backbone: demo_tiny, init: random}\n" + "\n".join(lines) + "\n",
+        encoding="utf-8",
+    )
+    return file
+
+
+class Page(HTMLParser):
+    """A page taken apart; tags that do not fit each other are an error.
+
+    Attributes:
+        tags: (tag, attributes), in order.
+        text: All text, spaces folded, without that of style and script.
+        cells: The rows of each table.
+    """
+
+    def __init__(self, text):
+        super().__init__()
+        self.tags, self.cells, self._open, self._words = [], [], [], []
+        self.feed(text)
+        self.close()
+        assert self._open == [], "tags that stay open"
+        self.text = " ".join(" ".join(self._words).split())
+
+    def handle_starttag(self, tag, attrs):
+        names = [name for name, _ in attrs]
+        assert len(names) == len(set(names)), (tag, attrs)
+        self.tags.append((tag, dict(attrs)))
+        if tag not in VOID:
+            self._open.append(tag)
+        if tag == "table":
+            self.cells.append([])
+        elif tag == "tr":
+            self.cells[-1].append([])
+        elif tag in ("td", "th"):
+            self.cells[-1][-1].append("")
+
+    def handle_startendtag(self, tag, attrs):
+        self.tags.append((tag, dict(attrs)))
+
+    def handle_endtag(self, tag):
+        assert self._open.pop() == tag, tag
+
+    def handle_data(self, data):
+        if {"style", "script"} & set(self._open):
+            return
+        self._words.append(data)
+        if self._open and self._open[-1] in ("td", "th"):
+            self.cells[-1][-1][-1] += data
+
+    def table(self, *heads):
+        """The rows of the first table that begins with these heads."""
+        return next(rows[1:] for rows in self.cells if rows and rows[0][: len(heads)] == list(heads))
+
+
+def page(file):
+    return Page(Path(file).read_text(encoding="utf-8"))
+
+
+def check_harmless(text, found):
+    """That a page of a report loads and runs nothing."""
+    policies = [a["content"] for tag, a in found.tags if a.get("http-equiv") == "Content-Security-Policy"]
+    assert len(policies) == 1
+    assert policies[0].startswith("default-src 'none'; img-src data:; style-src 'unsafe-inline'; ")
+    assert not [tag for tag, _ in found.tags if tag in ("script", "iframe", "object", "embed", "link", "base", "form")]
+    for tag, attributes in found.tags:
+        assert not [name for name in attributes if name.startswith("on")], (tag, attributes)
+        for name in ("src", "href", "data", "action"):
+            value = attributes.get(name)
+            assert value is None or value.startswith(("data:image/jpeg;base64,", "#")), (tag, value)
+        for value in attributes.values():
+            for place in str(value).split("url(")[1:]:
+                assert place.startswith("#"), (tag, value)
+    assert "@import" not in text
+    identifiers = [a["id"] for _, a in found.tags if "id" in a]
+    assert len(identifiers) == len(set(identifiers))
+    wanted = {a["href"][1:] for _, a in found.tags if a.get("href", "").startswith("#")}
+    assert wanted <= set(identifiers)
