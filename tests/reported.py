@@ -81,7 +81,7 @@ class Page(HTMLParser):
         if {"style", "script"} & set(self._open):
             return
         self._words.append(data)
-        if self._open and self._open[-1] in ("td", "th"):
+        if {"td", "th"} & set(self._open):
             self.cells[-1][-1][-1] += data
 
     def table(self, *heads):

@@ -219,6 +219,12 @@ def test_a_tracker_gets_metrics(site):
     assert sys.modules[module].seen == [(3, {"loss": 1.0})]
 
 
+def test_sections_of_reports_come_from_every_plugin_that_can(site):
+    site.add("@hookimpl\ndef fx_report_sections(run): return [('title', str(run))]", entry="good")
+    site.add("@hookimpl\ndef fx_report_sections(run): raise ValueError('no')", entry="bad", dist="dist-bad")
+    assert load_zoo().report_sections(Path("runs/a")) == [("good", [("title", "runs/a")])]
+
+
 def test_two_entry_points_of_one_name_are_both_loaded(site):
     site.add(registering("alpha"), entry="same", dist="first")
     site.add(registering("beta"), entry="same", dist="Second_Dist")

@@ -52,10 +52,15 @@ class HeatMap:
     caption: str
     notice: str
 
+    @property
+    def coloured(self) -> np.ndarray:
+        """[H, W, 3] uint8: the map over the radiograph."""
+        return overlay.overlay(self.cleaned, self.heat)
+
     def save_overlay(self, path: Path, boxes: Sequence[Mapping[str, Any]] = ()) -> None:
         """Writes the map over the radiograph, with the boxes of a detector, as a PNG that says what it is."""
         size_px = (self.cleaned.width_px, self.cleaned.height_px)
-        outline.save(outline.outlined(overlay.overlay(self.cleaned, self.heat), boxes, size_px), path, self.notice)
+        outline.save(outline.outlined(self.coloured, boxes, size_px), path, self.notice)
 
     def save_pair(self, path: Path) -> None:
         """Writes the radiograph and the overlay side by side, with a caption, as a PNG that says what it is."""

@@ -107,8 +107,8 @@ def _paired(runs: Mapping[str, Kept], name: str) -> Iterator[Block]:
             lines.append(f"{label} was measured on other pictures or classes than {labels[0]}: it is not compared")
             continue
         trainings = min(_seeds(runs[labels[0]]), _seeds(runs[label]))
-        found = gains(*shared, temperatures=(cold, warm), names=(labels[0], label), primary=False, trainings=trainings)
-        lines += [each.verdict for each in found]
+        gained = gains(*shared, temperatures=(cold, warm), names=(labels[0], label), primary=False, trainings=trainings)
+        lines += [each.verdict for each in gained]
     yield Text(f"What each gains over {labels[0]}, picture by picture:")
     yield Bullets(lines)
 

@@ -6,7 +6,6 @@ The same numbers give the same bytes: no date, no random id.
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import io
 import re
 import warnings
@@ -34,7 +33,7 @@ _MARKS = ("o", "s", "^", "D", "v", "P")
 _SIZE_IN = (4.4, 2.9)
 _PX_PER_POINT = 1.33
 _LONGEST = 40
-_SETTINGS = {
+_SETTINGS: dict[Any, Any] = {
     "svg.fonttype": "none",
     "svg.hashsalt": "fx",
     # A name is no formula.
@@ -105,6 +104,8 @@ def curves(
         is_share: Whether values lie in 0…1, all of which is shown.
         breaks: Places on the axis below that are marked, with names.
     """
+    from matplotlib.ticker import MaxNLocator
+
     with _drawing(alt) as (figure, axes, made):
         for number, line in enumerate(lines):
             colour, dash = _SERIES[number % len(_SERIES)], _DASHES[number % len(_DASHES)]
@@ -125,7 +126,7 @@ def curves(
         if is_share:
             axes.set_ylim(0, 1.02)
         if x == "epoch":
-            axes.xaxis.get_major_locator().set_params(integer=True)
+            axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         _finish(figure, axes, x, y, len(lines))
     return made[0]
 
@@ -207,36 +208,37 @@ def _plain(name: str) -> str:
 
 
 def _within_page(text: str, alt: str) -> Markup:
-    """The drawing as an element of a page: without a head, ids that may meet, namespaces, fonts and a size."""
+    """The drawing as an element of a page: without a head, namespaces, fonts, a size and ids, which may meet."""
     root = ElementTree.fromstring(text)
-    prefix = f"f{hashlib.sha256((alt + text).encode()).hexdigest()[:8]}-"
-    used = set(re.findall(r'(?:url\(|href=")#([^)"]+)', text))
+    named = {f"#{element.attrib['id']}": element for element in root.iter() if "id" in element.attrib}
     for parent in list(root.iter()):
         for child in list(parent):
-            if _bare(child.tag) in ("metadata", "style"):
+            if _bare(child.tag) in ("metadata", "defs", "style"):
                 parent.remove(child)
     for element in root.iter():
         element.tag = _bare(element.tag)
-        element.attrib = dict(_attributes(element.attrib, used, prefix))
+        found = {_bare(key): value for key, value in element.attrib.items()}
+        if element.tag == "use":
+            element.tag = "path"
+            found = _in_place(found, named[found["href"]].attrib)
+        # All that is drawn lies within the axes: nothing needs a clip path.
+        element.attrib = {key: _themed(value) for key, value in found.items() if key not in ("id", "clip-path")}
     width = float(root.attrib["viewBox"].split()[2])
     style = f"max-width: {_PX_PER_POINT * width:.0f}px"
     root.attrib = {"viewBox": root.attrib["viewBox"], "style": style, "role": "img", "aria-label": alt}
     return Markup(ElementTree.tostring(root, encoding="unicode"))
 
 
-def _attributes(found: Mapping[str, str], used: set[str], prefix: str) -> Iterator[tuple[str, str]]:
-    for key, value in found.items():
-        name = _bare(key)
-        if name == "id":
-            if value in used:
-                yield "id", prefix + value
-            continue
-        value = re.sub(r"^#|(?<=url\()#", f"#{prefix}", value) if name in ("href", "clip-path") else value
-        if name == "style":
-            # The page's own font.
-            value = re.sub(r"font-family:[^;]*;?", "", value)
-            value = re.sub(r"#0000[01]\d", lambda colour: _NAMES[colour[0]], value)
-        yield name, value
+def _in_place(use: Mapping[str, str], path: Mapping[str, str]) -> dict[str, str]:
+    """A path that stands where another was referred to: its own style beats that of its use."""
+    styles = "; ".join(each["style"] for each in (use, path) if "style" in each)
+    return {"d": path["d"], "transform": f"translate({use.get('x', 0)} {use.get('y', 0)})", "style": styles}
+
+
+def _themed(value: str) -> str:
+    """A style with the page's colours and font."""
+    value = re.sub(r"font-family:[^;]*;?", "", value)
+    return re.sub(r"#0000[01]\d", lambda colour: _NAMES[colour[0]], value)
 
 
 def _bare(name: Any) -> str:

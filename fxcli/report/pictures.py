@@ -114,9 +114,9 @@ def _drawn(run: Kept, manifest: Manifest, chosen: Sequence[Chosen]) -> list[list
     for place, numbers in enumerate(members_of(opened, [each.row for each in chosen])):
         by_members.setdefault(tuple(numbers), []).append(place)
     views: dict[int, list[View]] = {}
-    for numbers, places in by_members.items():
+    for own, places in by_members.items():
         if isinstance(engine, TorchEngine):
-            some = replace(engine, members=tuple(engine.members[number] for number in numbers))
+            some = replace(engine, members=tuple(engine.members[number] for number in own))
             opened = replace(opened, pipeline=replace(opened.pipeline, engine=some))
         paths = [manifest.path_of(chosen[place].row) for place in places]
         for place, found in zip(places, _views(opened, paths, [chosen[place] for place in places]), strict=True):
@@ -125,7 +125,7 @@ def _drawn(run: Kept, manifest: Manifest, chosen: Sequence[Chosen]) -> list[list
 
 
 def _views(opened: Opened, paths: Sequence[Path], chosen: Sequence[Chosen]) -> Iterator[list[View]]:
-    from fxcli.explain import outline, overlay
+    from fxcli.explain import outline
     from fxcli.explain.draw import draw_answer
 
     classes = opened.model.classes
@@ -137,7 +137,7 @@ def _views(opened: Opened, paths: Sequence[Path], chosen: Sequence[Chosen]) -> I
         its = chosen[answer.index]
         for target in dict.fromkeys([its.answer, its.label]):
             made = draw_answer(opened, answer, target=target)
-            found.append(_view(overlay.overlay(made.cleaned, made.heat), f"heat map for {classes[target]}"))
+            found.append(_view(made.coloured, f"heat map for {classes[target]}"))
         return found
 
     yield from opened.pipeline.map(draw, paths)

@@ -273,7 +273,7 @@ def _limits(run: Kept) -> Iterator[str]:
         yield "No patient is known of its pictures: pictures of one person may stand in several parts."
     if leaked := sum(row.leaked == "yes" for row in run.rows):
         yield f"{leaked} of its test pictures were learnt from, too, as copies."
-    looks = [each.get("look") for each in run.evaluations.values() if isinstance(each.get("look"), int)]
+    looks = [look for each in run.evaluations.values() if isinstance(look := each.get("look"), int)]
     if looks and max(looks) > 1:
         yield f"Its test part was looked at {max(looks)} times: a figure that was chosen among several flatters."
     yield "Figures hold for pictures like those that were measured: of other hospitals or devices nothing is known."

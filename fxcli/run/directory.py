@@ -364,10 +364,11 @@ def find_run(wanted: str) -> Run:
 
 def _last_of(recipe: str) -> Run | None:
     """The last finished run of a recipe."""
-    for run, info in reversed(list(all_runs())):
+    found: Run | None = None
+    for run, info in all_runs():
         if info.get("recipe") == recipe and info["status"] == "finished" and run.model_file.is_file():
-            return run
-    return None
+            found = run
+    return found
 
 
 def _model_of(run: Run) -> tuple[Path, Run]:

@@ -36,5 +36,5 @@ def fx_log_metrics(run: Path, step: int, metrics: Mapping[str, float]) -> None:
 
 
 @hookspec
-def fx_report_sections(run: Path) -> Sequence[tuple[str, str | Sequence[Sequence[object]]]]:
+def fx_report_sections(run: Path) -> Sequence[tuple[str, str | Sequence[Sequence[object]]]] | None:
     """Called by `fx report` for each run directory: returns (title, text) or (title, rows of cells, a head first)."""
