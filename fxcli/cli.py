@@ -117,7 +117,7 @@ def _summary(command: Callable[..., None]) -> str:
     return " ".join((inspect.getdoc(command) or "").partition("\n\n")[0].split())
 
 
-for _command in (prepare, train, evaluate, predict, cam, export, runs, plugins, report, doctor):
+for _command in (prepare, train, evaluate, predict, cam, export, report, runs, plugins, doctor):
     app.command(_command.__name__, short_help=_summary(_command))(_guarded(_command))
 for _info in recipe_app.registered_commands:
     if _info.callback:

@@ -32,8 +32,8 @@ class Wanted:
     json: bool
 
 
-def locate(opened: OpenedDetector, files: list[Path], shown: Shown, wanted: Wanted) -> None:
-    """Writes a row for each picture that has none, and what is wanted beside it.
+def locate(opened: OpenedDetector, files: list[Path], shown: Shown, wanted: Wanted, report: Path | None = None) -> None:
+    """Writes a row for each picture that has none, what is wanted beside it, and a page to look at.
 
     Raises:
         SomeRowsFailed: Some could not be read.
@@ -47,6 +47,7 @@ def locate(opened: OpenedDetector, files: list[Path], shown: Shown, wanted: Want
     from fxcli.explain.png import sweep
     from fxcli.inference import rows as output
     from fxcli.inference.detected import row_of
+    from fxcli.report.gallery import Gallery, views
     from fxcli.run.files import write_json
 
     if wanted.boxes:
@@ -55,6 +56,7 @@ def locate(opened: OpenedDetector, files: list[Path], shown: Shown, wanted: Want
             sweep([wanted.boxes / f"{name}.png" for name in output_names(files, shown)])
     pictures = [wanted.boxes / f"{name}.png" for name in output_names(files, shown)] if wanted.boxes else []
     check_places(pictures, files)
+    gallery = Gallery.begun(report, len(files), (), overwrite=wanted.overwrite) if report else None
     least = opened.least_score(wanted.score)
     table = BoxTable(opened.model.info)
     lines = Lines(table, json=wanted.json)
@@ -72,12 +74,17 @@ def locate(opened: OpenedDetector, files: list[Path], shown: Shown, wanted: Want
                 _draw(sighting, record, pictures[index], table.notice)
             cautions += sighting.cleaned.cautions if sighting.cleaned else ()
             rows.write(record)
+            if gallery:
+                cleaned = sighting.cleaned
+                gallery.add(record, views(cleaned, None, record.get("boxes", ())) if cleaned else None)
             if wanted.boxes and not wanted.out:
                 records.append(record)
             if wanted.strict and record["status"] == "error":
                 raise UnreadableImage(sighting.path, record["reason"])
         rows.finish()
     warn_of(cautions)
+    if gallery:
+        gallery.write(table.notice, opened.described)
     if wanted.boxes:
         wanted.boxes.mkdir(parents=True, exist_ok=True)
         complete = _read(wanted.out / lines.file_name, json=wanted.json) if wanted.out else records

@@ -39,6 +39,7 @@ if TYPE_CHECKING:
     from fxcli.inference.pipeline import Answer
     from fxcli.inference.rows import Rows
     from fxcli.inference.verdict import Judge
+    from fxcli.report.gallery import Gallery
 
 
 def predict(
@@ -68,12 +69,19 @@ def predict(
             "--features", metavar="DIR", help="Write the features of each picture, and which are alike, here."
         ),
     ] = None,
+    report: Annotated[
+        Path | None,
+        typer.Option(
+            "--report", metavar="FILE", help="Write a page to look at: sortable, with pictures and heat maps."
+        ),
+    ] = None,
     out: Out = None,
     resume: Annotated[
         bool, typer.Option("--resume", help="Go on with what a stopped prediction left in --out DIR.")
     ] = False,
     overwrite: Annotated[
-        bool, typer.Option("--overwrite", help="Replace predictions in --out DIR, and what --features DIR wrote.")
+        bool,
+        typer.Option("--overwrite", help="Replace what is in --out DIR and --features DIR, and the file of --report."),
     ] = False,
     strict: Annotated[bool, typer.Option("--strict", help="Stop at the first picture that cannot be read.")] = False,
     sets: Annotated[
@@ -130,6 +138,9 @@ def predict(
     neighbours.png: some of the pictures, each with those most like it. A pretraining has no classes, and rows name
     none.
 
+    --report FILE.html is one file with a row for each picture, up to 5,000: pictures, their heat maps (while the mouse
+    or the keyboard's focus is on them), and all that rows tell, to be sorted and filtered. It loads nothing.
+
     Example: fx predict folder/ --cam out/
 
     Example: fx predict folder/ --model final --sets --abstain 0.3 --gate runs/fracatlas-20260101T120000Z-1a2b
@@ -140,16 +151,14 @@ def predict(
 
     Example: fx predict folder/ --model runs/pretrain_simclr-20260101T120000Z-1a2b --features learnt/
 
+    Example: fx predict folder/ --report gallery.html
+
     Example: fx predict folder/ --out answers/ --resume
 
     Example: find . -name '*.png' | fx predict - --model runs/final-20260101T120000Z-1a2b --json
     """
     console.configure(json=json, quiet=quiet, debug=debug)
-    if (resume and out is None) or (overwrite and out is None and features is None) or (resume and overwrite):
-        raise UsageError("--resume or --overwrite goes with --out DIR", hint="rows on stdout are not kept")
-    if resume and features:
-        hint = "without --features it goes on with the rows; --overwrite begins anew with both"
-        raise UsageError("--features are written in one go, and --resume cannot go on with them", hint=hint)
+    _check_places(out, report, features, resume=resume, overwrite=overwrite)
     if features and engine not in (None, EngineName.torch):
         raise UsageError(f"--features needs torch, not {engine}")
     import_torch()
@@ -164,6 +173,7 @@ def predict(
     from fxcli.inference.detected import is_detector, open_detector
     from fxcli.inference.opened import open_model
     from fxcli.inference.verdict import Judge
+    from fxcli.report.gallery import Gallery
     from fxcli.run.directory import find_model
 
     place = partial(open_detector, device=device, workers=workers, batch_size=batch_size)
@@ -176,7 +186,7 @@ def predict(
             )
         wanted = Wanted(boxes, out, score, resume, overwrite, strict, json)
         files = _files(paths)
-        locate(place(file, run), files, Shown.of(names, files), wanted)
+        locate(place(file, run), files, Shown.of(names, files), wanted, report)
         return
     if features:
         described.check(features, overwrite=overwrite)
@@ -197,7 +207,7 @@ def predict(
         draft=draft,
     )
     opened = open_one(str(file), headless=features is not None)
-    for_classes = bool(cam or sets or abstain is not None or gate or detector)
+    for_classes = bool(cam or sets or abstain is not None or gate or detector or report)
     width = _features_of(opened, for_classes=for_classes) if features else 0
     where = _beside(place, detector, score) if detector else None
     judge = Judge(opened, open_one(gate) if gate else None, sets=sets, abstain=abstain, boxes=where)
@@ -211,6 +221,7 @@ def predict(
     shown = Shown.of(names, files)
     maps = _maps(cam, files, shown) if cam else []
     cells = [path_cell(shown(path)) for path in files] if features else []
+    gallery = Gallery.begun(report, len(files), opened.model.classes, overwrite=overwrite) if report else None
     table = PredictionTable(opened.model.classes, opened.model.info, extra=judge.columns)
     lines = Lines(table, json=json)
     made_with = judge.made_with() | {"paths": names.value}
@@ -218,11 +229,13 @@ def predict(
         output.going_to(out, lines, made_with, resume=resume, overwrite=overwrite) as rows,
         described.going_to(features, cells, width, beside=out) as kept,
     ):
-        _predict(judge, files, maps, shown, table, rows, kept, strict=strict, resume=resume)
+        _predict(judge, files, maps, shown, table, rows, kept, gallery, strict=strict, resume=resume)
     if features and kept:
         from fxcli.explain.neighbours import save_sheet
 
         save_sheet(features, kept.readable, files, output_names(files, shown), opened)
+    if gallery:
+        gallery.write(table.notice, opened.described)
     told = str(out / lines.file_name) if out else "the output"
     beside = [f"{what} in {folder}" for what, folder in (("heat maps", cam), ("features", features)) if folder]
     console.note(", ".join([f"{len(files)} pictures", *beside, *([told] if out else [])]))
@@ -239,6 +252,7 @@ def _predict(
     table: PredictionTable,
     rows: Rows,
     kept: FeatureFile | None,
+    gallery: Gallery | None,
     *,
     strict: bool,
     resume: bool,
@@ -257,16 +271,21 @@ def _predict(
     if resume and maps:
         sweep([maps[index] for index in todo])
     judge.ask_gate(chosen)
-    tell = _drawing(judge, [maps[index] for index in todo]) if maps else judge.verdict
+    drawing = _drawing(judge, [maps[index] for index in todo] if maps else [], with_views=gallery is not None)
+    tell = drawing if maps or gallery else judge.verdict
     verdicts = judge.opened.pipeline.map(lambda answer: (tell(answer), answer.features), chosen)
     for verdict, features in console.progress(
         verdicts, total=len(files), done=len(files) - len(chosen), what="predict"
     ):
         path = verdict.pop("path")
         cautions += verdict.pop("cautions")
-        rows.write(table.record(called(path), **verdict))
+        views = verdict.pop("views", None)
+        record = table.record(called(path), **verdict)
+        rows.write(record)
         if kept:
             kept.add(features)
+        if gallery:
+            gallery.add(record, views)
         if strict and verdict["status"] == "error":
             raise UnreadableImage(path, verdict["reason"])
     rows.finish()
@@ -295,7 +314,7 @@ def _features_of(opened: Opened, *, for_classes: bool) -> int:
     """
     model = opened.trained("--features")
     if for_classes and not model.classes:
-        given = "--cam, --sets, --abstain, --gate and --detector"
+        given = "--cam, --report, --sets, --abstain, --gate and --detector"
         raise UsageError(f"{opened.file} holds a pretrained backbone: {given} are for classifiers")
     return len(model.members) * model.spec.num_features
 
@@ -333,18 +352,38 @@ def _listed() -> list[Path]:
     return [Path(os.fsdecode(line)) for line in lines if line]
 
 
-def _drawing(judge: Judge, maps: Sequence[Path]) -> Callable[[Answer], dict[str, Any]]:
-    """Tells and draws an answer on the thread that it was computed on; what is not answered is not drawn, either."""
+def _check_places(
+    out: Path | None, report: Path | None, features: Path | None, *, resume: bool, overwrite: bool
+) -> None:
+    if resume and (out is None or overwrite):
+        raise UsageError("--resume goes with --out DIR, and without --overwrite", hint="rows on stdout are not kept")
+    if overwrite and out is None and report is None and features is None:
+        what = "--overwrite goes with --out DIR, --features DIR or --report FILE"
+        raise UsageError(what, hint="rows on stdout are not kept")
+    if resume and report:
+        raise UsageError("--report shows what is predicted now: it does not go with --resume")
+    if resume and features:
+        hint = "without --features it goes on with the rows; --overwrite begins anew with both"
+        raise UsageError("--features are written in one go, and --resume cannot go on with them", hint=hint)
+
+
+def _drawing(judge: Judge, maps: Sequence[Path], *, with_views: bool) -> Callable[[Answer], dict[str, Any]]:
+    """Tells and draws an answer on the thread that it was computed on; what is not answered has no heat map."""
     from fxcli.explain.draw import draw_answer
+    from fxcli.report.gallery import views
     from fxcli.run.files import saying
 
     def draw(answer: Answer) -> dict[str, Any]:
         verdict = judge.verdict(answer)
-        if verdict["status"] == "ok":
+        boxes = verdict.get("boxes", ())
+        made = draw_answer(judge.opened, answer) if verdict["status"] == "ok" else None
+        if made and maps:
             target = maps[answer.index]
             with saying(target):
                 target.parent.mkdir(parents=True, exist_ok=True)
-            draw_answer(judge.opened, answer).save_overlay(target, verdict.get("boxes", ()))
+            made.save_overlay(target, boxes)
+        if with_views and answer.cleaned is not None:
+            verdict["views"] = views(answer.cleaned, made.coloured if made else None, boxes)
         return verdict
 
     return draw

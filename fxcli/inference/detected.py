@@ -160,6 +160,15 @@ class OpenedDetector(ModelFile):
         """What an output says of the detector behind it."""
         return self.told(self.model.info, detector=self.model.info["detect"]["detector"])
 
+    @property
+    def described(self) -> str:
+        """Which detector it is, for people."""
+        info = self.origin()
+        return (
+            f"{self.run.path if self.run else self.file}: recipe {info['name']}, {info['detector']} over "
+            f"{info['backbone']}, data {info['data']}, trained {info['created']}, sha256 {self.digest[:12]}"
+        )
+
     def least_score(self, asked: float | None) -> float:
         """The score from which on boxes are told: what was asked for, or where validation had TOLD_AT false ones."""
         if asked is not None:
@@ -226,9 +235,5 @@ def open_detector(
     compute.place(model.network)
     size = batch_size or int(model.info.get("batch_size") or 8)
     opened = OpenedDetector(file, run, sha256_of(file), Finder(model, compute, size, workers))
-    info = opened.origin()
-    console.note(
-        f"detector {run.path if run else file}: recipe {info['name']}, {info['detector']} over {info['backbone']}, "
-        f"data {info['data']}, trained {info['created']}, sha256 {opened.digest[:12]}"
-    )
+    console.note(f"detector {opened.described}")
     return opened

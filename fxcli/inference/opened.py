@@ -102,6 +102,16 @@ class Opened(ModelFile):
         computed = {"engine": engine.name, "precision": engine.precision}
         return self.told(info, **computed, assumes_fracture=assumes_fracture(info))
 
+    @property
+    def described(self) -> str:
+        """Which model it is, for people."""
+        info, engine = self.model.info, self.pipeline.engine
+        return (
+            f"{self.run.path if self.run else self.file}: recipe {info.get('name')}, {info.get('backbone')}, "
+            f"data {info.get('data')}, trained {info.get('created')}, sha256 {self.digest[:12]}; "
+            f"{engine.name} {engine.precision}"
+        )
+
     def trained(self, purpose: str) -> TrainedModel:
         """The model, where only one in torch will do.
 
@@ -244,17 +254,8 @@ def open_model(
     except (ValueError, TypeError, KeyError, AttributeError) as error:
         raise ModelFileError(f"the header is damaged: {error}", where=file) from error
     opened = Opened(file, run, digest, model, pipeline, uncertainty)
-    _tell(opened)
+    console.note(f"model {opened.described}")
     return opened
-
-
-def _tell(opened: Opened) -> None:
-    info, engine = opened.model.info, opened.pipeline.engine
-    console.note(
-        f"model {opened.run.path if opened.run else opened.file}: recipe {info.get('name')}, {info.get('backbone')}, "
-        f"data {info.get('data')}, trained {info.get('created')}, sha256 {opened.digest[:12]}; "
-        f"{engine.name} {engine.precision}"
-    )
 
 
 def _torch(

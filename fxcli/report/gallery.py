@@ -1,0 +1,152 @@
+"""A page of predictions: every picture with its answer, to be sorted, filtered and looked at. Called by `fx predict`.
+
+One file: pictures are data. It needs its own script alone, which its policy names by hash; all text is escaped.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from markupsafe import Markup
+from PIL import Image
+
+from fxcli.console import console
+from fxcli.data import page
+from fxcli.data.preprocess import Cleaned
+from fxcli.errors import DataError, UsageError
+from fxcli.explain import outline
+from fxcli.run.files import saying, write_text
+
+MARK = "fx gallery"
+# With more, a page takes long to open and to sort: of 5,000 it has some 50 MB.
+MOST = 5000
+_SIDE_PX = 192
+# More probabilities than these stand in one cell, the highest alone.
+_MOST_CLASSES = 12
+
+
+@dataclass(frozen=True)
+class Views:
+    """Of one picture: itself and its heat map, base64 of a JPEG; "" where there is none."""
+
+    picture: str = ""
+    heat: str = ""
+
+
+@dataclass
+class Gallery:
+    """A page that grows by rows.
+
+    Attributes:
+        file: To write.
+        classes: Of the classifier; none of a detector alone.
+        rows: What was added.
+    """
+
+    file: Path
+    classes: Sequence[str]
+    rows: list[tuple[Mapping[str, Any], Views]] = field(default_factory=list)
+
+    @classmethod
+    def begun(cls, file: Path, count: int, classes: Sequence[str], *, overwrite: bool) -> Gallery:
+        """A page for so many pictures.
+
+        Raises:
+            DataError: There is a file already.
+            UsageError: They are too many, or it is a folder.
+        """
+        if file.is_dir():
+            raise UsageError(f"{file} is a folder", hint=f"--report {file / 'gallery.html'}")
+        if file.exists() and not overwrite:
+            raise DataError("this file exists", where=file, hint="--overwrite replaces it; --report names another")
+        if count > MOST:
+            hint = "name a part of them; rows and --cam take any number"
+            raise UsageError(f"--report is a page to look at: {count} pictures are more than its {MOST}", hint=hint)
+        return cls(file, classes)
+
+    def add(self, record: Mapping[str, Any], views: Views | None) -> None:
+        """Adds a picture: its row as a JSON object (see evaluation/predictions, box_table), and views, if any."""
+        self.rows.append((record, views or Views()))
+
+    def write(self, notice: str, about: str) -> None:
+        """Writes the page.
+
+        Args:
+            notice: That every output carries.
+            about: The model, in words.
+        """
+        columns = self._columns()
+        script = resources.files("fxcli.report").joinpath("gallery.js").read_text(encoding="utf-8")
+        text = page.render(
+            "report/gallery.html.j2",
+            title=f"{len(self.rows)} pictures",
+            mark=MARK,
+            notice=notice,
+            about=about,
+            columns=columns,
+            rows=[(views, list(self._cells(record, columns))) for record, views in self.rows],
+            classes=sorted({str(record["class"]) for record, _ in self.rows if "class" in record}),
+            statuses=sorted({str(record["status"]) for record, _ in self.rows}),
+            script=Markup(script),
+            digest=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode("ascii"),
+        )
+        with saying(self.file):
+            self.file.parent.mkdir(parents=True, exist_ok=True)
+            write_text(self.file, text)
+        console.note(f"{len(self.rows)} pictures to look at: {self.file}")
+
+    def _columns(self) -> list[str]:
+        """What any row has, in the order of the rows of predictions."""
+        known = {name for record, _ in self.rows for name in record}
+        several = [f"p {name}" for name in self.classes] if len(self.classes) <= _MOST_CLASSES else ["probabilities"]
+        columns = ["path", "status"]
+        columns += ["class", "p", *several] if self.classes else []
+        return columns + [
+            name for name in ("set", "unlike_training", "p_finding", "box_score", "boxes", "reason") if name in known
+        ]
+
+    def _cells(self, record: Mapping[str, Any], columns: Sequence[str]) -> Iterator[str]:
+        p = record.get("probabilities", {})
+        highest = sorted(p.items(), key=lambda each: -each[1])
+        values = {
+            **record,
+            "p": f"{highest[0][1]:.3f}" if highest else "",
+            **{f"p {name}": f"{value:.3f}" for name, value in p.items()},
+            "probabilities": ", ".join(f"{name} {value:.3f}" for name, value in highest[:3]),
+            "set": ", ".join(record.get("set", ())),
+            "unlike_training": {True: "yes", False: "no"}.get(record.get("unlike_training"), ""),  # type: ignore[arg-type]
+            "boxes": ", ".join(f"{box['class']} {box['score']:.2f}" for box in record.get("boxes", ())),
+        }
+        for name in columns:
+            value = values.get(name, "")
+            yield f"{value:.3f}" if isinstance(value, float) else str(value)
+
+
+def views(cleaned: Cleaned, heat: np.ndarray | None, boxes: Sequence[Mapping[str, Any]] = ()) -> Views:
+    """What the page shows of a picture; may be called on any thread.
+
+    Args:
+        cleaned: It.
+        heat: [H, W, 3] uint8, the heat map over it, or None.
+        boxes: As rows tell them.
+    """
+    size_px = (cleaned.width_px, cleaned.height_px)
+    drawn = [
+        None if pixels is None else outline.outlined(_small(pixels), boxes, size_px)
+        for pixels in (outline.radiograph(cleaned), heat)
+    ]
+    picture, map_ = ("" if pixels is None else page.jpeg(pixels) for pixels in drawn)
+    return Views(picture, map_)
+
+
+def _small(pixels: np.ndarray) -> np.ndarray:
+    picture = Image.fromarray(pixels)
+    picture.thumbnail((_SIDE_PX, _SIDE_PX))
+    return np.asarray(picture)
