@@ -42,7 +42,8 @@ def test_a_wheel_runs_anywhere(tmp_path):
     assert "fxcli/_recipes/final.yaml" in names
     assert "fx_simclr/__init__.py" in names
     assert "fx_yolo/network.py" in names
-    assert {"fxcli/data/base.html.j2", "fxcli/data/page.html.j2", "fxcli/report/report.html.j2"} <= set(names)
+    assert {"fxcli/data/base.html.j2", "fxcli/data/page.html.j2"} <= set(names)
+    assert {f"fxcli/report/{name}" for name in ("report.html.j2", "gallery.html.j2", "gallery.js")} <= set(names)
     assert not [name for name in names if name.startswith(("tests/", "recipes/")) or name.endswith((".png", ".jpg"))]
     target = tmp_path / "site"
     python("-m", "pip", "install", "--no-deps", "--target", str(target), str(wheel))

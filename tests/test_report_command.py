@@ -417,3 +417,30 @@ def test_kept_reads_parts_in_order(own):
             shutil.copytree(run.path / "evaluation", run.path / f"seeds/{number}/folds/{fold}/evaluation")
             shutil.copy(run.path / "run.json", run.path / f"seeds/{number}/folds/{fold}")
     assert list(kept(run).parts) == [f"seed {n}, fold {f}" for n in (0, 2, 10) for f in (0, 1)]
+
+
+ODD = (None, True, 3, -1.5, 1e308, "x", [], [1], [[1], "a"], {}, {"a": 1}, {"a": {"b": [None]}})
+
+
+@pytest.mark.parametrize("name", ["run.json", "fingerprint.json", "evaluation/test.json", "metrics.jsonl"])
+def test_odd_values_end_nothing(own, name, monkeypatch):
+    from markupsafe import Markup
+
+    from fxcli.report import build, figures
+
+    run = own("one")
+    # Drawing takes longer than all else, and gets the same numbers.
+    for drawing in ("curves", "intervals", "reliability"):
+        monkeypatch.setattr(figures, drawing, lambda *_, **__: Markup("<svg></svg>"))
+    file = run.path / name
+    values = json.loads(file.read_text().splitlines()[0] if name.endswith("l") else file.read_text())
+    inner = [("figures", key) for key in values.get("figures", ()) if name.startswith("evaluation")]
+    for number, key in enumerate(key for key in [*values, *inner] if key != "status"):
+        # Each odd value is met by many keys, and each key by three of them.
+        for odd in (ODD * 2)[number % len(ODD) :][:12:4]:
+            if isinstance(key, tuple):
+                changed = {**values, "figures": {**values["figures"], key[1]: odd}}
+            else:
+                changed = {**values, key: odd}
+            file.write_text(json.dumps(changed) + "\n")
+            assert "Model card" in build.build([kept(run)], 0).text, (key, odd)

@@ -7,16 +7,20 @@ by audit_page and label_page. Reports are in report/.
 from __future__ import annotations
 
 import base64
+import functools
 import io
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from PIL import Image
 
 from fxcli.run.files import write_text
+
+if TYPE_CHECKING:
+    import jinja2
 
 # Of each section; a page of all pictures of a large set would not open.
 MOST_SHOWN = 400
@@ -73,16 +77,20 @@ def render(template: str, **values: Any) -> str:
         template: Below fxcli/; it extends data/base.html.j2.
         values: Of the template. All text is escaped: names of files and classes may hold anything.
     """
+    return f"{_pages().get_template(template).render(**values)}\n"
+
+
+@functools.cache
+def _pages() -> jinja2.Environment:
     import jinja2
 
-    pages = jinja2.Environment(
+    return jinja2.Environment(
         loader=jinja2.PackageLoader("fxcli", ""),
         autoescape=True,
         undefined=jinja2.StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    return pages.get_template(template).render(**values) + "\n"
 
 
 def jpeg(pixels: np.ndarray) -> str:

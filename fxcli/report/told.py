@@ -28,7 +28,7 @@ def what_was_run(run: Kept) -> Section:
     info, phases = run.info, run.section("phases")
     planned = [_of(phase, "train", "epochs") for phase in phases.values()] if isinstance(phases, dict) else []
     planned = planned or [run.section("train", "epochs")]
-    whole = sum(planned) if all(isinstance(count, int) for count in planned) else None
+    whole = sum(planned) if all(type(count) is int for count in planned) else None
     seconds = _of(info, "seconds", "spent_s")
     done = info.get("epoch") or (run.epochs[-1]["epoch"] if run.epochs else None)
     facts = [
@@ -38,18 +38,13 @@ def what_was_run(run: Kept) -> Section:
         ("started", text_of(info.get("created"))),
         ("ended", text_of(info.get("ended"))),
         ("time spent", "" if not isinstance(seconds, int | float) else f"{seconds / 60:.1f} minutes"),
-        ("command", shlex.join(["fx", *map(str, info.get("argv") or [])])),
+        ("command", shlex.join(["fx", *map(str, _list(info.get("argv")))])),
         ("backbone", text_of(run.section("model", "backbone"))),
         ("started from", _weights(run)),
         ("detector", text_of(run.section("detect", "detector"))),
         ("pretraining", text_of(run.section("pretrain", "method"))),
         ("epochs", "" if done is None else f"{done}" + (f" of {whole}" if whole else "")),
-        (
-            "best",
-            ""
-            if info.get("best_epoch") is None or info.get("best") is None
-            else f"{info.get('monitor')} {number(info['best'])} in epoch {info['best_epoch']}",
-        ),
+        ("best", _best(info)),
         ("trainings", ", ".join(f"{name}: {part.status}" for name, part in run.parts.items())),
         ("seed", text_of(info.get("seed"))),
         ("computed on", _computed_on(info)),
@@ -71,6 +66,12 @@ def what_was_run(run: Kept) -> Section:
     if run.recipe_text:
         blocks.append(Code("the recipe as it ran, with every default", run.recipe_text))
     return Section("What was run", blocks)
+
+
+def _best(info: Mapping[str, Any]) -> str:
+    if info.get("best") is None or info.get("best_epoch") is None:
+        return ""
+    return f"{info.get('monitor')} {number(info['best'])} in epoch {info['best_epoch']}"
 
 
 def _weights(run: Kept) -> str:
@@ -106,7 +107,7 @@ def data(run: Kept) -> Section:
         ("groups (patients, studies, copies)", text_of(found.get("groups"))),
         ("width, px", _spread(found.get("width_px"))),
         ("height, px", _spread(found.get("height_px"))),
-        ("could not be read", text_of(len(found.get("unreadable") or []))),
+        ("could not be read", str(len(_list(found.get("unreadable"))))),
         ("licence", text_of(found.get("licence")) or "not known to fx: see where the pictures come from"),
     ]
     blocks.append(Facts(facts))
@@ -232,7 +233,7 @@ def _epoch_table(epochs: Sequence[Mapping[str, Any]], names: Sequence[str]) -> T
 def card(run: Kept, headline: Sequence[str]) -> Section:
     """The model card: what the model is for, what it learnt from, and what it cannot do."""
     header, found = run.header, run.fingerprint
-    classes = [str(name) for name in header.get("classes") or ()]
+    classes = [str(name) for name in _list(header.get("classes"))]
     learnt = sum(row.split != "test" for row in run.rows)
     facts = [
         ("model", f"{run.name}, recipe {text_of(run.info.get('recipe'))}"),
@@ -291,6 +292,10 @@ def number(value: Any) -> str:
     if type(value) is int or (type(value) is float and value.is_integer() and abs(value) < 1e9):
         return f"{value:.0f}"
     return f"{value:.4g}" if type(value) is float else "–"
+
+
+def _list(value: Any) -> list[Any]:
+    return value if isinstance(value, list) else []
 
 
 def _mapping(value: Any) -> dict[str, Any]:
