@@ -277,9 +277,17 @@ def test_without_features_it_is_of_no_use(pretrained):
 
 
 @pytest.mark.parametrize(
-    "options", [("--cam", "maps"), ("--sets",), ("--abstain", "0.3"), ("--gate", RUN), ("--detector", RUN)]
+    "options",
+    [
+        ("--cam", "maps"),
+        ("--report", "a.html"),
+        ("--sets",),
+        ("--abstain", "0.3"),
+        ("--gate", RUN),
+        ("--detector", RUN),
+    ],
 )
 def test_it_has_no_classes(pretrained, options):
     done = predict("--features", "learnt", *options, model="pre.safetensors", code=2)
-    assert "pre.safetensors holds a pretrained backbone: --cam, --sets" in done.stderr
+    assert "pre.safetensors holds a pretrained backbone: --cam, --report, --sets" in done.stderr
     assert not Path("learnt").exists()

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import json as json_module
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,33 +11,22 @@ from fxcli.console import console
 from fxcli.errors import SomeRowsFailed, UnreadableImage
 
 if TYPE_CHECKING:
-    from fxcli.data.paths import Shown
+    from fxcli.commands.outputs import Outputs
+    from fxcli.data.paths import PathStyle
     from fxcli.inference.detected import OpenedDetector, Sighting
 
 # Not as the true boxes of a prepared folder are called: what is found must never take their place.
 COCO = "found.coco.json"
 
 
-@dataclass(frozen=True)
-class Wanted:
-    """Options of fx predict that go with a detector."""
-
-    boxes: Path | None
-    out: Path | None
-    score: float | None
-    resume: bool
-    overwrite: bool
-    strict: bool
-    json: bool
-
-
-def locate(opened: OpenedDetector, files: list[Path], shown: Shown, wanted: Wanted, report: Path | None = None) -> None:
+def locate(opened: OpenedDetector, files: list[Path], names: PathStyle, score: float | None, wanted: Outputs) -> None:
     """Writes a row for each picture that has none, what is wanted beside it, and a page to look at.
 
     Raises:
         SomeRowsFailed: Some could not be read.
     """
     from fxcli.data.names import path_cell
+    from fxcli.data.paths import Shown
     from fxcli.data.radiograph import Caution, warn_of
     from fxcli.evaluation.box_table import BoxTable, coco
     from fxcli.evaluation.lines import Lines
@@ -50,14 +38,15 @@ def locate(opened: OpenedDetector, files: list[Path], shown: Shown, wanted: Want
     from fxcli.report.gallery import Gallery, views
     from fxcli.run.files import write_json
 
+    shown = Shown.of(names, files)
     if wanted.boxes:
         files = pictures_beside(wanted.boxes, files)
         if wanted.resume:
             sweep([wanted.boxes / f"{name}.png" for name in output_names(files, shown)])
     pictures = [wanted.boxes / f"{name}.png" for name in output_names(files, shown)] if wanted.boxes else []
     check_places(pictures, files)
-    gallery = Gallery.begun(report, len(files), (), overwrite=wanted.overwrite) if report else None
-    least = opened.least_score(wanted.score)
+    gallery = Gallery.begun(wanted.report, len(files), (), overwrite=wanted.overwrite) if wanted.report else None
+    least = opened.least_score(score)
     table = BoxTable(opened.model.info)
     lines = Lines(table, json=wanted.json)
     made_with = {"detector": opened.digest, "score": least, "paths": shown.style.value}

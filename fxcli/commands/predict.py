@@ -7,7 +7,7 @@ import sys
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -25,21 +25,14 @@ from fxcli.commands.options import (
     Quiet,
     Workers,
 )
+from fxcli.commands.outputs import Outputs
 from fxcli.commands.startup import import_torch
 from fxcli.console import console
 from fxcli.data.paths import PathStyle
-from fxcli.errors import SomeRowsFailed, UnreadableImage, UsageError
+from fxcli.errors import UsageError
 
 if TYPE_CHECKING:
-    from fxcli.data.paths import Shown
-    from fxcli.evaluation.predictions import PredictionTable
     from fxcli.inference.detected import BoxesBeside, OpenedDetector
-    from fxcli.inference.features import FeatureFile
-    from fxcli.inference.opened import Opened
-    from fxcli.inference.pipeline import Answer
-    from fxcli.inference.rows import Rows
-    from fxcli.inference.verdict import Judge
-    from fxcli.report.gallery import Gallery
 
 
 def predict(
@@ -158,22 +151,17 @@ def predict(
     Example: find . -name '*.png' | fx predict - --model runs/final-20260101T120000Z-1a2b --json
     """
     console.configure(json=json, quiet=quiet, debug=debug)
-    _check_places(out, report, features, resume=resume, overwrite=overwrite)
+    outputs = Outputs(out, cam, boxes, features, report, resume, overwrite, strict, json)
+    outputs.check()
     if features and engine not in (None, EngineName.torch):
         raise UsageError(f"--features needs torch, not {engine}")
     import_torch()
-    from fxcli.commands.locate import Wanted, locate
-    from fxcli.data.names import path_cell
-    from fxcli.data.paths import Shown
-    from fxcli.evaluation.lines import Lines
-    from fxcli.evaluation.predictions import PredictionTable
-    from fxcli.evaluation.table import output_names
-    from fxcli.inference import features as described
-    from fxcli.inference import rows as output
+    from fxcli.commands.answer import answer
+    from fxcli.commands.locate import locate
     from fxcli.inference.detected import is_detector, open_detector
+    from fxcli.inference.features import check
     from fxcli.inference.opened import open_model
     from fxcli.inference.verdict import Judge
-    from fxcli.report.gallery import Gallery
     from fxcli.run.directory import find_model
 
     place = partial(open_detector, device=device, workers=workers, batch_size=batch_size)
@@ -184,12 +172,10 @@ def predict(
             raise UsageError(
                 f"{file} is a detector: {given} are for classifiers", hint="--detector beside a classifier"
             )
-        wanted = Wanted(boxes, out, score, resume, overwrite, strict, json)
-        files = _files(paths)
-        locate(place(file, run), files, Shown.of(names, files), wanted, report)
+        locate(place(file, run), _files(paths), names, score, outputs)
         return
     if features:
-        described.check(features, overwrite=overwrite)
+        check(features, overwrite=overwrite)
     if boxes:
         raise UsageError(
             f"--boxes is for a detector alone, and {file} is a classifier", hint="--detector with --cam DIR"
@@ -207,116 +193,12 @@ def predict(
         draft=draft,
     )
     opened = open_one(str(file), headless=features is not None)
-    for_classes = bool(cam or sets or abstain is not None or gate or detector or report)
-    width = _features_of(opened, for_classes=for_classes) if features else 0
-    where = _beside(place, detector, score) if detector else None
-    judge = Judge(opened, open_one(gate) if gate else None, sets=sets, abstain=abstain, boxes=where)
-    files = _files(paths)
-    if cam or features:
-        from fxcli.explain.draw import check_places, pictures_beside
-
-        for folder in filter(None, (cam, features)):
-            files = pictures_beside(folder, files)
-        check_places([features / described.SHEET] if features else [], files)
-    shown = Shown.of(names, files)
-    maps = _maps(cam, files, shown) if cam else []
-    cells = [path_cell(shown(path)) for path in files] if features else []
-    gallery = Gallery.begun(report, len(files), opened.model.classes, overwrite=overwrite) if report else None
-    table = PredictionTable(opened.model.classes, opened.model.info, extra=judge.columns)
-    lines = Lines(table, json=json)
-    made_with = judge.made_with() | {"paths": names.value}
-    with (
-        output.going_to(out, lines, made_with, resume=resume, overwrite=overwrite) as rows,
-        described.going_to(features, cells, width, beside=out) as kept,
-    ):
-        _predict(judge, files, maps, shown, table, rows, kept, gallery, strict=strict, resume=resume)
-    if features and kept:
-        from fxcli.explain.neighbours import save_sheet
-
-        save_sheet(features, kept.readable, files, output_names(files, shown), opened)
-    if gallery:
-        gallery.write(table.notice, opened.described)
-    told = str(out / lines.file_name) if out else "the output"
-    beside = [f"{what} in {folder}" for what, folder in (("heat maps", cam), ("features", features)) if folder]
-    console.note(", ".join([f"{len(files)} pictures", *beside, *([told] if out else [])]))
-    console.note(table.notice)
-    if rows.failed:
-        raise SomeRowsFailed(rows.failed, len(files), told)
-
-
-def _predict(
-    judge: Judge,
-    files: Sequence[Path],
-    maps: Sequence[Path],
-    shown: Shown,
-    table: PredictionTable,
-    rows: Rows,
-    kept: FeatureFile | None,
-    gallery: Gallery | None,
-    *,
-    strict: bool,
-    resume: bool,
-) -> None:
-    """Writes a row for each picture that has none, and its features where they are kept."""
-    from fxcli.data.names import path_cell
-    from fxcli.data.radiograph import Caution, warn_of
-    from fxcli.explain.png import sweep
-
-    def called(path: Path) -> str:
-        return path_cell(shown(path))
-
-    cautions: list[Caution] = []
-    todo = rows.missing(files, called, lambda index: not maps or maps[index].is_file())
-    chosen = [files[index] for index in todo]
-    if resume and maps:
-        sweep([maps[index] for index in todo])
-    judge.ask_gate(chosen)
-    drawing = _drawing(judge, [maps[index] for index in todo] if maps else [], with_views=gallery is not None)
-    tell = drawing if maps or gallery else judge.verdict
-    verdicts = judge.opened.pipeline.map(lambda answer: (tell(answer), answer.features), chosen)
-    for verdict, features in console.progress(
-        verdicts, total=len(files), done=len(files) - len(chosen), what="predict"
-    ):
-        path = verdict.pop("path")
-        cautions += verdict.pop("cautions")
-        views = verdict.pop("views", None)
-        record = table.record(called(path), **verdict)
-        rows.write(record)
-        if kept:
-            kept.add(features)
-        if gallery:
-            gallery.add(record, views)
-        if strict and verdict["status"] == "error":
-            raise UnreadableImage(path, verdict["reason"])
-    rows.finish()
-    warn_of(cautions)
-
-
-def _maps(cam: Path, files: Sequence[Path], shown: Shown) -> list[Path]:
-    """Where the heat map of each picture goes, which is called as the picture is shown."""
-    from fxcli.evaluation.table import output_names
-    from fxcli.explain.draw import check_places
-
-    maps = [cam / f"{name}.png" for name in output_names(files, shown)]
-    check_places(maps, files)
-    return maps
-
-
-def _features_of(opened: Opened, *, for_classes: bool) -> int:
-    """How many features a picture has, of all networks of the model.
-
-    Args:
-        opened: The model.
-        for_classes: Whether something is asked for that only a model with classes can give.
-
-    Raises:
-        UsageError: It is an exported one, or has no classes where they are needed.
-    """
-    model = opened.trained("--features")
-    if for_classes and not model.classes:
+    if not opened.model.classes and (cam or report or sets or abstain is not None or gate or detector):
         given = "--cam, --report, --sets, --abstain, --gate and --detector"
         raise UsageError(f"{opened.file} holds a pretrained backbone: {given} are for classifiers")
-    return len(model.members) * model.spec.num_features
+    where = _beside(place, detector, score) if detector else None
+    judge = Judge(opened, open_one(gate) if gate else None, sets=sets, abstain=abstain, boxes=where)
+    answer(judge, _files(paths), names, outputs)
 
 
 def _files(paths: Sequence[str]) -> list[Path]:
@@ -350,40 +232,3 @@ def _listed() -> list[Path]:
     if not any(lines):
         raise UsageError("no path on stdin", hint="find DIR -name '*.jpg' | fx predict -")
     return [Path(os.fsdecode(line)) for line in lines if line]
-
-
-def _check_places(
-    out: Path | None, report: Path | None, features: Path | None, *, resume: bool, overwrite: bool
-) -> None:
-    if resume and (out is None or overwrite):
-        raise UsageError("--resume goes with --out DIR, and without --overwrite", hint="rows on stdout are not kept")
-    if overwrite and out is None and report is None and features is None:
-        what = "--overwrite goes with --out DIR, --features DIR or --report FILE"
-        raise UsageError(what, hint="rows on stdout are not kept")
-    if resume and report:
-        raise UsageError("--report shows what is predicted now: it does not go with --resume")
-    if resume and features:
-        hint = "without --features it goes on with the rows; --overwrite begins anew with both"
-        raise UsageError("--features are written in one go, and --resume cannot go on with them", hint=hint)
-
-
-def _drawing(judge: Judge, maps: Sequence[Path], *, with_views: bool) -> Callable[[Answer], dict[str, Any]]:
-    """Tells and draws an answer on the thread that it was computed on; what is not answered has no heat map."""
-    from fxcli.explain.draw import draw_answer
-    from fxcli.report.gallery import views
-    from fxcli.run.files import saying
-
-    def draw(answer: Answer) -> dict[str, Any]:
-        verdict = judge.verdict(answer)
-        boxes = verdict.get("boxes", ())
-        made = draw_answer(judge.opened, answer) if verdict["status"] == "ok" else None
-        if made and maps:
-            target = maps[answer.index]
-            with saying(target):
-                target.parent.mkdir(parents=True, exist_ok=True)
-            made.save_overlay(target, boxes)
-        if with_views and answer.cleaned is not None:
-            verdict["views"] = views(answer.cleaned, made.coloured if made else None, boxes)
-        return verdict
-
-    return draw

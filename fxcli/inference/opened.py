@@ -122,6 +122,15 @@ class Opened(ModelFile):
             raise UsageError(f"{purpose} needs the model file of a run, not an exported one: {self.file}")
         return self.model
 
+    def feature_width(self) -> int:
+        """How many features a picture has, of all networks of the model.
+
+        Raises:
+            UsageError: It is an exported one.
+        """
+        model = self.trained("--features")
+        return len(model.members) * model.spec.num_features
+
     def manifest(self, data: Path | None, command: str) -> Manifest:
         """The manifest that a command was given, or the run's own; see `manifest_of`."""
         return manifest_of(self.file, self.run, self.model.info, data, command)

@@ -1,0 +1,137 @@
+"""What `fx predict` does with a classifier: pictures → answers, as rows, heat maps, features and a page to look at."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from fxcli.console import console
+from fxcli.errors import SomeRowsFailed, UnreadableImage
+
+if TYPE_CHECKING:
+    from fxcli.commands.outputs import Outputs
+    from fxcli.data.paths import PathStyle, Shown
+    from fxcli.evaluation.predictions import PredictionTable
+    from fxcli.inference.features import FeatureFile
+    from fxcli.inference.pipeline import Answer
+    from fxcli.inference.rows import Rows
+    from fxcli.inference.verdict import Judge
+    from fxcli.report.gallery import Gallery
+
+
+def answer(judge: Judge, files: list[Path], names: PathStyle, wanted: Outputs) -> None:
+    """Writes a row for each picture that has none, and what is wanted beside it.
+
+    Raises:
+        SomeRowsFailed: Some could not be read.
+        UsageError: Features are wanted of an exported model.
+    """
+    from fxcli.data.names import path_cell
+    from fxcli.data.paths import Shown
+    from fxcli.evaluation.lines import Lines
+    from fxcli.evaluation.predictions import PredictionTable
+    from fxcli.evaluation.table import output_names
+    from fxcli.explain.draw import check_places, pictures_beside
+    from fxcli.explain.neighbours import save_sheet
+    from fxcli.inference import features
+    from fxcli.inference import rows as output
+    from fxcli.report.gallery import Gallery
+
+    opened, folder = judge.opened, wanted.features
+    width = opened.feature_width() if folder else 0
+    for place in filter(None, (wanted.cam, folder)):
+        files = pictures_beside(place, files)
+    check_places([folder / features.SHEET] if folder else [], files)
+    shown = Shown.of(names, files)
+    maps = [wanted.cam / f"{name}.png" for name in output_names(files, shown)] if wanted.cam else []
+    check_places(maps, files)
+    cells = [path_cell(shown(path)) for path in files] if folder else []
+    classes, overwrite = opened.model.classes, wanted.overwrite
+    gallery = Gallery.begun(wanted.report, len(files), classes, overwrite=overwrite) if wanted.report else None
+    table = PredictionTable(classes, opened.model.info, extra=judge.columns)
+    lines = Lines(table, json=wanted.json)
+    made_with = judge.made_with() | {"paths": names.value}
+    with (
+        output.going_to(wanted.out, lines, made_with, resume=wanted.resume, overwrite=overwrite) as rows,
+        features.going_to(folder, cells, width, beside=wanted.out) as kept,
+    ):
+        _answer(judge, files, maps, shown, table, rows, kept, gallery, wanted)
+    if folder and kept:
+        save_sheet(folder, kept.readable, files, output_names(files, shown), opened)
+    if gallery:
+        gallery.write(table.notice, opened.described)
+    told = str(wanted.out / lines.file_name) if wanted.out else "the output"
+    beside = [f"{what} in {where}" for what, where in (("heat maps", wanted.cam), ("features", folder)) if where]
+    console.note(", ".join([f"{len(files)} pictures", *beside, *([told] if wanted.out else [])]))
+    console.note(table.notice)
+    if rows.failed:
+        raise SomeRowsFailed(rows.failed, len(files), told)
+
+
+def _answer(
+    judge: Judge,
+    files: Sequence[Path],
+    maps: Sequence[Path],
+    shown: Shown,
+    table: PredictionTable,
+    rows: Rows,
+    kept: FeatureFile | None,
+    gallery: Gallery | None,
+    wanted: Outputs,
+) -> None:
+    """Answers each picture that has no row."""
+    from fxcli.data.names import path_cell
+    from fxcli.data.radiograph import Caution, warn_of
+    from fxcli.explain.png import sweep
+
+    def called(path: Path) -> str:
+        return path_cell(shown(path))
+
+    cautions: list[Caution] = []
+    todo = rows.missing(files, called, lambda index: not maps or maps[index].is_file())
+    chosen = [files[index] for index in todo]
+    if wanted.resume and maps:
+        sweep([maps[index] for index in todo])
+    judge.ask_gate(chosen)
+    drawing = _drawing(judge, [maps[index] for index in todo] if maps else [], with_views=gallery is not None)
+    tell = drawing if maps or gallery else judge.verdict
+    verdicts = judge.opened.pipeline.map(lambda answer: (tell(answer), answer.features), chosen)
+    for verdict, features in console.progress(
+        verdicts, total=len(files), done=len(files) - len(chosen), what="predict"
+    ):
+        path = verdict.pop("path")
+        cautions += verdict.pop("cautions")
+        views = verdict.pop("views", None)
+        record = table.record(called(path), **verdict)
+        rows.write(record)
+        if kept:
+            kept.add(features)
+        if gallery:
+            gallery.add(record, views)
+        if wanted.strict and verdict["status"] == "error":
+            raise UnreadableImage(path, verdict["reason"])
+    rows.finish()
+    warn_of(cautions)
+
+
+def _drawing(judge: Judge, maps: Sequence[Path], *, with_views: bool) -> Callable[[Answer], dict[str, Any]]:
+    """Tells and draws an answer on the thread that it was computed on; what is not answered has no heat map."""
+    from fxcli.explain.draw import draw_answer
+    from fxcli.report.gallery import views
+    from fxcli.run.files import saying
+
+    def draw(answer: Answer) -> dict[str, Any]:
+        verdict = judge.verdict(answer)
+        boxes = verdict.get("boxes", ())
+        made = draw_answer(judge.opened, answer) if verdict["status"] == "ok" else None
+        if made and maps:
+            target = maps[answer.index]
+            with saying(target):
+                target.parent.mkdir(parents=True, exist_ok=True)
+            made.save_overlay(target, boxes)
+        if with_views and answer.cleaned is not None:
+            verdict["views"] = views(answer.cleaned, made.coloured if made else None, boxes)
+        return verdict
+
+    return draw

@@ -1,0 +1,52 @@
+"""What `fx predict` is to write, and where: with a classifier (answer) and with a detector (locate)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from fxcli.errors import UsageError
+
+
+@dataclass(frozen=True)
+class Outputs:
+    """Options of fx predict, by their names there.
+
+    Attributes:
+        out: Folder of the rows; None: stdout.
+        cam: Folder of heat maps.
+        boxes: Folder of outlines and COCO.
+        features: Folder of features.
+        report: File of the page to look at.
+        resume: Whether to go on with what a stopped prediction left.
+        overwrite: Whether to replace what is there.
+        strict: Whether the first picture that cannot be read ends it.
+        json: Whether rows are JSON Lines.
+    """
+
+    out: Path | None
+    cam: Path | None
+    boxes: Path | None
+    features: Path | None
+    report: Path | None
+    resume: bool
+    overwrite: bool
+    strict: bool
+    json: bool
+
+    def check(self) -> None:
+        """Whether they go together.
+
+        Raises:
+            UsageError: They do not.
+        """
+        on_stdout = "rows on stdout are not kept"
+        if self.resume and (self.out is None or self.overwrite):
+            raise UsageError("--resume goes with --out DIR, and without --overwrite", hint=on_stdout)
+        if self.overwrite and not (self.out or self.report or self.features):
+            raise UsageError("--overwrite goes with --out DIR, --features DIR or --report FILE", hint=on_stdout)
+        if self.resume and self.report:
+            raise UsageError("--report shows what is predicted now: it does not go with --resume")
+        if self.resume and self.features:
+            hint = "without --features it goes on with the rows; --overwrite begins anew with both"
+            raise UsageError("--features are written in one go, and --resume cannot go on with them", hint=hint)
