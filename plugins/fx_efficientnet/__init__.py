@@ -1,6 +1,6 @@
-"""EfficientNet, EfficientNetV2 and EfficientNet-Lite by name, and every other net of timm as `timm:<name>`.
+"""EfficientNet, EfficientNetV2 and EfficientNet-Lite by name.
 
-What is known without building a net is data here; torch and timm are imported by `build` and `family` alone.
+What is known without building a net is data here; torch and timm are imported by `build` alone.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from collections.abc import Callable
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from fxcli import BackboneArgs, BackboneFamily, BackboneSpec, InputSpec, Stage, WeightSource, hookimpl
+from fxcli import BackboneArgs, BackboneSpec, InputSpec, Stage, WeightSource, hookimpl
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -32,8 +32,8 @@ LITE2 = (*B2[:-1], 1280)
 
 
 @hookimpl
-def fx_register_backbones(register: Callable[[BackboneSpec | BackboneFamily], None]) -> None:
-    """Registers the EfficientNets and the family of timm."""
+def fx_register_backbones(register: Callable[[BackboneSpec], None]) -> None:
+    """Registers the EfficientNets."""
     ra = partial(_release, "v0.1-weights")
     register(_net("efficientnet_b0", B0, 224, IMAGENET, ra("efficientnet_b0_ra-3dd342df.pth")))
     register(_net("efficientnet_b1", B0, 240, HALF, _hub("efficientnet_b1.ra4_e3600_r240_in1k")))
@@ -46,13 +46,6 @@ def fx_register_backbones(register: Callable[[BackboneSpec | BackboneFamily], No
     register(_lite(0, B0, 224, "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db"))
     register(_lite(1, B0, 240, "77cc7160d37bebc1e0d68dc9e8d1e836a263e063f0825ec80d85670b2c913850"))
     register(_lite(2, LITE2, 260, "9656183eaeafe8cbf0cf560089305d34668787f6a26377ccbe5be192ed3f855d"))
-    register(
-        BackboneFamily(
-            prefix="timm",
-            resolve=_resolve,
-            summary="any net of timm that gives a feature map, e.g. timm:resnet34",
-        )
-    )
 
 
 def _net(
@@ -129,9 +122,3 @@ def _convert_lite(state: dict[str, Tensor], module: nn.Module) -> dict[str, Tens
     from fx_efficientnet.build import convert_lite
 
     return convert_lite(state, module)
-
-
-def _resolve(name: str) -> BackboneSpec:
-    from fx_efficientnet.family import resolve
-
-    return resolve(name)
