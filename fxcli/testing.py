@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import itertools
 import math
 import os
 import random
@@ -114,11 +115,12 @@ def _check_cover(spec: BackboneSpec, module: nn.Module) -> None:
     names = {parameter: name for name, parameter in module.named_parameters()}
     owner: dict[nn.Parameter, str] = {}
     for stage in spec.stages:
-        for part in stage.modules:
-            for parameter in _part(spec, module, stage, part).parameters():
-                if parameter in owner:
-                    raise _broken(spec, f"{names[parameter]} is in stage {stage.name} and in stage {owner[parameter]}")
-                owner[parameter] = stage.name
+        own = [_parameter(spec, module, stage, name) for name in stage.parameters]
+        parts = [_part(spec, module, stage, name) for name in stage.modules]
+        for parameter in itertools.chain(own, *(part.parameters() for part in parts)):
+            if parameter in owner:
+                raise _broken(spec, f"{names[parameter]} is in stage {stage.name} and in stage {owner[parameter]}")
+            owner[parameter] = stage.name
     if left := [name for parameter, name in names.items() if parameter not in owner]:
         raise _broken(spec, f"{len(left)} parameters are in no stage: {', '.join(left[:3])}")
 
@@ -128,6 +130,13 @@ def _part(spec: BackboneSpec, module: nn.Module, stage: Stage, part: str) -> nn.
         return module.get_submodule(part)
     except AttributeError as error:
         raise _broken(spec, f"stage {stage.name} names the module '{part}', which does not exist") from error
+
+
+def _parameter(spec: BackboneSpec, module: nn.Module, stage: Stage, name: str) -> nn.Parameter:
+    try:
+        return module.get_parameter(name)
+    except AttributeError as error:
+        raise _broken(spec, f"stage {stage.name} names the parameter '{name}', which does not exist") from error
 
 
 def _check_forward(spec: BackboneSpec, module: nn.Module, images: Tensor) -> Tensor:

@@ -17,7 +17,7 @@ from fxcli.testing import check_backbone, tiny_dataset
 from fxcli.zoo.plugins import load_zoo
 
 CONV_NETS = ["resnet18", "densenet121", "mobilenetv3_small_050", "test_convnext"]
-TOKEN_NETS = ["test_vit", "deit_tiny_distilled_patch16_224", "swin_tiny_patch4_window7_224"]
+TOKEN_NETS = ["test_vit", "deit_tiny_distilled_patch16_224", "swin_tiny_patch4_window7_224", "test_mambaout"]
 
 
 @pytest.mark.parametrize("name", [*load_zoo().backbones(), *(f"timm:{net}" for net in CONV_NETS + TOKEN_NETS)])
@@ -91,6 +91,11 @@ def drop_path_type_error(args):
             r"4 parameters are in no stage: stem\.0\.weight, stem\.0\.bias, stem\.1\.weight",
         ),
         ({"stages": (STEM, replace(BODY, modules=("stem", "body")))}, "is in stage body and in stage stem"),
+        (
+            {"stages": (STEM, replace(BODY, parameters=("tokn",)))},
+            "stage body names the parameter 'tokn', which does not exist",
+        ),
+        ({"stages": (STEM, replace(BODY, parameters=("stem.0.bias",)))}, "is in stage body and in stage stem"),
         (
             {"stages": (replace(STEM, stride=2), BODY)},
             "stage stem .* is 16 x 16 for 64 px, the spec says stride 2",

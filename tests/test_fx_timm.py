@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import subprocess
 import sys
 
@@ -11,8 +12,12 @@ import torch
 from torch import nn
 
 from fx_timm import family
+from fx_timm.anatomy import Record, Seen, _in_order, _seen
+from fx_timm.feature_map import FeatureMap, Form
 from fxcli import BackboneArgs
 from fxcli.errors import PluginError, UnknownName
+from fxcli.explain.gradcam import at_layer
+from fxcli.model.classifier import Classifier
 from fxcli.zoo.plugins import load_zoo
 
 ARGS = BackboneArgs(image_size_px=64)
@@ -24,18 +29,26 @@ def test_registering_imports_neither_torch_nor_timm():
     assert done.stdout.splitlines()[-1] == "set()"
 
 
-@pytest.mark.parametrize("name", ["resnet18", "test_convnext", "test_vit", "mobilenetv3_small_050", "regnetx_002"])
+@pytest.mark.parametrize(
+    "name", ["resnet18", "test_convnext", "test_vit", "mobilenetv3_small_050", "regnetx_002", "test_mambaout"]
+)
 def test_family_loads_the_state_of_timm(name):
     spec = load_zoo().backbone(f"timm:{name}")
     whole = timm.create_model(name).eval()
     size_px = spec.input.size_px
     backbone = spec.build(BackboneArgs(image_size_px=size_px)).eval()
-    (source,) = spec.weights.values()
-    backbone.load_state_dict(source.convert(whole.state_dict(), backbone))
+    state = whole.state_dict()
+    if spec.weights:
+        (source,) = spec.weights.values()
+        backbone.load_state_dict(source.convert(state, backbone))
+    else:
+        backbone.net.load_state_dict({key: state[key] for key in backbone.net.state_dict()})
     images = torch.rand(1, 3, size_px, size_px)
     with torch.no_grad():
         features, expected = backbone(images), whole.forward_features(images)
-    if expected.ndim == 3:
+    if name == "test_mambaout":
+        assert torch.equal(features, expected.permute(0, 3, 1, 2))
+    elif expected.ndim == 3:
         tokens = features.flatten(2).transpose(1, 2)
         assert torch.equal(tokens, expected[:, whole.num_prefix_tokens :])
     else:
@@ -57,7 +70,7 @@ def test_tokens_become_the_cells_that_they_see():
     net = timm.create_model("test_vit", img_size=64)
     net.blocks, net.pos_embed = nn.Sequential(), nn.Parameter(torch.zeros_like(net.pos_embed))
     images = torch.rand(1, 3, 64, 64, requires_grad=True)
-    family.FeatureMap(net, "NLC")(images)[0, :, 0, 3].square().sum().backward()
+    FeatureMap(net, Form("NLC", prefix=1), {})(images)[0, :, 0, 3].square().sum().backward()
     seen = images.grad[0].abs().sum(0).nonzero()
     assert seen.min(0).values.tolist() == [0, 48]
     assert seen.max(0).values.tolist() == [15, 63]
@@ -105,6 +118,13 @@ def test_what_a_net_does_not_take():
     assert any(type(part).__name__ == "DropPath" for part in deep.modules())
 
 
+def test_a_net_of_one_size_says_so():
+    spec = load_zoo().backbone("timm:efficientformer_l1")
+    with pytest.raises(ValueError, match="efficientformer_l1 of timm sees pictures of 224 px alone, not of 64"):
+        spec.build(ARGS)
+    assert spec.build(BackboneArgs(image_size_px=224)).training
+
+
 def test_idle_modules_are_taken_out():
     spec = load_zoo().backbone("timm:test_convnext")
     assert isinstance(spec.build(ARGS).get_submodule("net.head"), nn.Identity)
@@ -120,8 +140,120 @@ def test_stages_follow_the_taps_of_timm():
         ("layer4", 32, 512),
     ]
     assert spec.stages[0].modules == ("net.conv1", "net.bn1", "net.act1")
-    (stage,) = load_zoo().backbone("timm:test_vit").stages
-    assert (stage.name, stage.modules, stage.stride) == ("all", ("",), 16)
+
+
+def test_stages_of_transformers_are_their_blocks():
+    first, *middle, last = load_zoo().backbone("timm:test_vit").stages
+    assert [stage.name for stage in middle] == [f"blocks.{number}" for number in range(1, 6)]
+    assert first.parameters == ("net.cls_token", "net.pos_embed")
+    assert first.modules == ("net.patch_embed", "net.blocks.0", "maps.blocks_0")
+    assert (last.name, last.modules, last.parameters) == ("norm", ("net.norm", "out"), ())
+    swin = load_zoo().backbone("timm:swin_tiny_patch4_window7_224").stages
+    assert [(stage.name, stage.stride, stage.channels) for stage in swin] == [
+        ("layers.0", 4, 96),
+        ("layers.1", 8, 192),
+        ("layers.2", 16, 384),
+        ("layers.3", 32, 768),
+        ("norm", 32, 768),
+    ]
+
+
+def outputs_of(backbone: nn.Module, stages, images: torch.Tensor) -> list[torch.Tensor]:
+    """What the last module of each stage returns."""
+    found: list[torch.Tensor] = []
+    handles = [
+        backbone.get_submodule(stage.modules[-1]).register_forward_hook(lambda *given: found.append(given[2]))
+        for stage in stages
+    ]
+    with torch.no_grad():
+        backbone(images)
+    for handle in handles:
+        handle.remove()
+    return found
+
+
+@pytest.mark.parametrize(
+    "name", ["test_vit", "deit_tiny_distilled_patch16_224", "swin_tiny_patch4_window7_224", "test_mambaout"]
+)
+def test_stages_see_what_timm_extracts(name):
+    spec = load_zoo().backbone(f"timm:{name}")
+    backbone = spec.build(ARGS).eval()
+    images = torch.rand(2, 3, 64, 64)
+    with torch.no_grad():
+        expected = backbone.net.forward_intermediates(images, output_fmt="NCHW", intermediates_only=True)
+    found = outputs_of(backbone, spec.stages, images)
+    assert len(expected) in (len(found), len(found) - 1)
+    for each, theirs in zip(found, expected, strict=False):
+        torch.testing.assert_close(each, theirs)
+
+
+def test_a_map_at_a_block_is_on_the_way_to_the_answer():
+    """Grad-CAM at the end of a block, against the net's own parts run by hand."""
+    spec = load_zoo().backbone("timm:test_vit")
+    classifier = Classifier(spec.build(ARGS), spec.num_features, 3).eval()
+    images, net = torch.rand(2, 3, 64, 64), classifier.backbone.net
+    layer = classifier.backbone.get_submodule(spec.stages[3].modules[-1])
+    found = at_layer(classifier, images, torch.tensor([0, 2]), layer)
+    tokens = net._pos_embed(net.patch_embed(images))
+    blocks = list(classifier.backbone.net.blocks)
+    for block in blocks[:4]:
+        block._forward_hooks.clear()
+        tokens = block(tokens)
+    tokens = tokens.detach().requires_grad_()
+    after = tokens
+    for block in blocks[4:]:
+        block._forward_hooks.clear()
+        after = block(after)
+    logits = classifier.head(net.norm(after)[:, 1:].mean(dim=1))
+    (gradient,) = torch.autograd.grad(logits[0, 0] + logits[1, 2], tokens)
+    weights = gradient[:, 1:].mean(dim=1, keepdim=True)
+    expected = (weights * tokens[:, 1:]).sum(dim=2).relu().reshape(2, 4, 4)
+    torch.testing.assert_close(found, expected.detach())
+
+
+def test_a_copy_is_seen_apart_from_its_original():
+    spec = load_zoo().backbone("timm:test_vit")
+    backbone = spec.build(ARGS).eval()
+    twin, images = copy.deepcopy(backbone), torch.rand(1, 3, 64, 64)
+    seen = []
+    backbone.maps["blocks_0"].register_forward_hook(lambda *_: seen.append("original"))
+    twin.maps["blocks_0"].register_forward_hook(lambda *_: seen.append("copy"))
+    with torch.no_grad():
+        features = twin(images)
+        assert seen == ["copy"]
+        assert torch.equal(features, backbone(images))
+
+
+@pytest.mark.parametrize("name", ["hiera_tiny_224", "levit_128s"])
+def test_finer_tokens_than_those_of_the_end_are_taken_for_no_map(name):
+    """Hiera keeps them in another order."""
+    (stage,) = load_zoo().backbone(f"timm:{name}").stages
+    assert (stage.name, stage.modules) == ("all", ("",))
+
+
+def test_a_map_of_one_token_is_none():
+    with pytest.raises(PluginError, match=r"pit_ti_224 of timm gives no square feature map but \(1, 1, 256\)"):
+        load_zoo().backbone("timm:pit_ti_224")
+
+
+def test_forms_that_look_alike():
+    last = Seen(Form("NHWC"), 64, 8)
+    assert _seen((1, 8, 8, 64), 0) == last
+    assert _seen((1, 32, 32, 32), 0, last) == Seen(Form("NHWC"), 32, 32)
+    assert _seen((1, 32, 32, 32), 0, Seen(Form("NCHW"), 64, 8)) == Seen(Form("NCHW"), 32, 32)
+    assert _seen((9, 7, 7, 64), 0, last) is None, "windows of one picture"
+    assert _seen((1, 17, 8), 1) == Seen(Form("NLC", 1), 8, 4)
+    assert _seen((1, 16, 8), 1) == Seen(Form("NLC"), 8, 4)
+    assert _seen((1, 18, 8), 1) is None
+    assert _seen((), 0) is None
+
+
+def test_layers_that_are_called_in_another_order_than_they_stand_in_are_not_cut_apart():
+    pieces = [["stem", "first"], ["second"]]
+    record = Record(begun={"stem": 0, "first": 2, "second": 4}, ended={"stem": 1, "first": 3, "second": 5})
+    assert _in_order(pieces, record)
+    assert not _in_order([["second"], ["first"]], record)
+    assert not _in_order([["first", "second"], ["stem"]], record)
 
 
 def test_resolving_draws_no_random_number():

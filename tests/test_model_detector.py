@@ -51,7 +51,9 @@ def trained(zoo, detector="faster_rcnn", **more):
 # --- pyramid ---
 
 
-@pytest.mark.parametrize("name", ["resnet18", "resnet50", "efficientnet_lite0", "timm:convnext_atto"])
+@pytest.mark.parametrize(
+    "name", ["resnet18", "resnet50", "efficientnet_lite0", "timm:convnext_atto", "timm:test_mambaout"]
+)
 @pytest.mark.parametrize("finest", [4, 8])
 def test_levels_of_real_backbones(name, finest):
     spec = load_zoo().backbone(name)

@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import pytest
 import torch
 
@@ -85,3 +87,16 @@ def test_layer_decay_and_head_multiplier(network):
     assert rate_of[id(classifier.head.weight)] == 3.0
     assert rate_of[id(classifier.backbone.body[0].weight)] == 0.5
     assert rate_of[id(classifier.backbone.stem[0].weight)] == 0.25
+
+
+def test_parameters_that_no_module_of_a_stage_holds_belong_to_it_all_the_same(network):
+    classifier, spec = network
+    classifier.backbone.token = torch.nn.Parameter(torch.zeros(1, 16))
+    stem, body = spec.stages
+    spec = replace(spec, stages=(replace(stem, parameters=("token",)), body))
+    freeze.apply(classifier, classifier.backbone, spec, PhaseModel(freeze="until:stem"))
+    assert not classifier.backbone.token.requires_grad
+    freeze.apply(classifier, classifier.backbone, spec, PhaseModel(freeze="none"))
+    assert classifier.backbone.token.requires_grad
+    groups = freeze.parameter_groups(classifier, classifier.backbone, spec, Optim(lr=1.0, layer_decay=0.5))
+    assert next(g["lr"] for g in groups if any(p is classifier.backbone.token for p in g["params"])) == 0.25

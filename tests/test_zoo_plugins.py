@@ -364,6 +364,7 @@ GOOD = WeightSource(url="https://example.org/a.pth", sha256="0123abcd")
         ({"stages": ("all",)}, "at least one Stage"),
         ({"stages": (replace(SPEC.stages[0], modules=()),)}, "stage all: modules"),
         ({"stages": (replace(SPEC.stages[0], modules="net"),)}, "stage all: modules"),
+        ({"stages": (replace(SPEC.stages[0], parameters="token"),)}, "stage all: parameters"),
         ({"stages": (replace(SPEC.stages[0], stride=0),)}, "stride and channels"),
         ({"stages": (replace(SPEC.stages[0], name=""),)}, "stage name ''"),
         ({"stages": (*SPEC.stages, *SPEC.stages)}, "stage names must differ: all, all"),

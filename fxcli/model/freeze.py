@@ -9,7 +9,7 @@ from torch import nn
 
 from fxcli.recipe.detection import DetectPhaseModel
 from fxcli.recipe.schema import Optim, PhaseModel
-from fxcli.zoo.specs import BackboneSpec
+from fxcli.zoo.specs import BackboneSpec, Stage
 
 _NORMS = (nn.modules.batchnorm._BatchNorm,)
 
@@ -23,10 +23,11 @@ def frozen_stages(spec: BackboneSpec, freeze: str) -> int:
     return [stage.name for stage in spec.stages].index(freeze.removeprefix("until:")) + 1
 
 
-def stage_modules(backbone: nn.Module, spec: BackboneSpec) -> Iterator[list[nn.Module]]:
-    """The modules of each stage, from the input on."""
-    for stage in spec.stages:
-        yield [backbone.get_submodule(name) for name in stage.modules]
+def _parameters(backbone: nn.Module, stage: Stage) -> Iterator[nn.Parameter]:
+    for name in stage.modules:
+        yield from backbone.get_submodule(name).parameters()
+    for name in stage.parameters:
+        yield backbone.get_parameter(name)
 
 
 def apply(network: nn.Module, backbone: nn.Module, spec: BackboneSpec, settings: PhaseModel | DetectPhaseModel) -> None:
@@ -44,11 +45,11 @@ def apply(network: nn.Module, backbone: nn.Module, spec: BackboneSpec, settings:
     count = frozen_stages(spec, settings.freeze)
     network.train()
     network.requires_grad_(True)
-    for index, modules in enumerate(stage_modules(backbone, spec)):
-        for module in modules:
-            if index < count:
-                module.eval()
-                module.requires_grad_(False)
+    for stage in spec.stages[:count]:
+        for name in stage.modules:
+            backbone.get_submodule(name).eval()
+        for parameter in _parameters(backbone, stage):
+            parameter.requires_grad_(False)
     if count == len(spec.stages):
         # Layers that belong to no stage have no parameters, but may be random.
         backbone.eval()
@@ -71,12 +72,10 @@ def parameter_groups(
         spec: Of the backbone.
         settings: The recipe's section.
     """
-    stages = stage_modules(backbone, spec)
     factors = {
         parameter: settings.layer_decay**distance
-        for distance, modules in enumerate(reversed(list(stages)), start=1)
-        for part in modules
-        for parameter in part.parameters()
+        for distance, stage in enumerate(reversed(spec.stages), start=1)
+        for parameter in _parameters(backbone, stage)
     }
     groups: dict[tuple[float, float], list[nn.Parameter]] = {}
     for parameter in module.parameters():

@@ -143,6 +143,8 @@ def _stage_problems(spec: BackboneSpec) -> Iterator[str]:
             yield f"stage name {stage.name!r} is made of letters, digits, _, - and ."
         if isinstance(stage.modules, str) or not stage.modules:
             yield f"stage {stage.name}: modules must be a tuple of at least one name"
+        if isinstance(stage.parameters, str):
+            yield f"stage {stage.name}: parameters must be a tuple of names"
         if stage.stride < 1 or stage.channels < 1:
             yield f"stage {stage.name}: stride and channels must be positive"
     if spec.stages[-1].channels != spec.num_features:

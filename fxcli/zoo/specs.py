@@ -51,12 +51,15 @@ class Stage:
         modules: Names of submodules of the built backbone, as in `named_modules()`; "" is the whole of it.
         stride: Input pixels per cell of the map that the last of `modules` returns.
         channels: Channels of that map.
+        parameters: Names of parameters, as in `named_parameters()`, that belong to this stage and to none of its
+            modules: a class token, say, or a position embedding.
     """
 
     name: str
     modules: tuple[str, ...]
     stride: int
     channels: int
+    parameters: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)

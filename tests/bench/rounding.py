@@ -31,7 +31,6 @@ from fxcli.inference.engines import Engine, TorchEngine
 from fxcli.inference.opened import open_model
 from fxcli.inference.pipeline import ordered_map
 from fxcli.model.classifier import TrainedModel
-from fxcli.model.freeze import stage_modules
 from fxcli.model.hardware import Compute
 
 CPU = torch.device("cpu")
@@ -70,8 +69,8 @@ def mixed(trained: TrainedModel, kept: Sequence[str]) -> TorchEngine:
     """The fast engine in bf16, but for the stages that are kept in fp32."""
     classifier = copy.deepcopy(trained.classifier)
     engine = engines.fast((classifier,), trained.preprocessing, Compute(CPU), trained.spec.stages)
-    for stage, modules in zip(trained.spec.stages, stage_modules(classifier.backbone, trained.spec), strict=True):
-        for module in modules:
+    for stage in trained.spec.stages:
+        for module in map(classifier.backbone.get_submodule, stage.modules):
             if stage.name in kept:
                 _in_fp32(module)
                 continue
