@@ -18,7 +18,7 @@ from fxcli.commands.cam import cam
 from fxcli.commands.doctor import doctor
 from fxcli.commands.evaluate import evaluate
 from fxcli.commands.export import export
-from fxcli.commands.plugins import plugins
+from fxcli.commands.plugins import app as plugins_app
 from fxcli.commands.predict import predict
 from fxcli.commands.prepare import prepare
 from fxcli.commands.recipe import app as recipe_app
@@ -117,13 +117,14 @@ def _summary(command: Callable[..., None]) -> str:
     return " ".join((inspect.getdoc(command) or "").partition("\n\n")[0].split())
 
 
-for _command in (prepare, train, evaluate, predict, cam, export, report, runs, plugins, doctor):
+for _command in (prepare, train, evaluate, predict, cam, export, report, runs, doctor):
     app.command(_command.__name__, short_help=_summary(_command))(_guarded(_command))
-for _info in recipe_app.registered_commands:
-    if _info.callback:
-        _info.short_help = _summary(_info.callback)
-        _info.callback = _guarded(_info.callback)
-app.add_typer(recipe_app, name="recipe")
+for _name, _group in (("plugins", plugins_app), ("recipe", recipe_app)):
+    for _info in (*_group.registered_commands, _group.registered_callback):
+        if _info and _info.callback:
+            _info.short_help = _summary(_info.callback)
+            _info.callback = _guarded(_info.callback)
+    app.add_typer(_group, name=_name)
 
 
 def main() -> None:

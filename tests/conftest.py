@@ -10,6 +10,8 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 import pytest
 from typer.testing import CliRunner
 
+# Plugins of strangers, whose tests are for where they are installed.
+collect_ignore = ["third_party"]
 REAL_DATA = Path(os.environ.get("FX_REAL_DATA", Path(__file__).resolve().parents[2] / "shared" / "data"))
 
 

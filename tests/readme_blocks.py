@@ -24,6 +24,8 @@ def commands():
     for info in app.registered_commands:
         lines.append(f"| `fx {info.name}` | {first_line(info.callback)} |")
     for group in app.registered_groups:
+        if root := group.typer_instance.registered_callback:
+            lines.append(f"| `fx {group.name}` | {first_line(root.callback)} |")
         for info in group.typer_instance.registered_commands:
             name = info.name or info.callback.__name__
             lines.append(f"| `fx {group.name} {name}` | {first_line(info.callback)} |")

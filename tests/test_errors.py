@@ -153,10 +153,12 @@ def test_a_wrong_command_line_exits_with_two(arguments):
 
 
 def test_every_command_is_guarded():
-    commands = [*cli.app.registered_commands, *cli.app.registered_groups[0].typer_instance.registered_commands]
-    assert len(commands) >= 12
+    groups = [group.typer_instance for group in cli.app.registered_groups]
+    commands = [*cli.app.registered_commands, *(info for group in groups for info in group.registered_commands)]
+    commands += [group.registered_callback for group in groups if group.registered_callback]
+    assert len(commands) >= 13
     for info in commands:
-        assert info.callback.__code__ is cli._guarded(lambda: None).__code__, info.name
+        assert info.callback.__code__ is cli._guarded(lambda: None).__code__, info.callback
 
 
 def test_version_and_help():
@@ -168,10 +170,11 @@ def test_version_and_help():
     assert "Research use only" in done.stdout
 
 
-@pytest.mark.parametrize("group", [[], ["recipe"]])
+@pytest.mark.parametrize("group", [[], ["plugins"], ["recipe"]])
 def test_help_says_of_each_command_its_whole_first_paragraph(group):
     shown = " ".join(CliRunner().invoke(cli.app, [*group, "--help"]).stdout.split())
-    app = cli.app.registered_groups[0].typer_instance if group else cli.app
+    groups = {group.name: group.typer_instance for group in cli.app.registered_groups}
+    app = groups[group[0]] if group else cli.app
     for info in app.registered_commands:
         first = " ".join(inspect.getdoc(info.callback).partition("\n\n")[0].split())
         assert f"{info.name or info.callback.__name__} {first}" in shown

@@ -18,7 +18,7 @@ from fxcli.data.preprocess import Clean
 
 HERE = Path(__file__).parent / "third_party"
 VERSIONS = {
-    "fx_demo": "0.3.0",
+    "fx_demo": "0.1.0",
     "fx_broken": "0.0.1",
     "fx_clash": "0.0.2",
     "fx_misspelt": "0.0.3",
@@ -67,7 +67,7 @@ def test_the_demo_is_found_and_works(fx, installed):
     assert plugins["demo"] == {
         "name": "demo",
         "distribution": "fx-demo",
-        "version": "0.3.0",
+        "version": "0.1.0",
         "status": "ok",
         "stage": "",
         "reason": "",

@@ -1,30 +1,41 @@
-"""`fx plugins`: what is installed, what failed and why, and every name that a recipe may use."""
+"""`fx plugins`: what is installed, what failed and why, and every name that a recipe may use; `new` begins another."""
 
 from __future__ import annotations
 
+import inspect
+import shlex
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from fxcli.commands.options import Debug, Json, Quiet
+from fxcli.commands.options import Debug, Json, Out, Quiet
 from fxcli.console import console
-from fxcli.errors import PluginError
+from fxcli.errors import PluginError, UsageError
 
 if TYPE_CHECKING:
     from fxcli.zoo.plugins import Plugin, Zoo
 
+app = typer.Typer()
 
+
+@app.callback(invoke_without_command=True)
 def plugins(
+    context: typer.Context,
     check: Annotated[bool, typer.Option("--check", help="Exit with 5 if a plugin failed to load.")] = False,
     json: Json = False,
     quiet: Quiet = False,
     debug: Debug = False,
 ) -> None:
-    """Lists the plugins and the backbones, pretrainers and detectors that they register.
+    """Lists the plugins, the hooks that they implement, and what they register.
 
     Example: fx plugins --check
     """
+    if context.invoked_subcommand:
+        if check or json or quiet or debug:
+            raise UsageError("options of a command stand behind it", hint=f"fx plugins {context.invoked_subcommand} …")
+        return
     console.configure(json=json, quiet=quiet, debug=debug)
     from fxcli.zoo.plugins import load_zoo
 
@@ -42,9 +53,40 @@ def plugins(
         ) from failed[0].error
 
 
+@app.command()
+def new(
+    name: Annotated[str, typer.Argument(metavar="NAME", help="Of the distribution, as my-backbone.")],
+    out: Out = None,
+    json: Json = False,
+    quiet: Quiet = False,
+    debug: Debug = False,
+) -> None:
+    """Writes a plugin with one small backbone that works, its test and its pyproject.toml, into NAME/ (or --out DIR).
+
+    It is installed with pip, and can be trained at once. Nothing is ever written over.
+
+    Example: fx plugins new my-backbone
+    """
+    console.configure(json=json, quiet=quiet, debug=debug)
+    from fxcli.zoo import kit
+    from fxcli.zoo.plugins import load_zoo
+
+    begun = kit.begin(name, out or Path(name), load_zoo())
+    if json:
+        names = {"distribution": begun.distribution, "module": begun.module, "backbone": begun.module}
+        console.record({"folder": str(begun.folder), **names, "files": list(begun.files)})
+    else:
+        for file in begun.files:
+            console.data(str(begun.folder / file))
+    console.note(f"next: python -m pip install -e {shlex.quote(f'{begun.folder}[test]')}")
+    console.note(f"then: python -m pytest {shlex.quote(str(begun.folder))}")
+    console.note(f"and:  fx train quickstart --set model.backbone={begun.module} --set model.init=random")
+
+
 def _record(zoo: Zoo) -> dict[str, Any]:
     return {
         "plugins": [_about(plugin) for plugin in zoo.plugins],
+        "hooks": _hooks(zoo),
         "backbones": [
             {
                 "name": name,
@@ -63,6 +105,21 @@ def _record(zoo: Zoo) -> dict[str, Any]:
     }
 
 
+def _hooks(zoo: Zoo) -> list[dict[str, Any]]:
+    """Every hook: what it is for, and who implements it."""
+    from fxcli.zoo import hookspecs
+    from fxcli.zoo.checks import HOOKS
+
+    return [
+        {
+            "name": hook,
+            "about": inspect.getdoc(getattr(hookspecs, hook)) or "",
+            "plugins": [plugin.name for plugin in zoo.plugins if hook in plugin.hooks and plugin.status == "ok"],
+        }
+        for hook in HOOKS
+    ]
+
+
 def _about(plugin: Plugin) -> dict[str, Any]:
     names = ("name", "distribution", "version", "status", "stage", "reason")
     return {**{name: getattr(plugin, name) for name in names}, "hooks": list(plugin.hooks)}
@@ -78,6 +135,8 @@ def _tables(zoo: Zoo) -> None:
         for p in zoo.plugins
     ]
     console.table(["plugin", "distribution", "version", "hooks", "status", "reason"], rows)
+    hooks = [(hook["name"], " ".join(hook["about"].split()), ", ".join(hook["plugins"])) for hook in _hooks(zoo)]
+    console.table(["hook", "what it is for", "plugins"], hooks)
     backbones = [
         (name, ", ".join(["random", *spec.weights]), f"{spec.input.size_px}", spec.summary)
         for name, spec in zoo.backbones().items()

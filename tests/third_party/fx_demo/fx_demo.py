@@ -1,6 +1,16 @@
-"""A whole plugin: one small backbone. Copy this file and its pyproject.toml to begin one of your own."""
+"""A plugin of fx: the backbone demo_tiny.
+
+Put a network of your own into `build`, and say what is true of it in the spec; `python -m pytest` holds it to the
+contract of a backbone, which fxcli.BackboneSpec describes.
+"""
 
 from fxcli import BackboneArgs, BackboneSpec, InputSpec, Stage, hookimpl
+
+# From input to output; each parameter is in one of them. Freezing, rates by depth and detectors go by stages.
+STAGES = (
+    Stage(name="stem", modules=("stem",), stride=4, channels=16),
+    Stage(name="body", modules=("body",), stride=8, channels=32),
+)
 
 
 @hookimpl
@@ -10,11 +20,8 @@ def fx_register_backbones(register):
         BackboneSpec(
             name="demo_tiny",
             build=build,
-            num_features=32,
-            stages=(
-                Stage(name="stem", modules=("stem",), stride=4, channels=16),
-                Stage(name="body", modules=("body",), stride=8, channels=32),
-            ),
+            num_features=STAGES[-1].channels,
+            stages=STAGES,
             input=InputSpec(size_px=64),
             summary="two convolutions, to show how a plugin is made",
         )
@@ -22,7 +29,7 @@ def fx_register_backbones(register):
 
 
 def build(args: BackboneArgs):
-    """Images [B, 3, H, W] → activated feature map [B, 32, H/8, W/8]."""
+    """Images [B, 3, H, W] → activated feature map [B, 32, H/8, W/8], with random weights."""
     # torch is imported here, not above: `fx --help` imports this module too.
     from collections import OrderedDict
 
