@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     import os
 
     from fxcli.api import Model
-    from fxcli.errors import FxError, MissingDependency
+    from fxcli.errors import FxError, MissingDependency, UsageError
     from fxcli.zoo.hookspecs import hookimpl
     from fxcli.zoo.specs import (
         BackboneArgs,
@@ -86,6 +86,7 @@ __all__ = [
     "PretrainArgs",
     "PretrainerSpec",
     "Stage",
+    "UsageError",
     "WeightSource",
     "__version__",
     "find_backbone",

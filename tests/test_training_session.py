@@ -65,6 +65,36 @@ def test_a_tracker_that_raises_is_muted_and_told_once(capsys, tmp_path):
     assert capsys.readouterr().err.count("plugin bad stopped logging: RuntimeError: no server") == 1
 
 
+def test_a_tracker_is_told_of_the_start_after_the_metrics_are_cut_and_may_refuse_it(tmp_path, capsys):
+    from fxcli.errors import FxError, MissingDependency
+    from fxcli.zoo.hookspecs import hookimpl
+    from fxcli.zoo.plugins import Zoo
+
+    class Tracker:
+        error = None
+
+        @hookimpl
+        def fx_start_run(self, run):
+            seen.append((run / "metrics.jsonl").read_text(encoding="utf-8"))
+            if self.error:
+                raise self.error
+
+    zoo, tracker, seen = Zoo(), Tracker(), []
+    zoo.pm.register(tracker, "tracker")
+    line = json.dumps({"step": 3, "epoch": 1}) + "\n"
+    (tmp_path / "metrics.jsonl").write_text(line + json.dumps({"step": 6, "epoch": 2}) + "\n", encoding="utf-8")
+    Log(Run(tmp_path), zoo, keep_epochs=1)
+    assert seen == [line]
+    tracker.error = MissingDependency("tensorboard", extra="track", purpose="tracking")
+    with pytest.raises(FxError, match="tracking needs the package tensorboard"):
+        Log(Run(tmp_path), zoo)
+    tracker.error = OSError("no server")
+    Log(Run(tmp_path), zoo)
+    Log(Run(tmp_path), zoo)
+    assert len(seen) == 3
+    assert capsys.readouterr().err.count("plugin tracker stopped logging: OSError: no server") == 1
+
+
 def test_timer_counts_earlier_sessions():
     timer = Timer(spent_s=100.0)
     assert 100 <= timer.spent_s < 101

@@ -227,7 +227,7 @@ class Log:
 
     Args:
         run: Where to.
-        zoo: Its plugins' fx_log_metrics are called.
+        zoo: Its plugins' fx_start_run and fx_log_metrics are called.
         keep_epochs: On a resume, the lines of later epochs are cut: they will be made again.
         is_kept: False of a process that only takes part: another one writes.
     """
@@ -240,6 +240,7 @@ class Log:
         lines = file.read_text(encoding="utf-8").splitlines() if file.exists() else []
         kept = [line for line in lines if _epoch_of(line) <= keep_epochs]
         write_text(file, "".join(line + "\n" for line in kept))
+        zoo.start_run(run.path)
 
     def write(self, step: int, values: Mapping[str, Any]) -> None:
         """Appends one object."""

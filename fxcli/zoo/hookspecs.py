@@ -31,6 +31,11 @@ def fx_register_pretrainers(register: Callable[[PretrainerSpec], None]) -> None:
 
 
 @hookspec
+def fx_start_run(run: Path) -> None:
+    """Called when a training begins or goes on: the run directory. An FxError that is raised here ends it."""
+
+
+@hookspec
 def fx_log_metrics(run: Path, step: int, metrics: Mapping[str, float]) -> None:
     """Called when training logs: the run directory, the optimizer step, and scalar metrics by name."""
 

@@ -140,11 +140,25 @@ class Zoo:
         return self._by_name(DetectorSpec)
 
     def log_metrics(self, run: Path, step: int, metrics: Mapping[str, float]) -> None:
+        """Hands figures to every tracker."""
+        self._track("fx_log_metrics", run=run, step=step, metrics=metrics)
+
+    def start_run(self, run: Path) -> None:
+        """Tells every tracker that a training begins or goes on.
+
+        Raises:
+            FxError: From a tracker that was asked for and cannot work.
+        """
+        self._track("fx_start_run", fatal=(FxError,), run=run)
+
+    def _track(self, hook: str, *, fatal: tuple[type[Exception], ...] = (), **values: Any) -> None:
         """Calls every tracker; one that raises is told once and not called again, and training goes on."""
         for module in self.pm.get_plugins() - self._mute:
             others = self.pm.get_plugins() - {module}
             try:
-                self.pm.subset_hook_caller("fx_log_metrics", others)(run=run, step=step, metrics=metrics)
+                self.pm.subset_hook_caller(hook, others)(**values)
+            except fatal:
+                raise
             except Exception as error:
                 self._mute.add(module)
                 console.warn(f"plugin {self.pm.get_name(module)} stopped logging: {_last_line(error)}")
