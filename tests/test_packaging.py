@@ -44,6 +44,7 @@ def test_a_wheel_runs_anywhere(tmp_path):
     assert "fx_yolo/network.py" in names
     assert {"fxcli/data/base.html.j2", "fxcli/data/page.html.j2"} <= set(names)
     assert {f"fxcli/report/{name}" for name in ("report.html.j2", "gallery.html.j2", "gallery.js")} <= set(names)
+    assert {"fx_timm/family.py", "fx_tensorboard/tracker.py", "fxcli/_kit/tests/test_backbone.py"} <= set(names)
     assert not [name for name in names if name.startswith(("tests/", "recipes/")) or name.endswith((".png", ".jpg"))]
     target = tmp_path / "site"
     python("-m", "pip", "install", "--no-deps", "--target", str(target), str(wheel))
@@ -52,5 +53,8 @@ def test_a_wheel_runs_anywhere(tmp_path):
     environment = {**os.environ, "PYTHONPATH": str(target)}
     shown = python("-m", "fxcli", "recipe", "show", "final", cwd=elsewhere, env=environment)
     assert "mixup: 0.2" in shown
+    begun = python("-m", "fxcli", "plugins", "new", "mine", cwd=elsewhere, env=environment)
+    assert Path("mine", "mine.py").as_posix() in begun
+    assert 'name="mine"' in (elsewhere / "mine" / "mine.py").read_text(encoding="utf-8")
     code = "import fxcli, fx_simclr; print(fxcli.__file__)"
     assert str(target) in python("-c", code, cwd=elsewhere, env=environment)
