@@ -260,3 +260,13 @@ def test_resolving_draws_no_random_number():
     before = torch.get_rng_state()
     family.resolve.__wrapped__("test_efficientnet")
     assert torch.equal(before, torch.get_rng_state())
+
+
+def test_a_net_of_tokens_is_exported_for_any_batch():
+    spec = load_zoo().backbone("timm:test_vit")
+    backbone = spec.build(ARGS).eval()
+    batch = {0: torch.export.Dim("batch")}
+    with torch.no_grad():
+        program = torch.export.export(backbone, (torch.rand(2, 3, 64, 64),), dynamic_shapes=(batch,))
+        images = torch.rand(5, 3, 64, 64)
+        torch.testing.assert_close(program.module()(images), backbone(images))

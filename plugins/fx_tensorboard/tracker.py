@@ -44,9 +44,10 @@ class Tracker:
             self._has_settings = True
             # The table of settings shows the last point of these curves.
             figures = {tag: metrics[name] for name, tag in tags.items() if tag != name}
-            experiment, session, _ = hparams(dict(settings(self.run / "recipe.yaml")), figures)
-            self.writer.file_writer.add_summary(experiment)
-            self.writer.file_writer.add_summary(session)
+            told = hparams(dict(settings(self.run / "recipe.yaml")), figures)  # type: ignore[no-untyped-call]
+            # The third says that the training is over, which nobody knows here.
+            for summary in told[:2]:
+                self.writer.file_writer.add_summary(summary)  # type: ignore[attr-defined]
         for name, value in metrics.items():
             self.writer.add_scalar(tags[name], value, step)
         # Nobody tells when the training ends.

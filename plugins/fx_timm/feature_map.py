@@ -44,7 +44,7 @@ class AsMap(nn.Module):
         if self.form.axes == "NLC":
             tokens = features[:, self.form.prefix :]
             side = math.isqrt(tokens.shape[1])
-            return tokens.transpose(1, 2).unflatten(2, (side, side))
+            return tokens.transpose(1, 2).unflatten(2, (side, side))  # type: ignore[no-untyped-call, no-any-return]
         return features
 
 
