@@ -13,7 +13,8 @@ def test_every_hook_is_told_with_what_it_is_for_and_who_implements_it():
     assert done.exit_code == 0, done.stderr
     hooks = {each["name"]: each for each in json.loads(done.stdout)["hooks"]}
     assert tuple(hooks) == HOOKS
-    assert hooks["fx_register_backbones"]["plugins"] == ["fx", "efficientnet", "simclr", "timm"]
+    # Other tests may have registered a demo in this process.
+    assert {"fx", "efficientnet", "simclr", "timm"} <= set(hooks["fx_register_backbones"]["plugins"])
     assert hooks["fx_register_pretrainers"]["plugins"] == ["simclr"]
     assert hooks["fx_register_detectors"]["about"].startswith("Called once at start: pass each DetectorSpec")
 
