@@ -5,12 +5,14 @@ import re
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 
 import pytest
 from reported import check_harmless, fx, own_cache, page, recipe, well
 
+from fxcli.data.manifest import read_manifest, write_manifest
 from fxcli.evaluation.words import OVERALL, PER_CLASS, told
 from fxcli.report.kept import kept
 from fxcli.run.directory import Run
@@ -184,10 +186,13 @@ def test_pictures_are_the_surest_answers(own):
     assert len(shown) - cards == cards + min(2, wrong)
 
 
-def test_pictures_of_folds_are_drawn_by_networks_that_had_not_seen_them(own, monkeypatch):
+@pytest.mark.parametrize("hashes", [True, False])
+def test_pictures_of_folds_are_drawn_by_networks_that_had_not_seen_them(own, monkeypatch, hashes):
     from fxcli.report import pictures
 
     run, seen = own("folds"), []
+    for file in () if hashes else run.path.rglob("manifest.csv"):
+        write_manifest(file, [replace(row, sha256="") for row in read_manifest(file, with_pictures=False).rows])
     drawn = pictures._views
     monkeypatch.setattr(
         pictures, "_views", lambda opened, paths, chosen: seen.append((opened, chosen)) or drawn(opened, paths, chosen)
@@ -221,6 +226,47 @@ def test_pictures_that_are_gone_are_told(own, prepared):
     assert "Model card" in found.text
 
 
+def test_a_picture_that_cannot_be_read_leaves_the_others(own, prepared):
+    run = own("one")
+    shutil.copytree(prepared, "spoilt")
+    run.update(manifest=str(Path("spoilt/manifest.csv").absolute()))
+    files = sorted(Path("spoilt/pictures/val").rglob("*.png"))
+    for file in files[:-1]:
+        file.write_bytes(b"no picture")
+    found = report(run.path, "--pictures", 12)
+    assert "No picture can be shown" not in found.text
+    assert files[0].name in found.text or "class_0/" in found.text
+    assert "Right answers" in found.text
+
+
+def test_a_part_that_the_manifest_lacks_is_not_missing(own):
+    run = own("one")
+    (run.path / "evaluation" / "test.json").unlink()
+    assert "The test part was not measured" in report(run.path, "--pictures", 0).text
+    rows = [row for row in read_manifest(run.path / "manifest.csv", with_pictures=False).rows if row.split != "test"]
+    write_manifest(run.path / "manifest.csv", rows)
+    assert "The test part was not measured" not in report(run.path, "--pictures", 0).text
+
+
+def test_a_damaged_part_is_told_and_the_rest_is_shown(own):
+    run = own("folds")
+    (run.path / "folds/1/run.json").write_text("{", encoding="utf-8")
+    found = report(run.path, "--pictures", 0)
+    assert "folds/1 cannot be read" in found.text
+    assert "fold 0: finished" in found.text
+
+
+def test_the_card_counts_what_was_learnt_from(own):
+    run = own("one")
+    rows = read_manifest(run.path / "manifest.csv", with_pictures=False).rows
+    count = sum(row.split == "train" for row in rows)
+    assert f": {count} pictures " in report(run.path, "--pictures", 0).text
+    file = run.path / "recipe.yaml"
+    text = file.read_text(encoding="utf-8").replace("train_frac: 1.0", "train_frac: 0.25")
+    file.write_text(text, encoding="utf-8")
+    assert f": {count} pictures, 25 % of them drawn" in report(run.path, "--pictures", 0).text
+
+
 def test_folds(own):
     run = own("folds")
     found = report(run.path, "--pictures", 0)
@@ -246,6 +292,7 @@ def test_pretrainings(own):
     found = report(own("views").path)
     assert "A pretrained backbone gives no answers" in found.text
     assert "feature spread" in found.text
+    assert "figures of the validation part" not in found.text, "its figures are of all pictures, or of neighbours"
     assert "fx evaluate" not in found.text
 
 
@@ -400,14 +447,19 @@ def test_without_matplotlib(own, monkeypatch):
 def test_plugins_add_sections(own, demo_zoo, monkeypatch):
     returned = [("Extra <b>", "text <b>"), ("Rows", [["what", "value"], ["a<b>", 3]])]
     monkeypatch.setattr(
-        type(demo_zoo), "report_sections", lambda self, run: [("demo", returned), ("bad", [("x", [[1], [1, 2]])])]
+        type(demo_zoo),
+        "report_sections",
+        lambda self, run: [
+            ("demo", returned),
+            *(("bad", [("x", rows)]) for rows in ([[1], [1, 2]], ["ab", "cd"], {"a": 1})),
+        ],
     )
     run = own("one")
     done = well("report", run.path, "--pictures", 0)
     found = page(run.path / "report.html")
     assert "Extra <b> (demo)" in found.text
     assert found.table("what", "value") == [["a<b>", "3"]]
-    assert "plugin bad adds nothing to the report" in done.stderr
+    assert done.stderr.count("plugin bad adds nothing to the report") == 3
 
 
 def test_kept_reads_parts_in_order(own):
@@ -419,7 +471,8 @@ def test_kept_reads_parts_in_order(own):
     assert list(kept(run).parts) == [f"seed {n}, fold {f}" for n in (0, 2, 10) for f in (0, 1)]
 
 
-ODD = (None, True, 3, -1.5, 1e308, "x", [], [1], [[1], "a"], {}, {"a": 1}, {"a": {"b": [None]}})
+RANGES = ({"value": "x", "low": None, "high": None}, {"value": 0.5, "low": "a", "high": "b"})
+ODD = (*RANGES, None, True, 3, -1.5, 1e308, "x", [], [1], [[1], "a"], {}, {"a": 1}, {"a": {"b": [None]}})
 
 
 @pytest.mark.parametrize("name", ["run.json", "fingerprint.json", "evaluation/test.json", "metrics.jsonl"])
@@ -444,3 +497,16 @@ def test_odd_values_end_nothing(own, name, monkeypatch):
                 changed = {**values, key: odd}
             file.write_text(json.dumps(changed) + "\n")
             assert "Model card" in build.build([kept(run)], 0).text, (key, odd)
+
+
+@pytest.mark.parametrize("odd", RANGES)
+def test_an_interval_that_is_none_is_damage(own, odd):
+    run = own("one")
+    values = evaluation(run, "test")
+    for name in ("accuracy", "balanced_accuracy", "auroc"):
+        changed = {**values, "figures": {**values["figures"], name: odd}}
+        (run.path / "evaluation/test.json").write_text(json.dumps(changed), encoding="utf-8")
+        assert "Model card" in report(run.path, "--pictures", 0).text
+    changed = {**values, "by": {"hospital": {}}}
+    (run.path / "evaluation/test.json").write_text(json.dumps(changed), encoding="utf-8")
+    assert "Model card" in report(run.path, "--pictures", 0).text

@@ -222,6 +222,8 @@ def test_a_tracker_gets_metrics(site):
 def test_sections_of_reports_come_from_every_plugin_that_can(site):
     site.add("@hookimpl\ndef fx_report_sections(run): return [('title', str(run))]", entry="good")
     site.add("@hookimpl\ndef fx_report_sections(run): raise ValueError('no')", entry="bad", dist="dist-bad")
+    late = "def fx_report_sections(run):\n    yield 'title', 'x'\n    raise KeyError('late')"
+    site.add(f"@hookimpl\n{late}", entry="late", dist="dist-late")
     assert load_zoo().report_sections(Path("runs/a")) == [("good", [("title", "runs/a")])]
 
 

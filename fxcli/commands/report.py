@@ -35,8 +35,8 @@ def report(
 ) -> None:
     """Tells of runs in one HTML file: what was run, data, curves, figures with intervals, pictures, and a model card.
 
-    It shows what the run holds, also of one that was stopped, and says which command makes what is missing. Nothing is
-    measured anew: a report is no look at a test part. The file opens anywhere, without a network, and prints well; its
+    It shows what the run holds, also of one that was stopped, and says which command makes what is missing. No model is
+    run on a test part: a report is no look at it. The file opens anywhere, without a network, and prints well; its
     path is told on stdout.
 
     Pictures are the surest answers, right and wrong, to pictures that the network had not seen: out-of-fold, or of the

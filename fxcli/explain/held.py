@@ -228,7 +228,7 @@ def members_of(opened: Opened, rows: Sequence[Row]) -> Iterator[list[int]]:
     folds = [member.get("fold") for member in opened.model.info.get("members") or [{}]]
     by_picture = _folds(opened.run) if opened.run and is_in_folds(opened) else {}
     for row in rows:
-        fold = by_picture.get(row.sha256)
+        fold = by_picture.get(row.sha256 or row.path)
         yield [number for number, its in enumerate(folds) if fold is None or its == fold]
 
 
@@ -238,9 +238,9 @@ def is_in_folds(opened: Opened) -> bool:
 
 
 def _folds(run: Run) -> dict[str, int]:
-    """By the hash of its raw file: the fold that held a picture out."""
+    """By the hash of its raw file, or its path where none is known: the fold that held a picture out."""
     found: dict[str, int] = {}
     for file in sorted(run.path.rglob("folds/*/manifest.csv")):
         part = read_manifest(file, root=run.manifest_file.parent)
-        found |= {row.sha256: int(file.parent.name) for row in part.rows if row.split == HELD_OUT and row.sha256}
+        found |= {row.sha256 or row.path: int(file.parent.name) for row in part.rows if row.split == HELD_OUT}
     return found

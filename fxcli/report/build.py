@@ -6,7 +6,7 @@ The file loads nothing and runs nothing: figures are SVG, pictures are data, and
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -106,6 +106,8 @@ def _of_plugins(run: Kept) -> Iterator[Section]:
 def _block(content: Any) -> Block:
     if isinstance(content, str):
         return Text(content)
+    if isinstance(content, Mapping) or any(isinstance(row, str) for row in content):
+        raise ValueError("a table is rows of cells")
     head, *rows = [[str(cell) for cell in row] for row in content]
     if any(len(row) != len(head) for row in rows):
         raise ValueError("rows of a table have as many cells as its head")

@@ -79,7 +79,7 @@ def _figures(runs: Mapping[str, Kept], name: str) -> Section:
         try:
             found = run.evaluations[name]["figures"]
             columns[label] = [str(found["n"]), str(found["n_groups"]), *(told(found[key]) for key in titles)]
-        except (KeyError, TypeError):
+        except (KeyError, TypeError, ValueError):
             blocks.append(Missing(f"{label} has no such figures."))
     heads = ["pictures", "groups", *(title.replace("_", " ") for title in titles.values())]
     rows = [list(cells) for cells in zip(heads, *columns.values(), strict=True)]
@@ -106,10 +106,12 @@ def _paired(runs: Mapping[str, Kept], name: str) -> Iterator[Block]:
         if shared is None:
             lines.append(f"{label} was measured on other pictures or classes than {labels[0]}: it is not compared")
             continue
+        if len(shared[0].paths) < max(len(first.paths), len(other.paths)):
+            lines.append(f"of the pictures, {len(shared[0].paths)} are shared by {labels[0]} and {label}")
         trainings = min(_seeds(runs[labels[0]]), _seeds(runs[label]))
         gained = gains(*shared, temperatures=(cold, warm), names=(labels[0], label), primary=False, trainings=trainings)
         lines += [each.verdict for each in gained]
-    yield Text(f"What each gains over {labels[0]}, picture by picture:")
+    yield Text(f"What each gains over {labels[0]}, picture by picture, by answers that were kept; exploratory:")
     yield Bullets(lines)
 
 

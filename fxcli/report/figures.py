@@ -142,7 +142,8 @@ def intervals(names: Sequence[str], series: Mapping[str, Sequence[Range | None]]
     height = 0.9 + 0.3 * len(names) * max(1, 0.55 * len(series))
     with _drawing(alt, (_SIZE_IN[0], height)) as (figure, axes, made):
         for number, (label, values) in enumerate(series.items()):
-            colour, mark = _SERIES[number % len(_SERIES)], _MARKS[number % len(_MARKS)]
+            # A mark of its own for each round of colours: no two of 36 are alike.
+            colour, mark = _SERIES[number % len(_SERIES)], _MARKS[(number + number // len(_SERIES)) % len(_MARKS)]
             offset = 0.7 * (number + 0.5) / len(series) - 0.35
             known = [(place + offset, each) for place, each in enumerate(values) if each is not None]
             for place, each in known:
@@ -195,8 +196,8 @@ def _drawing(alt: str, size_in: tuple[float, float] = _SIZE_IN) -> Iterator[tupl
 
 
 def _finish(figure: Figure, axes: Axes, x: str, y: str, count: int) -> None:
-    axes.set_xlabel(x)
-    axes.set_ylabel(y)
+    axes.set_xlabel(_plain(x) if x else "")
+    axes.set_ylabel(_plain(y) if y else "")
     if count > 1:
         figure.legend(loc="outside lower center", ncols=2 if count < 5 else 3, fontsize=9)
 

@@ -109,7 +109,11 @@ def kept(run: Run) -> Kept:
         except (OSError, ValueError, RecursionError, FxError) as error:
             what = error.what if isinstance(error, FxError) else error
             found.problems.append(f"{file.relative_to(run.path)} cannot be read: {str(what)[:200]}")
-    found.parts = {name: kept(part) for name, part in _parts(run)}
+    for name, part in _parts(run):
+        try:
+            found.parts[name] = kept(part)
+        except FxError as error:
+            found.problems.append(f"{part.path.relative_to(run.path)} cannot be read: {error.what[:200]}")
     return found
 
 

@@ -1,4 +1,4 @@
-"""What a report tells of figures that `fx evaluate` wrote. Nothing is measured here: numbers stay as they are."""
+"""What a report tells of figures that `fx evaluate` wrote. No model is run: numbers stay as they are."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def measured(run: Kept) -> Section:
     for name, values in run.evaluations.items():
         try:
             parts.append(_evaluation(run, name, values))
-        except (KeyError, TypeError, ValueError, IndexError, AttributeError):
+        except (KeyError, TypeError, ValueError, IndexError, AttributeError, RuntimeError):
             blocks.append(
                 Missing(f"evaluation/{name}.json is damaged, or of another version of fx.", _again(run, name))
             )
@@ -49,8 +49,9 @@ def measured(run: Kept) -> Section:
         return Section("Figures", [Text("A pretrained backbone gives no answers: train a classifier from it.")])
     if not run.digest:
         blocks.append(Missing("There is no finished model to be measured."))
+    there = {row.split for row in run.rows} | ({"oof"} if run.is_in_folds else set())
     for name in ("test", "oof" if run.is_in_folds else "val") if run.digest else ():
-        if name not in run.evaluations:
+        if name not in run.evaluations and name in there:
             blocks.append(Missing(f"The {_PARTS[name]} was not measured.", _again(run, name)))
     if not parts and (plain := run.info.get("figures")):
         blocks.append(_plain(plain, is_oof=run.is_in_folds))
@@ -61,8 +62,9 @@ def measured(run: Kept) -> Section:
 
 
 def _again(run: Kept, name: str) -> str:
-    split = name if name in _PARTS else "SPLIT"
-    return f"fx evaluate {run.quoted}" + ("" if split == "test" else f" --split {split}")
+    if name not in _PARTS:
+        return ""  # of other pictures, or with options that its name alone does not tell
+    return f"fx evaluate {run.quoted}" + ("" if name == "test" else f" --split {name}")
 
 
 def _plain(values: Any, *, is_oof: bool) -> Block:
@@ -97,14 +99,15 @@ def shares_of(run: Kept, name: str) -> list[Range | None]:
 def _ranges(values: Mapping[str, Any]) -> list[Range | None]:
     try:
         return [_range(values["figures"][name]) for name in SHARES]
-    except (KeyError, TypeError):
+    except (KeyError, TypeError, ValueError):
         return []
 
 
 def _range(value: Mapping[str, Any] | None) -> Range | None:
     if value is None or value["value"] is None:
         return None
-    return Range(float(value["value"]), value["low"], value["high"])
+    low, high = (None if value[end] is None else float(value[end]) for end in ("low", "high"))
+    return Range(float(value["value"]), low, high)
 
 
 def _text(value: Range | None) -> str:
@@ -119,7 +122,7 @@ def headline(run: Kept) -> list[str]:
         key = "ap50" if run.task == "detect" else "balanced_accuracy"
         try:
             figure = told(values["figures"][key])
-        except (KeyError, TypeError):
+        except (KeyError, TypeError, ValueError):
             continue
         found.append(f"{BOXES[key] if key in BOXES else key.replace('_', ' ')} {figure} on the {_PARTS[name]}")
     return found
@@ -243,7 +246,7 @@ def _sentence(text: str) -> str:
 
 
 def _by(column: str, by: Mapping[str, Any]) -> Block:
-    first = next(iter(by.values()))
+    first: Mapping[str, Any] = next(iter(by.values()), {})
     names = [name for name in first if isinstance(first[name], dict)]
     rows = [
         [

@@ -16,7 +16,7 @@ from PIL import Image
 
 from fxcli.data import page
 from fxcli.data.manifest import Manifest, Row, read_manifest
-from fxcli.errors import FxError, UnreadableImage
+from fxcli.errors import DataError, FxError
 from fxcli.evaluation.intervals import codes_of
 from fxcli.evaluation.metrics import softmax
 from fxcli.evaluation.predictions import Labelled, read_labelled
@@ -57,15 +57,18 @@ def pictures(run: Kept, most: int) -> Section:
     part, file = ("oof", run.run.oof_file) if run.is_in_folds else ("val", run.run.path / "predictions" / "val.csv")
     if not file.is_file():
         again = f"fx evaluate {run.quoted} --split val" if part == "val" else f"fx train --resume {run.quoted}"
+        again = again if part == "val" or run.status != "finished" else ""
         return Section(title, [Missing("No answers to pictures that it had not seen are kept.", again)])
     try:
         said, classes = read_labelled(file.read_bytes().decode("utf-8"))
         # The run's copy of the manifest; the pictures are still beside the original.
         manifest = read_manifest(run.run.path / "manifest.csv", root=run.run.manifest_file.parent)
         by_path = {row.path: row for row in manifest.rows}
+        if strange := set(said.paths) - by_path.keys():
+            raise DataError(f"{len(strange)} pictures that were answered are not in the run's manifest")
         right, wrong = ([_chosen(said, by_path, place) for place in places] for places in _surest(said, most))
         drawn = _drawn(run, manifest, [*right, *wrong])
-    except (OSError, ValueError, KeyError, FxError) as error:
+    except (OSError, ValueError, FxError) as error:
         what = error.what if isinstance(error, FxError) else str(error)
         return Section(title, [Missing(f"No picture can be shown: {what[:300]}.")])
     cards = [_card(classes, chosen, views) for chosen, views in zip([*right, *wrong], drawn, strict=True)]
@@ -132,7 +135,7 @@ def _views(opened: Opened, paths: Sequence[Path], chosen: Sequence[Chosen]) -> I
 
     def draw(answer: Answer) -> list[View]:
         if answer.cleaned is None:
-            raise UnreadableImage(answer.path, answer.reason)
+            return []  # a card without pictures: the others are shown
         found = [_view(outline.radiograph(answer.cleaned), "the picture")]
         its = chosen[answer.index]
         for target in dict.fromkeys([its.answer, its.label]):

@@ -61,6 +61,7 @@ def what_was_run(run: Kept) -> Section:
     elif run.status == "running":
         blocks.insert(0, Missing("This run is in progress: what follows is what there is so far."))
     blocks += [Missing(f"{line}.") for line in run.problems]
+    blocks += [Missing(f"{name}: {line}.") for name, part in run.parts.items() for line in part.problems]
     versions = {**_mapping(info.get("versions")), "python": info.get("python"), **_mapping(info.get("plugins"))}
     blocks.append(Code("versions", "\n".join(f"{name} {text_of(value)}" for name, value in versions.items())))
     if run.recipe_text:
@@ -107,7 +108,7 @@ def data(run: Kept) -> Section:
         ("groups (patients, studies, copies)", text_of(found.get("groups"))),
         ("width, px", _spread(found.get("width_px"))),
         ("height, px", _spread(found.get("height_px"))),
-        ("could not be read", str(len(_list(found.get("unreadable"))))),
+        ("could not be read", str(len(_list(found.get("unreadable")))) if found else ""),
         ("licence", text_of(found.get("licence")) or "not known to fx: see where the pictures come from"),
     ]
     blocks.append(Facts(facts))
@@ -150,7 +151,8 @@ def learning(run: Kept) -> Section:
         return Section("Learning curves", list(_own_curves(run)))
     if parts:
         return Section("Learning curves", list(curves_of(parts, monitor_of(next(iter(parts.values()))))))
-    return Section("Learning curves", [Missing("No epoch is finished yet.", f"fx train --resume {run.quoted}")])
+    again = "" if run.status == "finished" else f"fx train --resume {run.quoted}"
+    return Section("Learning curves", [Missing("No epoch is finished yet.", again)])
 
 
 def _own_curves(run: Kept) -> Iterator[Block]:
@@ -178,7 +180,7 @@ def _own_curves(run: Kept) -> Iterator[Block]:
 
 
 def _charts(epochs: Sequence[Mapping[str, Any]]) -> dict[str, list[str]]:
-    """Title → names of the figures that share an axis: losses, shares, and each of the others alone."""
+    """Title → names of the figures that share an axis: losses, shares of validation, and each of the others alone."""
     found: dict[str, list[str]] = {}
     names = dict.fromkeys(name for values in epochs for name in values if name not in _NO_FIGURES)
     for name in names:
@@ -186,7 +188,12 @@ def _charts(epochs: Sequence[Mapping[str, Any]]) -> dict[str, list[str]]:
         if not values:
             continue
         is_share = all(0 <= value <= 1 for value in values)
-        title = "loss" if "loss" in name else "figures of the validation part" if is_share else name.replace("_", " ")
+        if "loss" in name:
+            title = "loss"
+        elif is_share and name.startswith("val_"):
+            title = "figures of the validation part"
+        else:
+            title = name.replace("_", " ")
         found.setdefault(title, []).append(name)
     return found
 
@@ -234,7 +241,9 @@ def card(run: Kept, headline: Sequence[str]) -> Section:
     """The model card: what the model is for, what it learnt from, and what it cannot do."""
     header, found = run.header, run.fingerprint
     classes = [str(name) for name in _list(header.get("classes"))]
-    learnt = sum(row.split != "test" for row in run.rows)
+    parts = ("train", "val", "calibration") if run.is_in_folds else ("train",)
+    learnt, frac = sum(row.split in parts for row in run.rows), run.section("data", "train_frac")
+    share = f", {100 * frac:g} % of them drawn" if isinstance(frac, float) and frac < 1 else ""
     facts = [
         ("model", f"{run.name}, recipe {text_of(run.info.get('recipe'))}"),
         (
@@ -250,7 +259,7 @@ def card(run: Kept, headline: Sequence[str]) -> Section:
         ("not intended", "decisions about patients, alone or beside a person"),
         (
             "learnt from",
-            f"{found.get('name') or 'pictures'}: {learnt} pictures outside the test part" if run.rows else "",
+            f"{found.get('name') or 'pictures'}: {learnt} pictures{share}" if run.rows else "",
         ),
         ("figures", "; ".join(headline) or "none was measured"),
         ("licence of the pictures", text_of(found.get("licence")) or "not known to fx; it may bind the model, too"),
@@ -274,9 +283,12 @@ def _limits(run: Kept) -> Iterator[str]:
         yield "No patient is known of its pictures: pictures of one person may stand in several parts."
     if leaked := sum(row.leaked == "yes" for row in run.rows):
         yield f"{leaked} of its test pictures were learnt from, too, as copies."
-    looks = [look for each in run.evaluations.values() if isinstance(look := each.get("look"), int)]
-    if looks and max(looks) > 1:
-        yield f"Its test part was looked at {max(looks)} times: a figure that was chosen among several flatters."
+    look = run.evaluations.get("test", {}).get("look")
+    if isinstance(look, int) and look > 1:
+        yield (
+            f"Its test part had been looked at {look} times when it was measured: "
+            "a figure that was chosen among several flatters."
+        )
     yield "Figures hold for pictures like those that were measured: of other hospitals or devices nothing is known."
     if run.task == "classify":
         yield "Heat maps show what spoke for an answer, not where a fracture is."

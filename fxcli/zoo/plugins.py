@@ -170,10 +170,10 @@ class Zoo:
             others = self.pm.get_plugins() - {module}
             try:
                 returned = self.pm.subset_hook_caller("fx_report_sections", others)(run=run)
+                # A generator works only now.
+                found += [(name, list(each)) for each in returned]
             except Exception as error:
                 console.warn(f"plugin {name} adds nothing to the report: {_last_line(error)}")
-                continue
-            found += [(name, each) for each in returned]
         return found
 
     def load(self, plugin: Plugin, entry: EntryPoint) -> None:
