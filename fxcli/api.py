@@ -17,6 +17,7 @@ import numpy as np
 from fxcli.console import console
 from fxcli.data import scan
 from fxcli.data.names import path_cell
+from fxcli.errors import UsageError
 from fxcli.evaluation.box_table import BoxTable
 from fxcli.evaluation.predictions import PredictionTable
 from fxcli.explain import overlay
@@ -113,7 +114,13 @@ class Model:
         files = scan.pictures(Path(path) for path in named)
         opened = self._opened
         if isinstance(opened, OpenedDetector):
+            if heat_maps or sets:
+                raise UsageError("heat_maps and sets are for classifiers, and this is a detector")
+            if score is not None and not 0 <= score <= 1:
+                raise UsageError(f"score is {score}: it must be from 0 to 1")
             return [_located(opened, opened.least_score(score), sighting) for sighting in opened.finder.over(files)]
+        if score is not None:
+            raise UsageError("score is for a detector, and this is a classifier")
         judge = Judge(opened, None, sets=sets, abstain=None)
         table = PredictionTable(opened.model.classes, opened.model.info, extra=judge.columns)
         tell = partial(_told, judge, table, heat_maps)

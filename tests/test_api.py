@@ -68,6 +68,8 @@ def test_mistakes_are_errors_of_fx(trained, prepared, tmp_path):
         model.predict(prepared, sets=True)
     with pytest.raises(RunError, match="no run directory or model file"):
         fxcli.load("nothing")
+    with pytest.raises(UsageError, match="score is for a detector"):
+        model.predict(prepared, score=0.5)
     assert issubclass(RunError, FxError)
 
 

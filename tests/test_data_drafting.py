@@ -48,7 +48,8 @@ def loaded(manifest, means):
 def test_a_few_hundred_pictures_are_trained_on_as_best_does(means):
     recipe, text = loaded(pictures({"a": 400, "b": 334}), means)
     assert text.startswith(
-        "# mine — drafted for 734 training pictures of 2 classes, in 734 groups\n# fx train mine.yaml\n"
+        "# mine — drafted for 734 training pictures of 2 classes, in 734 groups\n"
+        "# fx train, and the name of this file\n"
     )
     assert (recipe.data.image_size_px, recipe.ensemble.folds) == (320, 5)
     assert (recipe.model.backbone, recipe.model.init) == ("resnet18", "random")
@@ -74,7 +75,7 @@ def test_many_pictures_are_small_without_a_gpu_and_seen_less_often(means):
     assert recipe.data.image_size_px == 224
     assert recipe.phases["deep"].train.epochs == 4
     assert recipe.ensemble.folds == 1
-    assert "6000 groups: a part of them tells the model its errors" in text
+    assert "6000 groups: folds would take long" in text
     assert loaded(pictures({"a": 3000, "b": 3000}), replace(means, has_gpu=True))[0].data.image_size_px == 512
 
 
@@ -103,3 +104,24 @@ def test_the_deeper_stages_are_those_behind_stride_four(zoo, means):
 def test_one_class_is_nothing_to_tell_apart(means):
     with pytest.raises(DataError, match="of 1 classes: there is nothing to tell apart"):
         draft("mine", pictures({"a": 9}), "m", means)
+
+
+def test_a_calibration_part_is_what_folds_would_be_for(means):
+    manifest = pictures({"a": 40, "b": 40})
+    rows = [replace(row, split="calibration") if row.path.endswith("5.png") else row for row in manifest.rows]
+    recipe, text = loaded(replace(manifest, rows=tuple(rows)), means)
+    assert recipe.ensemble.folds == 1
+    assert "pictures for calibration tell the model its errors" in text
+
+
+def test_pictures_that_were_prepared_small_are_not_called_small(means, monkeypatch):
+    monkeypatch.setattr(Manifest, "clean", lambda self: type("Clean", (), {"prepared_px": 256})())
+    recipe, text = loaded(pictures({"a": 40, "b": 40}, side_px=1000), means)
+    assert recipe.data.image_size_px == 224
+    assert "pictures were prepared at 256 px" in text
+
+
+def test_a_path_of_any_letters_is_read_back(means):
+    text = draft("mine", pictures({"a": 40, "b": 40}), "x\U0001f600/é.csv", means)
+    Path("mine.yaml").write_text(text, encoding="utf-8")
+    assert load("mine.yaml").recipe.data.manifest == "x\U0001f600/é.csv"

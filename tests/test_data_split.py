@@ -243,3 +243,11 @@ def test_each_class_keeps_a_group_however_small_the_share():
     taken = share(labels, group, 0.01, seed=0)
     assert taken.tolist().count(True) == 3
     assert taken[50:].all()
+
+
+def test_a_class_whose_pictures_all_lie_in_groups_of_another_is_kept():
+    labels = ["a", "b"] * 20
+    group = [f"g{number // 2}" for number in range(40)]
+    taken = share(labels, group, 0.1, seed=0)
+    assert {label for label, its in zip(labels, taken, strict=True) if its} == {"a", "b"}
+    assert (share(labels, group, 0.5, seed=0) >= taken).all()

@@ -98,10 +98,22 @@ def test_a_folder_called_like_a_recipe_is_ambiguous(tiny):
     assert "fx train ./final for the folder" in done.stderr
 
 
-def test_without_a_gpu_the_smallest_backbone_with_weights_here_is_taken(demo_zoo, monkeypatch):
-    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+def test_the_backbone_is_that_of_best_where_its_weights_are_here(demo_zoo, monkeypatch):
     found = drafting._means()
-    assert found.spec.name == "efficientnet_lite0"
+    assert found.spec.name == load("best").recipe.model.backbone
     assert found.init == "imagenet"
-    monkeypatch.setattr("torch.cuda.is_available", lambda: True)
+    monkeypatch.setattr("fxcli.model.init.at_hand", lambda source: "somewhere else")
     assert drafting._means().spec.name == "resnet50"
+
+
+def test_a_changed_recipe_outlives_preparing_again(raw, tiny):
+    fx("prepare", raw)
+    file = Path("prepared/my_pictures/train.yaml")
+    file.write_text("mine\n", encoding="utf-8")
+    fx("prepare", raw, "--overwrite")
+    assert file.read_text(encoding="utf-8") == "mine\n"
+
+
+def test_a_run_is_not_taken_for_pictures(trained):
+    done = fx("train", trained.path, code=2)
+    assert f"fx train --resume {trained.path} goes on with it" in done.stderr

@@ -14,7 +14,7 @@ from typer.testing import CliRunner
 import fxcli
 from fxcli.cli import app
 from fxcli.data.read import read
-from fxcli.errors import UnreadableImage
+from fxcli.errors import UnreadableImage, UsageError
 from fxcli.run import checkpoint
 
 
@@ -334,6 +334,9 @@ def test_from_python_boxes_are_those_of_the_rows(detector, prepared_boxes, tmp_p
     assert [each.row for each in said] == [json.loads(line) for line in done.stdout.splitlines()]
     assert any(each.boxes for each in said)
     (tmp_path / "no.png").write_bytes(b"no picture")
+    for options in ({"sets": True}, {"heat_maps": True}, {"score": 5}):
+        with pytest.raises(UsageError):
+            model.predict(folder, **options)
     (none,) = model.predict(tmp_path / "no.png", score=0.1)
     assert (none.row["status"], none.boxes, none.label) == ("error", [], None)
     assert none.reason

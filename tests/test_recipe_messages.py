@@ -160,8 +160,8 @@ def test_a_key_of_another_task_in_a_pretraining():
         ("augment: {translate_frac: -1}", "augment.translate_frac: -1 must be greater than or equal to 0"),
         ("optim: {lr: 0}", "optim.lr: 0 must be greater than 0"),
         ("optim: {momentum: 15}", "optim.momentum: 15 must be less than 1"),
-        ("optim: {name: adam}", 'optim.name: "adam" must be adamw or sgd — did you mean adamw?'),
-        ("optim: {name: zzz}", 'optim.name: "zzz" must be adamw or sgd'),
+        ("optim: {name: adam}", 'optim.name: "adam" must be adamw or sgd or lars — did you mean adamw?'),
+        ("optim: {name: zzz}", 'optim.name: "zzz" must be adamw or sgd or lars'),
         (
             "schedule: {name: onecyle}",
             'schedule.name: "onecyle" must be onecycle or cosine or step or constant — did you mean onecycle?',

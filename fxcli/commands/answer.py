@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fxcli.console import console
-from fxcli.errors import SomeRowsFailed, UnreadableImage
+from fxcli.errors import SomeRowsFailed, UnreadableImage, UsageError
 
 if TYPE_CHECKING:
     from fxcli.commands.outputs import Outputs
@@ -46,6 +47,8 @@ def answer(judge: Judge, files: list[Path], names: PathStyle, wanted: Outputs) -
     shown = Shown.of(names, files)
     maps = [wanted.cam / f"{name}.png" for name in output_names(files, shown)] if wanted.cam else []
     check_places(maps, files)
+    if folder and os.path.abspath(folder / features.SHEET) in map(os.path.abspath, maps):
+        raise UsageError(f"a heat map and the sheet of neighbours would both be {folder / features.SHEET}")
     cells = [path_cell(shown(path)) for path in files] if folder else []
     classes, overwrite = opened.model.classes, wanted.overwrite
     gallery = Gallery.begun(wanted.report, len(files), classes, overwrite=overwrite) if wanted.report else None

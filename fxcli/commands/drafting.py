@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import tempfile
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, cast
 
 from fxcli.console import console
 from fxcli.errors import DataError
@@ -16,7 +16,6 @@ if TYPE_CHECKING:
     from fxcli.recipe.schema import ClassifyRecipe
 
 MANIFEST = "manifest.csv"
-RECIPE = "train.yaml"
 
 
 def drafted(folder: Path) -> str:
@@ -27,13 +26,13 @@ def drafted(folder: Path) -> str:
     """
     from fxcli.data.drafting import draft
     from fxcli.data.manifest import read_manifest
+    from fxcli.data.names import plain_name
 
     file = folder / MANIFEST
     if not file.is_file():
         hint = f"fx prepare {folder} makes one; or all in one go: fx train {folder}"
         raise DataError("this folder has no manifest.csv, so it was not prepared", where=folder, hint=hint)
-    name = "".join(c if c.isascii() and (c.isalnum() or c in "_-") else "_" for c in folder.resolve().name)[:64]
-    return draft(name or "pictures", read_manifest(file), file.as_posix(), _means())
+    return draft(plain_name(folder.resolve().name) or "pictures", read_manifest(file), file.as_posix(), _means())
 
 
 def with_estimate(text: str) -> str:
@@ -59,6 +58,8 @@ def recipe_of(folder: Path) -> Path:
         DataError: As preparing raises it; or other pictures were prepared under this name.
     """
     prepared = folder if (folder / MANIFEST).is_file() else _prepared(folder)
+    from fxcli.data.drafting import RECIPE
+
     file = prepared / RECIPE
     if file.is_file():
         console.note(f"recipe {file}, as it stands there")
@@ -92,24 +93,18 @@ def _prepared(folder: Path) -> Path:
 
 
 def _means() -> Means:
-    """What a training has at hand here: the default backbone on a GPU, else the one that is smallest, with weights."""
+    """What a training has at hand here: the backbone of recipes/best, if its weights are here, else the default."""
     import torch
 
     from fxcli.data.drafting import Means
     from fxcli.model.init import at_hand
+    from fxcli.recipe.load import load
     from fxcli.recipe.schema import Model
     from fxcli.zoo.plugins import load_zoo
 
-    zoo, default = load_zoo(), Model()
     has_gpu = torch.cuda.is_available() or torch.backends.mps.is_available()
-    here: dict[str, Any] = {
-        name: spec
-        for name, spec in zoo.backbones().items()
-        if (source := spec.weights.get(default.init)) is not None and at_hand(source) is None
-    }
-    if has_gpu or not here:
-        return Means(zoo.backbone(default.backbone), default.init, "the default", has_gpu)
-    chosen = min(here.values(), key=lambda spec: (spec.input.size_px, spec.num_features))
-    return Means(
-        chosen, default.init, "its weights are here, and it is made for small pictures: fast without a GPU", False
-    )
+    best, default = cast("ClassifyRecipe", load("best").recipe).model, Model()
+    spec = load_zoo().backbone(best.backbone)
+    if (source := spec.weights.get(best.init)) is not None and at_hand(source) is None:
+        return Means(spec, best.init, "as in best, and its weights are here", has_gpu)
+    return Means(load_zoo().backbone(default.backbone), default.init, "the default", has_gpu)

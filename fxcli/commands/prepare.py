@@ -9,6 +9,7 @@ import typer
 
 from fxcli.commands.options import Debug, Json, Out, Paths, Quiet, Sets
 from fxcli.console import console
+from fxcli.data.names import plain_name
 from fxcli.data.paths import PathStyle
 from fxcli.errors import SomeRowsFailed, UsageError
 
@@ -97,7 +98,7 @@ def load_recipe(recipe: str, sets: list[str]) -> Loaded:
     path = Path(recipe)
     if is_folder(recipe, "fx prepare") or path.suffix.lower() == ".csv":
         stem = path.resolve().stem if path.is_file() else path.resolve().name
-        name = "".join(c if c.isascii() and (c.isalnum() or c in "_-") else "_" for c in stem)[:64] or "pictures"
+        name = plain_name(stem) or "pictures"
         # A folder called phantom is still a folder.
         source = f"./{path}" if str(path) == "phantom" else str(path)
         quoted = source.replace("'", "''")

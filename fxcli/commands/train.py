@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, cast
@@ -15,6 +14,7 @@ from fxcli.commands.study import study
 from fxcli.console import console
 from fxcli.errors import UsageError
 from fxcli.run.directory import Run, held
+from fxcli.run.launch import processes
 
 if TYPE_CHECKING:
     from fxcli.recipe.load import Loaded
@@ -79,8 +79,10 @@ def train(
         raise UsageError("no recipe", hint="fx train RECIPE, or fx train --resume RUN; fx recipe list shows recipes")
     else:
         # A recipe with a mistake is told of before torch is imported, which takes seconds.
+        if (Path(recipe) / "run.json").is_file():
+            raise UsageError(f"{recipe} is a run", hint=f"fx train --resume {shlex.quote(recipe)} goes on with it")
         if is_folder(recipe, "fx train"):
-            if "WORLD_SIZE" in os.environ:
+            if processes() > 1:
                 raise UsageError(
                     "torchrun is for a recipe", hint=f"fx recipe new prepared/NAME, after fx prepare {recipe}"
                 )
@@ -88,7 +90,7 @@ def train(
 
             recipe = str(recipe_of(Path(recipe)))
         loaded = _load(recipe, set_ or [], folds=folds, seeds=seeds)
-        if "WORLD_SIZE" in os.environ and (dry_run or loaded.recipe.task == "study"):
+        if processes() > 1 and (dry_run or loaded.recipe.task == "study"):
             raise UsageError("torchrun is for one training: a study and --dry-run take a single process")
         if loaded.recipe.task == "study":
             study(loaded, out, dry_run=dry_run)
@@ -105,7 +107,7 @@ def train(
 def _train(recipe: TrainRecipe | None, out: Path | None, resume: Path | None) -> None:
     """Trains in this process, or in all that torchrun started: what a recipe says, or the rest of a run."""
     from fxcli.training import job
-    from fxcli.training.world import joined
+    from fxcli.training.world import check, joined
 
     with joined() as world:
         if not world.is_first:
@@ -113,11 +115,12 @@ def _train(recipe: TrainRecipe | None, out: Path | None, resume: Path | None) ->
             job.take_part(Run(Path(world.heard(""))), world, resume=resume is not None)
             return
         if recipe is not None:
-            job.check_shared(recipe, world)
+            check(recipe, world)
             manifest = job.manifest_of(recipe)
             run = job.create(recipe, manifest, out)
         else:
             run, recipe, manifest = job.reopen(Path(str(resume)))
+            check(recipe, world)
         world.heard(str(run.path))
         with held(run):
             figures = job.execute(run, recipe, manifest, resume=resume is not None, world=world)

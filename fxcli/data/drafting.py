@@ -10,10 +10,13 @@ import math
 from collections import Counter
 from dataclasses import dataclass
 
-from fxcli.data.manifest import Manifest, groups_of
+from fxcli.data.manifest import HELD_OUT, Manifest, groups_of
 from fxcli.data.split import CALIBRATION_GROUPS
 from fxcli.errors import DataError
 from fxcli.zoo.specs import BackboneSpec
+
+# What `fx train FOLDER` calls it, beside the manifest.
+RECIPE = "train.yaml"
 
 _SIDES_PX = (512, 416, 320, 224)
 # Of recipes/best, which was chosen on so many pictures, with so many epochs of its second phase.
@@ -62,11 +65,11 @@ def draft(name: str, manifest: Manifest, shown: str, means: Means) -> str:
     (largest, most), (smallest, least) = sizes.most_common()[0], sizes.most_common()[-1]
     lines = [
         f"# {name} — drafted for {count} training pictures of {len(sizes)} classes, in {groups} groups",
-        f"# fx train {name}.yaml",
+        "# fx train, and the name of this file",
         f"name: {json.dumps(name)}",
         "extends: best # the head first, then gently the deeper stages",
         "data:",
-        f"  manifest: {json.dumps(shown)}",
+        f"  manifest: {json.dumps(shown, ensure_ascii=False)}",
         *_side(manifest, count, means),
         "model:",
         f"  backbone: {json.dumps(means.spec.name)} # {means.why}",
@@ -85,7 +88,7 @@ def draft(name: str, manifest: Manifest, shown: str, means: Means) -> str:
     if epochs < _BEST_EPOCHS:
         lines.append(f"    train: {{epochs: {epochs}}} # best's {_BEST_EPOCHS} are for {_BEST_PICTURES} pictures")
     kinds = Counter(label for label, _ in set(zip([row.label for row in rows], groups_of(rows), strict=True)))
-    return "\n".join([*lines, *_ensemble(groups, min(kinds.values())), ""])
+    return "\n".join([*lines, *_ensemble(manifest, groups, min(kinds.values())), ""])
 
 
 def _side(manifest: Manifest, count: int, means: Means) -> list[str]:
@@ -94,7 +97,9 @@ def _side(manifest: Manifest, count: int, means: Means) -> list[str]:
     median = longer[len(longer) // 2] or prepared_px
     most = _SIDES_PX[0] if means.has_gpu else _SIDES_PX[3] if count > _MANY_PICTURES else _SIDES_PX[2]
     side = next((px for px in _SIDES_PX if px <= min(median, prepared_px, most)), _SIDES_PX[-1])
-    if side < most:
+    if side < most and prepared_px <= median:
+        why = f"pictures were prepared at {prepared_px} px"
+    elif side < most:
         why = f"half of the pictures are no longer than {median} px"
     elif means.has_gpu:
         why = "fractures are small: as large as pays"
@@ -109,10 +114,12 @@ def _frozen(spec: BackboneSpec) -> str:
     return fine[-1] if fine else spec.stages[0].name
 
 
-def _ensemble(groups: int, least: int) -> list[str]:
+def _ensemble(manifest: Manifest, groups: int, least: int) -> list[str]:
     """By the groups of all classes, and of the smallest."""
+    if held_out := len(manifest.part(HELD_OUT)):
+        return ["ensemble:", f"  folds: 1 # {held_out} pictures for calibration tell the model its errors"]
     if groups >= CALIBRATION_GROUPS:
-        return ["ensemble:", f"  folds: 1 # {groups} groups: a part of them tells the model its errors"]
+        return ["ensemble:", f"  folds: 1 # {groups} groups: folds would take long (split.calibration_frac is better)"]
     folds = min(5, least)
     if folds < 2:
         return ["ensemble:", "  folds: 1 # a class with one group cannot be divided"]

@@ -24,6 +24,11 @@ _NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)(e[+-]?\d+)?", re.ASCII | re.IGNORE
 _CLASS = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,254}")
 
 
+def plain_name(text: str) -> str:
+    """Letters, digits, _ and - of a text, and _ in place of all else, at most 64: a name for a recipe or a run."""
+    return "".join(sign if sign.isascii() and (sign.isalnum() or sign in "_-") else "_" for sign in text)[:64]
+
+
 def escaped(name: str) -> str:
     r"""A name in valid UTF-8.
 

@@ -27,8 +27,9 @@ from fxcli.data.annotations import Source, read_annotations
 from fxcli.data.audit import Audit
 from fxcli.data.box_check import Gathered
 from fxcli.data.boxes import write_boxes
+from fxcli.data.drafting import RECIPE
 from fxcli.data.manifest import Row, counts, write_manifest
-from fxcli.data.names import no_formula
+from fxcli.data.names import no_formula, plain_name
 from fxcli.data.paths import PathStyle
 from fxcli.data.preprocess import Clean, Cleaned
 from fxcli.data.radiograph import Caution, Radiograph
@@ -203,9 +204,10 @@ def _swap(part: Path, folder: Path) -> None:
     old = Path(f"{os.path.abspath(folder)}.old")
     shutil.rmtree(old, ignore_errors=True)
     if folder.exists():
-        if (looks := folder / ledger.NAME).is_file():
-            # Looks at a test part are not undone by preparing it again.
-            shutil.copyfile(looks, part / ledger.NAME)
+        # Looks at a test part are not undone by preparing it again, and a recipe beside it may have been changed.
+        for kept in (folder / ledger.NAME, folder / RECIPE):
+            if kept.is_file():
+                shutil.copyfile(kept, part / kept.name)
         replace(folder, old)
     replace(part, folder)
     shutil.rmtree(old, ignore_errors=True)
@@ -382,8 +384,8 @@ def _rows(made: Sequence[Made], found: Audit, part: Path) -> list[Row]:
 
 def _file_name(source: str) -> str:
     """A name that is safe everywhere and that no other source path gets."""
-    stem = "".join(c if c.isascii() and (c.isalnum() or c in "_-") else "_" for c in Path(source).stem)
-    return f"{stem[:60]}-{hashlib.sha256(source.encode('utf-8', 'surrogateescape')).hexdigest()[:12]}.png"
+    digest = hashlib.sha256(source.encode("utf-8", "surrogateescape")).hexdigest()[:12]
+    return f"{plain_name(Path(source).stem)[:60]}-{digest}.png"
 
 
 def _save(cleaned: Cleaned, mark: dict[str, Any], target: Path) -> None:

@@ -143,7 +143,7 @@ def share(labels: Sequence[str], group: Sequence[str], frac: float, seed: int) -
     Unlike `drawn`, it takes at least one group of each class, and with the same seed more for a larger `frac`.
 
     Args:
-        labels: Class of each picture; the first picture of a group tells the group's.
+        labels: Class of each picture; a group with pictures of several may be drawn for each of them.
         group: Of each picture.
         frac: In (0, 1].
         seed: Of the order.
@@ -151,15 +151,12 @@ def share(labels: Sequence[str], group: Sequence[str], frac: float, seed: int) -
     Returns:
         [N] bool.
     """
-    sizes = Counter(group)
-    class_of = dict(zip(reversed(group), reversed(labels), strict=True))
     taken: set[str] = set()
-    for label in sorted(set(class_of.values())):
-        own = sorted(name for name, its in class_of.items() if its == label)
-        order = np.random.default_rng(derive(seed, label)).permutation(len(own))
-        wanted, have = frac * sum(sizes[name] for name in own), 0
-        for place in order:
-            if have >= wanted:
+    for label in sorted(set(labels)):
+        sizes = Counter(its for its, of in zip(group, labels, strict=True) if of == label)
+        own, have = sorted(sizes), 0
+        for place in np.random.default_rng(derive(seed, label)).permutation(len(own)):
+            if have >= frac * sizes.total():
                 break
             taken.add(own[place])
             have += sizes[own[place]]

@@ -82,8 +82,10 @@ def compute(settings: Hardware, *, device: str | None = None, training: bool = F
     if not re.fullmatch(DEVICE, name):
         raise UsageError(f"device {name} cannot be used: it must be {PATTERNS[DEVICE]}")
     if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
+    if name == "cuda" and training and (number := os.environ.get("LOCAL_RANK")) is not None:
         # torchrun starts a process for each GPU.
-        name = _own_gpu() if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
+        name = f"cuda:{number}"
     try:
         chosen = torch.device(name)
         torch.empty(1, device=chosen)
@@ -98,11 +100,6 @@ def compute(settings: Hardware, *, device: str | None = None, training: bool = F
     if channels_last is None:
         channels_last = chosen.type in ("cpu", "cuda")
     return Compute(chosen, _precision(settings.precision, chosen, training), channels_last)
-
-
-def _own_gpu() -> str:
-    number = os.environ.get("LOCAL_RANK")
-    return "cuda" if number is None else f"cuda:{int(number) % torch.cuda.device_count()}"
 
 
 def recorded(settings: Hardware, values: Mapping[str, Any]) -> Compute:

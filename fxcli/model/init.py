@@ -27,7 +27,7 @@ from fxcli.data.preprocess import Preprocessing
 from fxcli.errors import DataError, ModelFileError, PluginError, RecipeError, RunError, UnknownName, WeightsUnavailable
 from fxcli.run.cache import cache_dir
 from fxcli.run.checkpoint import load_model_file, read_header
-from fxcli.run.directory import RUNS, all_runs, find_model
+from fxcli.run.directory import RUNS, Run, all_runs, find_model
 from fxcli.run.files import replace, sha256_of
 from fxcli.zoo.specs import BackboneSpec, InputSpec, WeightSource
 
@@ -83,6 +83,8 @@ def input_of(spec: BackboneSpec, init: str) -> InputSpec:
 def at_hand(source: WeightSource) -> str | None:
     """None where weights can be loaded without a net, else what brings them; whether they are whole is not checked."""
     if source.pretrainer is not None:
+        if _pretraining(source):
+            return None
         return f"fx train pretrain_{source.pretrainer} --set model.backbone={source.backbone}"
     if source.url is not None:
         return None if _cached(source.url).exists() else "downloaded when first used"
@@ -203,13 +205,8 @@ def _read(path: Path, label: str) -> Any:
 
 def _load_pretrained(module: nn.Module, source: WeightSource, label: str) -> InputSpec:
     """Loads the last finished pretraining with this method and backbone; the note says which one that is."""
-    for run, info in reversed(list(all_runs())):
-        if info["status"] != "finished" or info.get("task") != "pretrain" or not run.model_file.is_file():
-            continue
-        header = read_header(run.model_file)
-        if (header.get("method"), header.get("backbone")) == (source.pretrainer, source.backbone):
-            break
-    else:
+    run = _pretraining(source)
+    if run is None:
         raise WeightsUnavailable(
             f"{label}: no run in {RUNS.resolve()} finished pretraining {source.backbone} with {source.pretrainer}",
             hint=f"fx train pretrain_{source.pretrainer} --set model.backbone={source.backbone} makes one, {WAYS_OUT}",
@@ -217,6 +214,18 @@ def _load_pretrained(module: nn.Module, source: WeightSource, label: str) -> Inp
     seen, header = _load_model(module, run.model_file, str(source.backbone))
     console.note(f"{label}: from {run.path}" + (", pretrained on phantoms" if header.get("demo") else ""))
     return seen
+
+
+def _pretraining(source: WeightSource) -> Run | None:
+    """The last finished pretraining with a method and backbone."""
+    run: Run
+    for run, info in reversed(list(all_runs())):
+        if info["status"] != "finished" or info.get("task") != "pretrain" or not run.model_file.is_file():
+            continue
+        header = read_header(run.model_file)
+        if (header.get("method"), header.get("backbone")) == (source.pretrainer, source.backbone):
+            return run
+    return None
 
 
 def _model_file(spec: BackboneSpec, init: str) -> Path:

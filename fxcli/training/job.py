@@ -21,13 +21,13 @@ from fxcli.data import split
 from fxcli.data.cache import contents
 from fxcli.data.manifest import Manifest, groups_of, read_manifest
 from fxcli.data.prepare import PHANTOM, PREPARED, prepare
-from fxcli.errors import DataError, Interrupted, RunError, UsageError
+from fxcli.errors import DataError, Interrupted, RunError
 from fxcli.model import hardware
 from fxcli.model.hardware import Compute
-from fxcli.recipe.detection import DetectPhase, DetectRecipe
+from fxcli.recipe.detection import DetectRecipe
 from fxcli.recipe.load import load, resolved_yaml
 from fxcli.recipe.preparation import PrepareRecipe
-from fxcli.recipe.schema import ClassifyRecipe, Phase, PretrainRecipe, StudyRecipe
+from fxcli.recipe.schema import ClassifyRecipe, PretrainRecipe, StudyRecipe
 from fxcli.recipe.tasks import TrainRecipe
 from fxcli.run import directory, provenance, randomness
 from fxcli.run.directory import Run
@@ -94,7 +94,7 @@ def create(recipe: TrainRecipe, manifest: Manifest, out: Path | None, **more: An
     if isinstance(recipe, ClassifyRecipe):
         _check(recipe, manifest)
     elif isinstance(recipe, DetectRecipe):
-        more["boxes_sha256"] = detect.check_parts(recipe, manifest)
+        more["boxes_sha256"] = detect.check_parts(recipe, _learnt_from(recipe, manifest))
     text = resolved_yaml(recipe)
     info = {
         "created": provenance.now(),
@@ -130,10 +130,10 @@ def _check(recipe: ClassifyRecipe, manifest: Manifest) -> None:
     """Whether every training that the recipe asks for can begin: a fold that cannot must not be found after hours."""
     parts = ensemble.parts(recipe, manifest, Run(Path()))
     if not parts:
-        classify.check_parts(recipe, manifest)
+        classify.check_parts(recipe, _learnt_from(recipe, manifest))
     for part in parts:
         try:
-            classify.check_parts(part.recipe, part.manifest)
+            classify.check_parts(part.recipe, _learnt_from(part.recipe, part.manifest))
         except DataError as error:
             if part.fold is None:
                 raise
@@ -185,7 +185,7 @@ def _check_unchanged(run: Run, recipe: TrainRecipe, manifest: Manifest) -> None:
     info = run.info()
     digests = {"recipe": digest_of(recipe), "manifest": manifest.digest}
     if isinstance(recipe, DetectRecipe):
-        digests["boxes"] = detect.check_parts(recipe, manifest)
+        digests["boxes"] = detect.check_parts(recipe, _learnt_from(recipe, manifest))
     # Parts of a run have none, and runs of an older fx.
     if info.get("pictures_sha256"):
         digests["pictures"] = _pictures(manifest)
@@ -202,37 +202,6 @@ def take_part(run: Run, world: World, *, resume: bool) -> None:
     """What `execute` does in the first process, in the others: they train with it, and write nothing."""
     recipe = cast("TrainRecipe", load(run.path / "recipe.yaml", check_init=False).recipe)
     _one(run, recipe, read_manifest(run.manifest_file), resume=resume, world=world)
-
-
-def check_shared(recipe: TrainRecipe, world: World) -> None:
-    """Whether several processes can make this training, and what will differ from one process.
-
-    Raises:
-        UsageError: They cannot.
-    """
-    if world.size == 1:
-        return
-    if isinstance(recipe, PretrainRecipe):
-        raise UsageError("task: pretrain trains in one process: a picture is compared with those of its whole batch")
-    if isinstance(recipe, ClassifyRecipe) and (recipe.ensemble.folds > 1 or recipe.ensemble.seeds > 1):
-        hint = "start several one after the other, with --set seed=1 and so on"
-        raise UsageError("several processes make one training, not folds or seeds", hint=hint)
-    if any(phase.train.batch_size < world.size for phase in recipe.phases.values()):
-        raise UsageError(f"a batch is shared by {world.size} processes: train.batch_size is smaller")
-    differs = []
-    if any(phase.model.bn == "train" and phase.model.freeze != "all" for phase in recipe.phases.values()):
-        differs.append("BatchNorm takes its statistics from each process's share of a batch (model.bn=eval would not)")
-    for phase in recipe.phases.values():
-        if (isinstance(phase, Phase) and phase.model.dropout) or recipe.model.drop_path:
-            differs.append("dropout draws anew in each process")
-        if isinstance(phase, Phase) and (phase.augment.mixup or phase.augment.cutmix):
-            differs.append("pictures are mixed within each process's share")
-        if isinstance(phase, Phase) and phase.train.class_weights != "none":
-            differs.append("class weights are averaged within each process's share")
-        if isinstance(phase, DetectPhase):
-            differs.append("a detector draws and counts candidates within each process's share")
-    for line in dict.fromkeys(differs):
-        console.warn(f"not the same as in one process: {line}")
 
 
 def execute(run: Run, recipe: TrainRecipe, manifest: Manifest, *, resume: bool, world: World = ALONE) -> dict[str, Any]:
@@ -317,7 +286,7 @@ def _one(run: Run, recipe: TrainRecipe, manifest: Manifest, *, resume: bool, wor
     info = _header(recipe, manifest, compute)
     if isinstance(recipe, PretrainRecipe):
         console.note(f"run {run.path}")
-        return pretrain.train(recipe, _learnt_from(recipe, manifest), compute, zoo, info, run, resume=resume)
+        return pretrain.train(recipe, _learnt_from(recipe, manifest, told=True), compute, zoo, info, run, resume=resume)
     training = build(recipe, manifest, compute, zoo, info)
     training.world = world
     console.note(f"run {run.path}")
@@ -333,21 +302,22 @@ def build(
         DataError: The pictures, or their boxes, are not what it needs.
         WeightsUnavailable: See `model.init`.
     """
-    manifest = _learnt_from(recipe, manifest)
+    manifest = _learnt_from(recipe, manifest, told=True)
     if isinstance(recipe, ClassifyRecipe):
         return classify.build(recipe, manifest, compute, zoo, info)
     return detect.build(recipe, manifest, compute, zoo, info)
 
 
-def _learnt_from(recipe: TrainRecipe, manifest: Manifest) -> Manifest:
-    """The pictures without those of the training part that data.train_frac leaves out."""
+def _learnt_from(recipe: TrainRecipe, manifest: Manifest, *, told: bool = False) -> Manifest:
+    """The pictures without those of the training part that data.train_frac leaves out; a line may tell how many."""
     train = manifest.part("train")
     if recipe.data.train_frac == 1 or not train:
         return manifest
     seed = randomness.derive(recipe.seed, "train_frac")
     taken = split.share([row.label for row in train], groups_of(train), recipe.data.train_frac, seed)
     left_out = {row.path for row, is_taken in zip(train, taken, strict=True) if not is_taken}
-    console.note(f"learns from {sum(taken)} of {len(train)} training pictures (data.train_frac)")
+    if told:
+        console.note(f"learns from {sum(taken)} of {len(train)} training pictures (data.train_frac)")
     return replace(manifest, rows=tuple(row for row in manifest.rows if row.path not in left_out))
 
 

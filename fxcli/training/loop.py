@@ -104,6 +104,8 @@ def _phase(training: AnyTraining, run: Run, log: Log, timer: Timer, stop: Stop, 
                 if timer.is_due(phase.train.save_every_min) or is_asked or is_over:
                     _save(training, run, timer)
                 if is_asked:
+                    # The first one has saved before any of them leaves.
+                    training.world.heard(None)
                     raise stop.interrupted(run, place.step)
                 if is_over:
                     place.done = True
@@ -118,6 +120,7 @@ def _phase(training: AnyTraining, run: Run, log: Log, timer: Timer, stop: Stop, 
             if timer.is_due(min(phase.train.save_every_min, EPOCH_SAVE_MIN)) or is_last or is_asked:
                 _save(training, run, timer)
             if is_asked:
+                training.world.heard(None)
                 raise stop.interrupted(run, place.step)
 
 
@@ -130,6 +133,7 @@ def set_up(training: AnyTraining, tensors: Mapping[str, Tensor]) -> None:
     training.optimizer = optim.make(phase.optim, groups)
     training.average = Average(model.network, phase.train.ema) if phase.train.ema else None
     state.restore(training, tensors)
+    training.world.spread(model.network)
 
 
 def steps(training: AnyTraining, feed: Feed, timer: Timer) -> Generator[None, None, None]:

@@ -9,13 +9,20 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any, TypeVar
 
 import torch
 from torch import distributed, nn
+
+from fxcli.console import console
+from fxcli.errors import RunError, UsageError
+from fxcli.recipe.detection import DetectPhase
+from fxcli.recipe.schema import ClassifyRecipe, Phase, PretrainRecipe
+from fxcli.recipe.tasks import TrainRecipe
+from fxcli.run.launch import processes
 
 T = TypeVar("T")
 
@@ -61,21 +68,33 @@ class World:
         # What took no part in this process's loss may have in another's.
         gradients = [torch.zeros_like(each) if each.grad is None else each.grad for each in learning]
         flat = torch.cat([each.reshape(-1).float() for each in gradients])
-        distributed.all_reduce(flat)
+        with _together():
+            distributed.all_reduce(flat)
         sizes = [parameter.numel() for parameter in learning]
         for parameter, summed in zip(learning, torch.split(flat, sizes), strict=True):
             # It must lie in memory as the parameter does: a fused step takes that for granted.
             parameter.grad = torch.empty_like(parameter).copy_(summed.view_as(parameter)).detach()
         told = torch.tensor([value], dtype=torch.float64)
-        distributed.all_reduce(told)
+        with _together():
+            distributed.all_reduce(told)
         return float(told)
+
+    @torch.no_grad()
+    def spread(self, module: nn.Module) -> None:
+        """Gives all processes the buffers of the first: each made its own statistics, and the first's are saved."""
+        if self.size == 1:
+            return
+        with _together():
+            for buffer in module.buffers():
+                distributed.broadcast(buffer, src=0)
 
     def any(self, *flags: bool) -> tuple[bool, ...]:
         """For each flag, whether it is true in any process."""
         if self.size == 1:
             return flags
         told = torch.tensor(flags, dtype=torch.int32)
-        distributed.all_reduce(told, distributed.ReduceOp.MAX)
+        with _together():
+            distributed.all_reduce(told, distributed.ReduceOp.MAX)
         return tuple(bool(each) for each in told)
 
     def heard(self, value: T) -> T:
@@ -83,7 +102,8 @@ class World:
         if self.size == 1:
             return value
         box: list[Any] = [value]
-        distributed.broadcast_object_list(box, src=0)
+        with _together():
+            distributed.broadcast_object_list(box, src=0)
         return box[0]  # type: ignore[no-any-return]
 
 
@@ -91,9 +111,21 @@ ALONE = World()
 
 
 @contextlib.contextmanager
-def joined(environment: Mapping[str, str] = os.environ) -> Iterator[World]:
+def _together() -> Iterator[None]:
+    """What all processes do at once; where one has ended, torch says so in words of its own."""
+    try:
+        yield
+    except RuntimeError as error:
+        what = f"another process of this training has ended, and says why: {str(error).partition(chr(10))[0][:200]}"
+        raise RunError(
+            what, hint="what was saved before is whole: start as many processes with --resume RUN"
+        ) from error
+
+
+@contextlib.contextmanager
+def joined() -> Iterator[World]:
     """The processes that torchrun started together with this one; this one alone where it did not."""
-    size = int(environment.get("WORLD_SIZE", "1"))
+    size = processes()
     if size == 1:
         yield ALONE
         return
@@ -103,3 +135,41 @@ def joined(environment: Mapping[str, str] = os.environ) -> Iterator[World]:
         yield World(distributed.get_rank(), size)
     finally:
         distributed.destroy_process_group()
+
+
+def check(recipe: TrainRecipe, world: World) -> None:
+    """Whether several processes can make this training, and what will differ from one process.
+
+    Raises:
+        UsageError: They cannot.
+    """
+    if world.size == 1:
+        return
+    gpus = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    if gpus and recipe.hardware.device != "cpu":
+        here = int(os.environ.get("LOCAL_WORLD_SIZE") or world.size)
+        if recipe.hardware.device not in ("auto", "cuda"):
+            raise UsageError(f"hardware.device is {recipe.hardware.device}: each process takes a GPU of its own (cuda)")
+        if here > gpus:
+            raise UsageError(f"{here} processes for {gpus} GPUs: each needs one of its own")
+    if isinstance(recipe, PretrainRecipe):
+        raise UsageError("task: pretrain trains in one process: a picture is compared with those of its whole batch")
+    if isinstance(recipe, ClassifyRecipe) and (recipe.ensemble.folds > 1 or recipe.ensemble.seeds > 1):
+        hint = "start several one after the other, with --set seed=1 and so on"
+        raise UsageError("several processes make one training, not folds or seeds", hint=hint)
+    if any(phase.train.batch_size < world.size for phase in recipe.phases.values()):
+        raise UsageError(f"a batch is shared by {world.size} processes: train.batch_size is smaller")
+    differs = []
+    if any(phase.model.bn == "train" and phase.model.freeze != "all" for phase in recipe.phases.values()):
+        differs.append("BatchNorm takes its statistics from each process's share of a batch (model.bn=eval would not)")
+    for phase in recipe.phases.values():
+        if (isinstance(phase, Phase) and phase.model.dropout) or recipe.model.drop_path:
+            differs.append("dropout draws anew in each process")
+        if isinstance(phase, Phase) and (phase.augment.mixup or phase.augment.cutmix):
+            differs.append("pictures are mixed within each process's share")
+        if isinstance(phase, Phase) and phase.train.class_weights != "none":
+            differs.append("class weights are averaged within each process's share")
+        if isinstance(phase, DetectPhase):
+            differs.append("a detector draws and counts candidates within each process's share")
+    for line in dict.fromkeys(differs):
+        console.warn(f"not the same as in one process: {line}")
