@@ -153,3 +153,8 @@ def test_all_colours_are_seen_on_light_and_dark():
             for n in (1, 3, 5)
         )
         assert contrast(found["text"], mixed) >= 4.5, (scheme, mixed)
+
+
+def test_titles_of_axes_hold_what_xml_can():
+    svg = figures.curves([Line("a", [1, 2], [0.1, 0.2])], alt="x", x="epoch", y="val\x01_loss\x0b", is_share=False)
+    assert "val\ufffd_loss\ufffd" in svg

@@ -196,16 +196,20 @@ def _drawing(alt: str, size_in: tuple[float, float] = _SIZE_IN) -> Iterator[tupl
 
 
 def _finish(figure: Figure, axes: Axes, x: str, y: str, count: int) -> None:
-    axes.set_xlabel(_plain(x) if x else "")
-    axes.set_ylabel(_plain(y) if y else "")
+    axes.set_xlabel(_printable(x))
+    axes.set_ylabel(_printable(y))
     if count > 1:
         figure.legend(loc="outside lower center", ncols=2 if count < 5 else 3, fontsize=9)
 
 
+def _printable(text: str) -> str:
+    """Short, and without what XML cannot hold."""
+    return "".join(sign if sign.isprintable() else "\ufffd" for sign in text)[:_LONGEST]
+
+
 def _plain(name: str) -> str:
-    """A name as a label: short, without what XML cannot hold; and matplotlib would leave out one with a _ first."""
-    text = "".join(sign if sign.isprintable() else "\ufffd" for sign in name)
-    return f"\u200b{text}"[:_LONGEST]
+    """A name as a label: matplotlib would leave out one with a _ first."""
+    return f"\u200b{_printable(name)}"[:_LONGEST]
 
 
 def _within_page(text: str, alt: str) -> Markup:
