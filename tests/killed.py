@@ -64,6 +64,8 @@ def fx(folder, arguments, *, out, start_method="fork", at=None, mode="plain", af
     events = Events(Path(folder), at, mode)
     calls = Calls(after_calls)
     code = 0
+    # The training is killed, not a process that decodes for it.
+    os.register_at_fork(after_in_child=lambda: sys.setprofile(None))
     sys.setprofile(calls)
     try:
         app(arguments, prog_name="fx")
