@@ -21,7 +21,7 @@ RECIPE = "train.yaml"
 _SIDES_PX = (512, 416, 320, 224)
 # Of recipes/best, which was chosen on so many pictures, with so many epochs of its second phase.
 _BEST_PICTURES, _BEST_EPOCHS = 734, 12
-# Above so many, a CPU takes most of a day for large pictures and folds.
+# Above so many, a CPU is given small ones: time grows with their number and their area.
 _MANY_PICTURES = 5000
 # Times as many pictures of the largest class as of the smallest, from which on the loss makes up for it.
 _UNEVEN = 3
