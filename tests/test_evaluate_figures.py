@@ -223,3 +223,11 @@ def test_two_classes_get_sensitivity_and_specificity(tiny_recipe, prepared):
     assert found["threshold_from"] == "oof"
     assert found["tp"] + found["fn"] == 8
     assert "sensitivity" in fx("evaluate", run.path).stdout
+    lines = file.read_text().splitlines()
+    site = ["site", *("north" if index % 3 else "south" for index in range(1, len(lines)))]
+    Path("own/more.csv").write_text("".join(f"{a},{b}\n" for a, b in zip(lines, site, strict=True)))
+    found = record(fx("evaluate", run.path, "--data", "own/more.csv", "--by", "site", "--json", "--quiet"))
+    assert (found["metadata"]["columns"], found["metadata"]["n_learnt"]) == (["site"], 24)
+    assert found["by"]["site"]["north"].keys() >= {"auroc", "metadata_auroc"}
+    shown = fx("evaluate", run.path, "--data", "own/more.csv", "--by", "site").stdout
+    assert "site alone reach an AUROC of" in " ".join(shown.split())

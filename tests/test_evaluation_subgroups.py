@@ -4,6 +4,7 @@ import pytest
 from fxcli.evaluation.binary import areas, rates
 from fxcli.evaluation.figures import measured
 from fxcli.evaluation.intervals import proportion
+from fxcli.evaluation.metadata import Metadata
 from fxcli.evaluation.metrics import softmax
 from fxcli.evaluation.subgroups import by_value, studies
 
@@ -35,6 +36,17 @@ def test_each_value_is_measured_by_itself(sample):
     for name in ("sensitivity", "specificity"):
         assert south[name] == rates(*binary, threshold=0.4)[name].to_mapping()
     assert south["auroc"] == areas(*binary, resamples=200, seed=3)["auroc"].to_mapping()
+
+
+def test_what_columns_alone_tell_stands_beside_each_value(sample):
+    values, _, targets, groups = sample
+    metadata = Metadata(("site",), 10, targets + 0.1 * np.arange(200))
+    found = by_value(*sample, CLASSES, positive=1, metadata=metadata, resamples=200, seed=3)
+    inside = values == "south"
+    alone = areas(metadata.scores[inside], targets[inside] == 1, groups[inside], resamples=200, seed=3)
+    assert found["south"]["metadata_auroc"] == alone["auroc"].to_mapping()
+    assert found["west"]["metadata_auroc"] is None
+    assert "metadata_auroc" not in by_value(*sample, CLASSES, metadata=metadata, resamples=50)["north"]
 
 
 def test_few_groups_are_flagged_and_only_counted(sample):

@@ -219,6 +219,22 @@ def test_evaluate_by_a_column(detector):
     assert broken["ap50"]["value"] > 0
 
 
+def test_what_metadata_alone_tell_stands_beside_the_detector(detector, prepared_boxes):
+    shutil.copytree(prepared_boxes, "own")
+    lines = Path("own/manifest.csv").read_text().splitlines()
+    # A column that gives the boxed ones away.
+    hardware = ["hardware", *(str(int(",broken," in line)) for line in lines[1:])]
+    Path("own/manifest.csv").write_text("".join(f"{a},{b}\n" for a, b in zip(lines, hardware, strict=True)))
+    asked = ["evaluate", detector, "--data", "own/manifest.csv", "--split", "val", "--by", "hardware", "--by", "label"]
+    result = json.loads(fx(*asked, "--json").stdout)
+    assert result["metadata"]["columns"] == ["hardware"]
+    assert (result["metadata"]["n_learnt"], result["metadata"]["auroc"]["value"]) == (24, 1.0)
+    assert result["by"]["hardware"]["1"]["metadata_auroc"] is None
+    shown = fx(*asked).stdout
+    assert "without any picture, hardware alone reach an AUROC of 1.000" in " ".join(shown.split())
+    assert "metadata" not in json.loads(fx("evaluate", detector, "--split", "val", "--json").stdout)
+
+
 def test_evaluate_shows_a_table(detector):
     done = fx("evaluate", detector, "--split", "val")
     assert "AP50" in done.stdout

@@ -20,6 +20,7 @@ from fxcli.run.files import write_json, write_text
 
 if TYPE_CHECKING:
     from fxcli.data.manifest import Manifest, Row
+    from fxcli.evaluation.metadata import Metadata
     from fxcli.evaluation.predictions import Labelled, LabelledRow
     from fxcli.inference.opened import Opened
 
@@ -211,6 +212,7 @@ def _evaluated(opened: Opened, asked: Asked) -> Evaluated:
     if studies:
         said = of_studies(said, [studies[path] for path in said.paths])
     values = {name: [column[path] for path in said.paths] for name, column in columns.items()}
+    metadata = _metadata(opened, manifest, values, asked)
     result = {
         **opened.origin(),
         "evaluated": provenance.now(),
@@ -220,7 +222,7 @@ def _evaluated(opened: Opened, asked: Asked) -> Evaluated:
         "tta": asked.tta,
         "unit": asked.study or "picture",
         "n_failed": n_failed,
-        **_report(opened, manifest, said, values, asked),
+        **_report(opened, manifest, said, values, metadata, asked),
         **_look(opened, manifest, rows, asked),
     }
     return Evaluated(opened, manifest, rows, said, told, result)
@@ -254,6 +256,19 @@ def _columns(rows: list[Row], asked: Asked) -> list[str]:
     return list(dict.fromkeys([*leaked, *asked.by]))
 
 
+def _metadata(opened: Opened, manifest: Manifest, values: dict[str, list[str]], asked: Asked) -> Metadata | None:
+    """What the columns that were asked for tell of a finding, learnt from training pictures; None: it is not asked."""
+    from fxcli.data.manifest import COLUMNS
+    from fxcli.evaluation.metadata import metadata_alone
+
+    negative = opened.model.info.get("negative_class")
+    if negative is None or asked.split in (OOF, "train"):
+        return None
+    learnt = manifest.part("train")
+    columns = {name: [row.column(name) for row in learnt] for name in asked.by if name not in COLUMNS}
+    return metadata_alone(columns, [row.label != negative for row in learnt], values)
+
+
 def _look(opened: Opened, manifest: Manifest, rows: list[Row], asked: Asked) -> dict[str, Any]:
     from fxcli.inference.measured import look_at
 
@@ -265,7 +280,12 @@ def _look(opened: Opened, manifest: Manifest, rows: list[Row], asked: Asked) -> 
 
 
 def _report(
-    opened: Opened, manifest: Manifest, said: Labelled, by: dict[str, list[str]], asked: Asked
+    opened: Opened,
+    manifest: Manifest,
+    said: Labelled,
+    by: dict[str, list[str]],
+    metadata: Metadata | None,
+    asked: Asked,
 ) -> dict[str, Any]:
     from fxcli.evaluation.predictions import notice
     from fxcli.evaluation.report import contradicted, report
@@ -274,7 +294,7 @@ def _report(
         asked.split != OOF and manifest.digest != opened.model.info.get("manifest_sha256")
     )
     classes, negative = opened.model.classes, opened.model.info.get("negative_class")
-    found = report(said, classes, opened.uncertainty, by=by, unseen=unseen, negative=negative)
+    found = report(said, classes, opened.uncertainty, by=by, unseen=unseen, negative=negative, metadata=metadata)
     if asked.split == OOF:
         found["contradicted"] = contradicted(said, classes)
     return {**found, "notice": notice(opened.model.info)}

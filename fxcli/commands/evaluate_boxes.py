@@ -11,13 +11,16 @@ from typing import TYPE_CHECKING, Any
 
 from fxcli.console import console
 from fxcli.errors import DataError, SomeRowsFailed
+from fxcli.evaluation import words
 from fxcli.evaluation.words import told
 from fxcli.run import provenance
 from fxcli.run.files import sha256_of, write_json, write_text
 
 if TYPE_CHECKING:
-    from fxcli.data.boxes import Boxes
+    from fxcli.data.boxes import Boxes, BoxSet
+    from fxcli.data.manifest import Manifest
     from fxcli.evaluation.detection import Detections
+    from fxcli.evaluation.metadata import Metadata
     from fxcli.inference.detected import OpenedDetector, Sighting
 
 NAME = "manifest.csv"
@@ -88,6 +91,8 @@ def evaluate_boxes(
 
 
 def _measured(opened: OpenedDetector, data: Path | None, split: str, by: Sequence[str]) -> Measured:
+    import numpy as np
+
     from fxcli.data.boxes import FILE, read_boxes
     from fxcli.data.manifest import groups_of
     from fxcli.data.radiograph import warn_of
@@ -137,14 +142,23 @@ def _measured(opened: OpenedDetector, data: Path | None, split: str, by: Sequenc
         "figures": measured(found, true, classes, [groups[index] for index in read]),
         "notice": BoxTable(opened.model.info).notice,
     }
+    asked = {name: [values[index] for index in read] for name, values in columns.items()}
+    metadata = _metadata(manifest, boxes, asked, by) if split != "train" else None
+    has_box = np.array([len(each) > 0 for each in true])
+    if metadata:
+        result["metadata"] = metadata.to_mapping(has_box, [groups[index] for index in read])
     if columns:
         result["by"] = {name: {} for name in columns}
-    for name, values in columns.items():
-        for value in sorted({values[index] for index in read}):
-            inside = [place for place, index in enumerate(read) if values[index] == value]
-            chosen = [[each[place] for place in inside] for each in (found, true)]
-            of = [groups[read[place]] for place in inside]
-            result["by"][name][value] = measured(chosen[0], chosen[1], classes, of)  # type: ignore[arg-type]
+    for name, values in asked.items():
+        for value in sorted(set(values)):
+            inside = np.array([each == value for each in values])
+            places = np.flatnonzero(inside)
+            chosen = [[each[place] for place in places] for each in (found, true)]
+            of = [groups[read[place]] for place in places]
+            figures = measured(chosen[0], chosen[1], classes, of)  # type: ignore[arg-type]
+            if metadata:
+                figures["metadata_auroc"] = metadata.auroc(has_box[inside], of, inside=inside)
+            result["by"][name][value] = figures
     if split == "test" and (look := look_at(opened, manifest, rows)):
         console.note(f"{look.told()} ({manifest.root / 'test_looks.jsonl'})")
         result |= {"look": look.number, "models_that_looked": look.models}
@@ -155,6 +169,16 @@ def _measured(opened: OpenedDetector, data: Path | None, split: str, by: Sequenc
         for row, group, each in zip(rows, groups, told, strict=True)
     ]
     return Measured(opened, result, found, true, [groups[index] for index in read], paths, lines)
+
+
+def _metadata(manifest: Manifest, boxes: BoxSet, asked: dict[str, list[str]], by: Sequence[str]) -> Metadata | None:
+    """What the columns that were asked for tell of whether there is any box, learnt from training pictures."""
+    from fxcli.data.manifest import COLUMNS
+    from fxcli.evaluation.metadata import metadata_alone
+
+    learnt = boxes.known(manifest.part("train"))
+    columns = {name: [row.column(name) for row in learnt] for name in by if name not in COLUMNS}
+    return metadata_alone(columns, [len(boxes.by_path[row.path]) > 0 for row in learnt], asked)
 
 
 def _numbered(boxes: Boxes, theirs: Sequence[str], ours: Sequence[str]) -> Boxes:
@@ -215,9 +239,16 @@ def _show(done: Sequence[Measured], comparisons: Sequence[dict[str, Any]], split
 
     console.table([*head, *names], [cells(each.opened.name, each.result["figures"]) for each in done], title=title)
     for each in done:
+        alone = "metadata" in each.result
         for column, values in each.result.get("by", {}).items():
-            rows = [cells(value, figures) for value, figures in values.items()]
-            console.table([column, *head[1:], *names], rows, title=f"{each.opened.name}, by {column}")
+            rows = [
+                [*cells(value, figures), *([told(figures["metadata_auroc"])] if alone else [])]
+                for value, figures in values.items()
+            ]
+            more = ["AUROC of metadata"] if alone else []
+            console.table([column, *head[1:], *names, *more], rows, title=f"{each.opened.name}, by {column}")
+        if alone:
+            console.data(words.metadata(each.result["metadata"]))
     for line in comparisons:
         value = line["difference"]
         if value is None:

@@ -62,6 +62,8 @@ def _of_one(result: dict[str, Any]) -> None:
         found = result["binary"]
         console.data(f"{words.finding(found)}: ")
         console.table([*RATES], [[told(found[rate]) for rate in RATES]])
+    if "metadata" in result:
+        console.data(words.metadata(result["metadata"]))
     if "sets" in result:
         _sets(result)
     if contradicted := result.get("contradicted"):

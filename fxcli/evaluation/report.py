@@ -12,6 +12,7 @@ from fxcli.evaluation import binary, calibration, selective, subgroups
 from fxcli.evaluation.coverage import coverage
 from fxcli.evaluation.disagreements import disagreements
 from fxcli.evaluation.figures import measured
+from fxcli.evaluation.metadata import Metadata
 from fxcli.evaluation.metrics import softmax
 from fxcli.evaluation.predictions import Labelled
 from fxcli.evaluation.uncertainty import Uncertainty
@@ -27,6 +28,7 @@ def report(
     by: Mapping[str, Sequence[str]],
     unseen: bool = False,
     negative: str | None = None,
+    metadata: Metadata | None = None,
 ) -> dict[str, Any]:
     """Measures.
 
@@ -38,10 +40,11 @@ def report(
         unseen: Whether the pictures took no part in training or fitting. If they did, the temperature is not applied,
             for it was chosen by them, and neither sets nor abstentions are measured.
         negative: Of two classes the one that means no finding.
+        metadata: What columns alone tell of a finding on the same pictures.
 
     Returns:
-        figures (see `figures.measured`), reliability, risk_coverage, by, and where they can be had sets, binary and
-        abstentions.
+        figures (see `figures.measured`), reliability, risk_coverage, by, and where they can be had sets, binary,
+        metadata and abstentions.
     """
     known = known if unseen else replace(known, temperature=1.0)
     logits, targets, groups = said.mean_logits / known.temperature, said.targets, said.groups
@@ -57,7 +60,9 @@ def report(
             **dict(zip(("coverage", "risk", "threshold"), map(list, zip(*curve.points(), strict=True)), strict=True)),
         },
         "by": {
-            column: subgroups.by_value(values, logits, targets, groups, classes, positive=positive, threshold=threshold)
+            column: subgroups.by_value(
+                values, logits, targets, groups, classes, positive=positive, threshold=threshold, metadata=metadata
+            )
             for column, values in by.items()
         },
     }
@@ -74,6 +79,8 @@ def report(
             "threshold_from": known.source or "0.5, for none was fitted",
             **binary.measured_binary(probabilities, targets == positive, groups, threshold=threshold),
         }
+        if metadata is not None:
+            found["metadata"] = metadata.to_mapping(targets == positive, groups)
     return found
 
 

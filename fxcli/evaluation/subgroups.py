@@ -12,6 +12,7 @@ from fxcli.evaluation import binary
 from fxcli.evaluation.bootstrap import RESAMPLES
 from fxcli.evaluation.figures import mapping, measured
 from fxcli.evaluation.intervals import Groups, codes_of, proportion
+from fxcli.evaluation.metadata import Metadata
 from fxcli.evaluation.metrics import softmax
 
 # With fewer groups an interval spans most of what is possible, and a difference says nothing.
@@ -27,6 +28,7 @@ def by_value(
     *,
     positive: int | None = None,
     threshold: float = 0.5,
+    metadata: Metadata | None = None,
     resamples: int = RESAMPLES,
     seed: int = 0,
 ) -> dict[str, dict[str, Any]]:
@@ -40,13 +42,15 @@ def by_value(
         classes: K names.
         positive: Of two classes the finding, for sensitivity, specificity and auroc; None leaves them out.
         threshold: For these, see `binary`.
+        metadata: What columns alone tell of the finding; None leaves it out.
         resamples: Of the bootstrap.
         seed: Of the bootstrap.
 
     Returns:
         Value, in order → n, n_groups, n_classes (those that occur: means over classes compare only where they are the
         same), few (fewer than 10 groups), accuracy (Wilson's interval), balanced_accuracy and macro_f1 (bootstrap; None
-        where few), and for a finding sensitivity, specificity, auroc (None where few); each {value, low, high}.
+        where few), and for a finding sensitivity, specificity, auroc and metadata_auroc (None where few); each
+        {value, low, high}.
     """
     column = np.asarray(values, dtype=str)
     codes, _ = codes_of(groups, len(targets))
@@ -75,6 +79,9 @@ def by_value(
             row |= {name: mapping(rates[name]) for name in ("sensitivity", "specificity")}
             areas = {} if few else binary.areas(*data, resamples=resamples, seed=seed)
             row["auroc"] = mapping(areas.get("auroc"))
+            if metadata is not None:
+                where = {"inside": inside, "resamples": resamples, "seed": seed}
+                row["metadata_auroc"] = None if few else metadata.auroc(*data[1:], **where)
         found[str(value)] = row
     return found
 

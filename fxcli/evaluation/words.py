@@ -54,6 +54,14 @@ def finding(found: Mapping[str, Any]) -> str:
     return f"{found['positive']} at p ≥ {found['threshold']:.3f} (from {found['threshold_from']})"
 
 
+def metadata(found: Mapping[str, Any]) -> str:
+    """What columns of the manifest tell without any picture."""
+    return (
+        f"without any picture, {', '.join(found['columns'])} alone reach an AUROC of {told(found['auroc'])} "
+        f"(fitted on {found['n_learnt']} training pictures)"
+    )
+
+
 def abstentions(rows: list[dict[str, Any]]) -> Iterator[list[str]]:
     """Rows with ABSTENTIONS as columns: what each tolerated error leads to."""
     for before, row in pairwise([{"threshold": None}, *rows]):

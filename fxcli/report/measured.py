@@ -158,6 +158,8 @@ def _boxes(values: Mapping[str, Any]) -> Iterator[Block]:
     for column, by in values.get("by", {}).items():
         rows = [[value or "–", str(each["n"]), *(told(each[key]) for key in BOXES)] for value, each in by.items()]
         yield Table([column, "n", *BOXES.values()], rows, f"by {column}")
+    if "metadata" in values:
+        yield Text(words.metadata(values["metadata"]))
 
 
 def _classes(values: Mapping[str, Any]) -> Iterator[Block]:
@@ -186,6 +188,8 @@ def _classes(values: Mapping[str, Any]) -> Iterator[Block]:
     yield from _known_errors(values)
     for column, by in values["by"].items():
         yield _by(column, by)
+    if "metadata" in values:
+        yield Text(words.metadata(values["metadata"]))
 
 
 def _confusion(names: Sequence[str], counts: Sequence[Sequence[int]]) -> Block:
