@@ -76,3 +76,12 @@ def test_true_boxes_are_dashed_where_they_are():
     top = (drawn[25, 20:121] == (255, 64, 160)).all(axis=1)
     assert 0.4 < top.mean() < 0.7
     assert np.array_equal(outline.outlined(pixels, [], (400, 200)), pixels)
+
+
+def test_nothing_covers_the_surest_box():
+    """Of two boxes in one place, the text of the surer one is seen."""
+    pixels = np.full((320, 320, 3), 90, np.uint8)
+    boxes = [{"class": name, "score": 0.5, "left": 100, "top": 100, "right": 200, "bottom": 200} for name in "ai"]
+    both, one = (outline.outlined(pixels, some, (320, 320)) for some in (boxes, boxes[:1]))
+    text = slice(75, 99), slice(100, 150)
+    assert np.array_equal(both[text], one[text])

@@ -45,7 +45,7 @@ def outlined(
     scale = (image.width / size_px[0], image.height / size_px[1])
     thick = max(1, round(max(image.size) / 320))
     font = ImageFont.load_default(max(10, round(max(image.size) / 45)))
-    for box in boxes:
+    for box in reversed(boxes):  # nothing covers the text of the surest, which stands first
         left, right = (box[side] * scale[0] for side in ("left", "right"))
         top, bottom = (box[side] * scale[1] for side in ("top", "bottom"))
         draw.rectangle((left, top, max(left, right), max(top, bottom)), outline=_COLOUR, width=thick)

@@ -53,13 +53,13 @@ def located(run: Kept, manifest: Manifest, text: str, most: int) -> tuple[Text, 
         row, there = rows[found.path], boxes.by_path[found.path]
         size_px = (row.width_px, row.height_px)
         told = box_table.told(found.boxes, boxes.classes, size_px, least)["boxes"]
-        lines = [_line(found, told, there, boxes.classes), row.source or row.path]
+        lines = [*_lines(found, told, there, boxes.classes), row.source or row.path]
         try:
             pixels = page.small(outline.radiograph(seen.load(manifest.path_of(row))), _SIDE_PX)
         except UnreadableImage:
             return Card([], lines)  # the others are shown
         drawn = outline.outlined(pixels, told, size_px, there.corners)
-        return Card([View(page.jpeg(drawn), "true boxes dashed, told ones with their score")], lines)
+        return Card([View(page.jpeg(drawn), "with boxes, true ones dashed")], lines)
 
     counts = ", ".join(f"{len(places)} {name.lower()}" for name, places in kinds.items())
     about = Text(
@@ -97,11 +97,11 @@ def _kinds(said: Sequence[Found], true: Sequence[Boxes], n_classes: int, least: 
     }
 
 
-def _line(found: Found, told: Sequence[dict[str, object]], there: Boxes, classes: Sequence[str]) -> str:
+def _lines(found: Found, told: Sequence[dict[str, object]], there: Boxes, classes: Sequence[str]) -> list[str]:
     """What is told of a picture, and what is there."""
     names = [f"{box['class']} {box['score']:.2f}" for box in told] or [
         f"none; the surest has {found.boxes.highest:.2f}"
     ]
     counts = np.bincount(there.labels, minlength=len(classes))
     true = [f"{count} {name}" for name, count in zip(classes, counts, strict=True) if count] or ["nothing"]
-    return f"told: {', '.join(names)}; is there: {', '.join(true)}"
+    return [f"told: {', '.join(names)}", f"is there: {', '.join(true)}"]
