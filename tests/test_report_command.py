@@ -155,6 +155,17 @@ def test_without_pictures_torch_is_never_imported(own):
     report_without_torch(run.path, "--pictures", "0")
 
 
+def test_what_a_run_started_from_is_told_without_asking_its_plugin(own):
+    """The nets of timm: are known after torch and timm are imported alone."""
+    run = own("one")
+    run.update(init={"name": "imagenet", "reference": "https://example.org/net", "licence": "Apache-2.0"})
+    file = run.path / "recipe.yaml"
+    file.write_text(file.read_text().replace("backbone: demo_tiny", "backbone: timm:resnet18"))
+    found = page(report_without_torch(run.path, "--pictures", "0"))
+    assert "timm:resnet18" in found.text
+    assert "imagenet weights (https://example.org/net; licence Apache-2.0)" in found.text
+
+
 def test_what_is_missing_is_told_with_the_command_that_makes_it(own):
     run = own("one")
     shutil.rmtree(run.path / "evaluation")
