@@ -90,9 +90,10 @@ def test_what_is_cut_off_leaves_nothing(monkeypatch, error):
         written.append(path)
         return write(path, *arguments, **options)
 
-    with monkeypatch.context() as patch, pytest.raises((KeyboardInterrupt, OSError)):
+    with monkeypatch.context() as patch:
         patch.setattr(Path, "write_text", write_some)
-        kit.begin("mine", Path("in/mine"), load_zoo())
+        with pytest.raises((KeyboardInterrupt, OSError)):
+            kit.begin("mine", Path("in/mine"), load_zoo())
     assert len(written) == 2
     assert os.listdir("in") == []
     kit.begin("mine", Path("in/mine"), load_zoo())
