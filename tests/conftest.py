@@ -2,6 +2,7 @@
 
 import os
 import sys
+import tempfile
 from pathlib import Path
 
 # Before torch is imported: on a busy machine two spinning threads are many times slower than one.
@@ -13,6 +14,22 @@ from typer.testing import CliRunner
 # Plugins of strangers, whose tests are for where they are installed.
 collect_ignore = ["third_party"]
 REAL_DATA = Path(os.environ.get("FX_REAL_DATA", Path(__file__).resolve().parents[2] / "shared" / "data"))
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _own_temporary_folder(tmp_path_factory):
+    """Takes away with the session what torchrun, and processes that a test kills, leave among temporary files.
+
+    Its name is short: sockets are made in it, whose paths must not be long.
+    """
+    tmp_path_factory.getbasetemp()  # of pytest, which keeps the last of them, stays outside
+    with (
+        tempfile.TemporaryDirectory(prefix="fx-", ignore_cleanup_errors=True) as folder,
+        pytest.MonkeyPatch.context() as patch,
+    ):
+        patch.setenv("TMPDIR", folder)
+        patch.setattr(tempfile, "tempdir", folder)
+        yield
 
 
 @pytest.fixture(autouse=True)

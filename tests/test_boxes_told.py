@@ -65,3 +65,23 @@ def test_outlines_lie_where_the_box_is_at_any_scale():
 def test_a_label_never_leaves_a_small_picture():
     boxes = box_table.told(FOUND, ["a_rather_long_name_of_a_class", "b"], (12, 24), 0.1)["boxes"]
     assert outline.outlined(np.zeros((24, 12, 3), np.uint8), boxes, (12, 24)).shape == (24, 12, 3)
+
+
+def test_true_boxes_are_dashed_where_they_are():
+    pixels = np.full((100, 200, 3), 90, np.uint8)
+    drawn = outline.outlined(pixels, [], (400, 200), np.array([[40.0, 50, 240, 150]]))
+    rows, columns = np.nonzero((drawn == (255, 64, 160)).all(axis=2))
+    assert (columns.min(), columns.max(), rows.min()) == (20, 120, 25)
+    assert 70 <= rows.max() <= 75
+    top = (drawn[25, 20:121] == (255, 64, 160)).all(axis=1)
+    assert 0.4 < top.mean() < 0.7
+    assert np.array_equal(outline.outlined(pixels, [], (400, 200)), pixels)
+
+
+def test_nothing_covers_the_surest_box():
+    """Of two boxes in one place, the text of the surer one is seen."""
+    pixels = np.full((320, 320, 3), 90, np.uint8)
+    boxes = [{"class": name, "score": 0.5, "left": 100, "top": 100, "right": 200, "bottom": 200} for name in "ai"]
+    both, one = (outline.outlined(pixels, some, (320, 320)) for some in (boxes, boxes[:1]))
+    text = slice(75, 99), slice(100, 150)
+    assert np.array_equal(both[text], one[text])

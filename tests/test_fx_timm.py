@@ -111,6 +111,32 @@ def test_net_that_gives_no_map():
         load_zoo().backbone("timm:crossvit_tiny_240")
 
 
+@pytest.mark.parametrize(
+    ("name", "cells"),
+    [
+        ("inception_v3", "6 x 6 cells for 256 px and 14 x 14"),
+        ("mobilenetv5_300m", "16 x 16 cells for 256 px and 16 x 16"),
+    ],
+)
+def test_net_whose_map_grows_otherwise_than_the_picture(name, cells):
+    with pytest.raises(PluginError, match=f"{name} of timm gives {cells} for 512: no stride is true of it"):
+        load_zoo().backbone(f"timm:{name}")
+
+
+@pytest.mark.parametrize(
+    "name", ["convmixer_768_32", "vgg11", "ghostnet_050", "repvgg_a0", "test_maxvit", "mobilevit_xxs"]
+)
+def test_strides_are_those_of_the_maps(name):
+    """Without weights and without computing; at a size that the spec was not made with."""
+    spec = load_zoo().backbone(f"timm:{name}")
+    size_px = spec.input.size_px if name == "test_maxvit" else 224
+    with torch.device("meta"):
+        backbone = spec.build(BackboneArgs(image_size_px=size_px)).eval()
+        maps = outputs_of(backbone, spec.stages, torch.zeros(1, 3, size_px, size_px))
+    assert [each.shape[1] for each in maps] == [stage.channels for stage in spec.stages]
+    assert [each.shape[2] for each in maps] == [size_px // stage.stride for stage in spec.stages]
+
+
 def test_what_a_net_does_not_take():
     with pytest.raises(ValueError, match="vgg11 of timm does not take drop_path_rate"):
         load_zoo().backbone("timm:vgg11").build(BackboneArgs(image_size_px=64, drop_path=0.1))

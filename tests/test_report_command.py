@@ -70,6 +70,19 @@ def report(*arguments):
     return found
 
 
+def report_without_torch(*arguments):
+    code = (
+        "import sys\nfrom fxcli.cli import app\n"
+        "try:\n    app(sys.argv[1:])\nexcept SystemExit as end:\n    assert not end.code\n"
+        "assert not {'torch', 'torchvision', 'timm'} & set(sys.modules)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code, "report", *arguments], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    return Path(done.stdout.strip())
+
+
 def evaluation(run, name):
     return json.loads((run.path / "evaluation" / f"{name}.json").read_text())
 
@@ -139,14 +152,18 @@ def test_a_report_is_no_look_at_the_test_part(own, prepared):
 
 def test_without_pictures_torch_is_never_imported(own):
     run = own("folds")
-    code = (
-        "import sys\nfrom fxcli.cli import app\n"
-        "try:\n    app(sys.argv[1:])\nexcept SystemExit as end:\n    assert not end.code\n"
-        "assert not {'torch', 'torchvision', 'timm'} & set(sys.modules)"
-    )
-    arguments = ["report", str(run.path), "--pictures", "0"]
-    done = subprocess.run([sys.executable, "-c", code, *arguments], capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
+    report_without_torch(run.path, "--pictures", "0")
+
+
+def test_what_a_run_started_from_is_told_without_asking_its_plugin(own):
+    """The nets of timm: are known after torch and timm are imported alone."""
+    run = own("one")
+    run.update(init={"name": "imagenet", "reference": "https://example.org/net", "licence": "Apache-2.0"})
+    file = run.path / "recipe.yaml"
+    file.write_text(file.read_text().replace("backbone: demo_tiny", "backbone: timm:resnet18"))
+    found = page(report_without_torch(run.path, "--pictures", "0"))
+    assert "timm:resnet18" in found.text
+    assert "imagenet weights (https://example.org/net; licence Apache-2.0)" in found.text
 
 
 def test_what_is_missing_is_told_with_the_command_that_makes_it(own):
@@ -286,6 +303,18 @@ def test_detectors(own):
     assert rows["sensitivity at 1"] == told(figures["sensitivity_at_1_fp"])
     assert f"fx evaluate {run.path} --split val" in found.text
     assert "boxes around what it finds" in found.text
+
+
+def test_pictures_of_detectors_have_boxes_and_need_no_torch(own):
+    run = own("boxes")
+    well("evaluate", run.path, "--split", "val", "--quiet")
+    found = page(report_without_torch(run.path, "--pictures", "2"))
+    assert "12 pictures of the validation part: " in found.text
+    shown = [a for tag, a in found.tags if tag == "img"]
+    assert 2 <= len(shown) <= 6
+    assert all(a["src"].startswith("data:image/jpeg;base64,") and a["alt"] for a in shown)
+    (run.path / "predictions" / "val.csv").write_text("path\na.png\n")
+    assert "No picture can be shown: no pictures whose boxes are known." in report(run.path).text
 
 
 def test_pretrainings(own):

@@ -16,9 +16,11 @@ from typer.testing import CliRunner
 from fxcli.cli import app
 from fxcli.data.manifest import read_manifest
 from fxcli.model.hardware import Compute
+from fxcli.recipe.load import load
 from fxcli.run import checkpoint
 from fxcli.run.directory import Run
 from fxcli.training import job, loop
+from fxcli.zoo.plugins import load_zoo
 
 
 def fx(*arguments):
@@ -248,6 +250,9 @@ def test_what_a_run_started_from_is_recorded(trained):
     assert init["file"] == str(trained.model_file.absolute())
     assert len(init["sha256"]) == 64
     assert trained.info()["init"] == {"name": "random"}
+    recipe = load("tiny.yaml", ["model.backbone=resnet18", "model.init=imagenet"]).recipe
+    source = load_zoo().backbone("resnet18").weights["imagenet"]
+    assert job.init_of(recipe) == {"name": "imagenet", "reference": source.reference, "licence": source.licence}
 
 
 def test_a_resumed_run_forgets_its_failure(trained):

@@ -5,6 +5,7 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
 
@@ -135,6 +136,14 @@ def test_what_ends_one_process_ends_all(fx, recipe):
     assert process.returncode != 0
     assert "run: " in err
     assert "internal error" not in err
+
+
+def test_temporary_files_of_processes_go_with_the_session():
+    """torchrun leaves a folder of logs, and a process that is killed its own."""
+    code = "import tempfile; print(tempfile.gettempdir())"
+    theirs = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip()
+    assert theirs == tempfile.gettempdir()
+    assert Path(theirs).name.startswith("fx-")
 
 
 def test_shares_of_a_batch_are_all_of_it(recipe):

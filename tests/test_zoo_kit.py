@@ -80,6 +80,27 @@ def test_nothing_is_written_over():
     assert CliRunner().invoke(app, ["plugins", "new", "mine", "--out", "file"]).exit_code == 2
 
 
+@pytest.mark.parametrize("error", [KeyboardInterrupt, OSError(28, "No space left on device")])
+def test_what_is_cut_off_leaves_nothing(monkeypatch, error):
+    write, written = Path.write_text, []
+
+    def write_some(path, *arguments, **options):
+        if len(written) == 2:
+            raise error
+        written.append(path)
+        return write(path, *arguments, **options)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "write_text", write_some)
+        with pytest.raises((KeyboardInterrupt, OSError)):
+            kit.begin("mine", Path("in/mine"), load_zoo())
+    assert len(written) == 2
+    assert os.listdir("in") == []
+    kit.begin("mine", Path("in/mine"), load_zoo())
+    assert os.listdir("in") == ["mine"]
+    assert Path("in/mine").stat().st_mode == Path("in").stat().st_mode, "others may read it, too"
+
+
 def test_options_before_the_command_are_not_ignored():
     done = CliRunner().invoke(app, ["plugins", "--check", "new", "mine"])
     assert done.exit_code == 2

@@ -11,8 +11,12 @@ import pytest
 
 from fxcli import BackboneFamily, BackboneSpec, DetectorSpec, InputSpec, NoOptions, Stage, WeightSource
 from fxcli.errors import PluginError, UnknownName
+from fxcli.zoo import plugins
 from fxcli.zoo.checks import check_spec
-from fxcli.zoo.plugins import AmbiguousName, Plugin, Zoo, load_zoo
+from fxcli.zoo.plugins import AmbiguousName, Plugin, Zoo
+
+# Anew at each call: fixtures of the session add to the zoo of this process, which must stay as it is.
+load_zoo = plugins.load_zoo.__wrapped__
 
 SPEC = BackboneSpec(
     name="tiny",
@@ -59,10 +63,8 @@ def registering(*names: str) -> str:
 def site(tmp_path, monkeypatch):
     monkeypatch.delenv("FX_DISABLE_PLUGINS", raising=False)
     monkeypatch.syspath_prepend(tmp_path)
-    load_zoo.cache_clear()
     site = Site(tmp_path)
     yield site
-    load_zoo.cache_clear()
     for module in site.modules:
         sys.modules.pop(module, None)
 
@@ -84,8 +86,16 @@ def failure(site: Site, code: str) -> Plugin:
 
 
 def test_the_zoo_is_made_once_and_holds_its_manager():
-    assert load_zoo() is load_zoo()
+    assert plugins.load_zoo() is plugins.load_zoo()
     assert load_zoo().pm.project_name == "fx"
+
+
+@pytest.mark.parametrize("_", ["first", "again"])
+def test_what_others_added_to_the_zoo_stays_there(demo_zoo, request, _):
+    assert "demo_tiny" in plugins.load_zoo().backbones()
+    request.getfixturevalue("site").add(registering("alpha"))
+    assert "alpha" in load_zoo().backbones()
+    assert "alpha" not in plugins.load_zoo().backbones()
 
 
 def test_built_in_plugin_goes_through_the_public_hook(site):

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from fxcli.console import console
 from fxcli.errors import DataError, SomeRowsFailed
 from fxcli.evaluation import words
-from fxcli.evaluation.words import told
+from fxcli.evaluation.words import ABOUT_BOXES, BOXES, told
 from fxcli.run import provenance
 from fxcli.run.files import sha256_of, write_json, write_text
 
@@ -24,14 +24,6 @@ if TYPE_CHECKING:
     from fxcli.inference.detected import OpenedDetector, Sighting
 
 NAME = "manifest.csv"
-TITLES = {
-    "ap50": "AP50",
-    "ap50_95": "AP50–95",
-    "sensitivity_at_0.5_fp": "at 0.5",
-    "sensitivity_at_1_fp": "at 1",
-    "sensitivity_at_2_fp": "at 2",
-    "auroc": "AUROC",
-}
 
 
 @dataclass
@@ -229,15 +221,16 @@ def _compared(done: Sequence[Measured]) -> list[dict[str, Any]]:
 
 
 def _show(done: Sequence[Measured], comparisons: Sequence[dict[str, Any]], split: str) -> None:
-    title = f"{split} part [95 % interval over groups]; sensitivity at so many false positives a picture"
+    title = f"{split} part [95 % interval over groups]; {ABOUT_BOXES}"
     head = ["detector", "n", "with boxes", "boxes"]
-    names = [title if title.startswith("A") else f"sensitivity {title}" for title in TITLES.values()]
 
     def cells(name: str, figures: dict[str, Any]) -> list[Any]:
         counts = [figures["n"], figures["n_positive"], figures["n_boxes"]]
-        return [name, *counts, *(told(figures[key]) for key in TITLES)]
+        return [name, *counts, *(told(figures[key]) for key in BOXES)]
 
-    console.table([*head, *names], [cells(each.opened.name, each.result["figures"]) for each in done], title=title)
+    console.table(
+        [*head, *BOXES.values()], [cells(each.opened.name, each.result["figures"]) for each in done], title=title
+    )
     for each in done:
         alone = "metadata" in each.result
         for column, values in each.result.get("by", {}).items():
@@ -246,7 +239,7 @@ def _show(done: Sequence[Measured], comparisons: Sequence[dict[str, Any]], split
                 for value, figures in values.items()
             ]
             more = ["AUROC of metadata"] if alone else []
-            console.table([column, *head[1:], *names, *more], rows, title=f"{each.opened.name}, by {column}")
+            console.table([column, *head[1:], *BOXES.values(), *more], rows, title=f"{each.opened.name}, by {column}")
         if alone:
             console.data(words.metadata(each.result["metadata"]))
     for line in comparisons:

@@ -170,7 +170,8 @@ def predict(
         if cam or sets or abstain is not None or gate or detector or engine or precision or features:
             given = "--cam, --sets, --abstain, --gate, --detector, --engine, --precision and --features"
             raise UsageError(
-                f"{file} is a detector: {given} are for classifiers", hint="--detector beside a classifier"
+                f"{file} is a detector: {given} are for classifiers",
+                hint="--boxes DIR draws what it finds; --detector takes it beside a classifier",
             )
         locate(place(file, run), _files(paths), names, score, outputs)
         return

@@ -21,7 +21,11 @@ def report(
     pictures: Annotated[
         int,
         typer.Option(
-            "--pictures", metavar="N", min=0, max=100, help="So many right and wrong answers, with heat maps; 0: none."
+            "--pictures",
+            metavar="N",
+            min=0,
+            max=100,
+            help="So many right and wrong answers, with heat maps or boxes; 0: none.",
         ),
     ] = 6,
     out: Annotated[
@@ -40,7 +44,8 @@ def report(
     path is told on stdout.
 
     Pictures are the surest answers, right and wrong, to pictures that the network had not seen: out-of-fold, or of the
-    validation part once fx evaluate RUN --split val has told its answers. With --pictures 0 no model is run.
+    validation part once fx evaluate RUN --split val has told its answers. Of a detector they are boxes that it found,
+    missed, or told where nothing is, beside the true ones. With --pictures 0 no model is run.
 
     Several runs are compared: recipes, curves, figures, and what each gains over the first.
 

@@ -93,8 +93,16 @@ def _pages() -> jinja2.Environment:
     )
 
 
+def small(pixels: np.ndarray, side_px: int) -> np.ndarray:
+    """[h, w, 3] uint8 shrunk to fit into a square."""
+    picture = Image.fromarray(pixels)
+    picture.thumbnail((side_px, side_px))
+    return np.asarray(picture)
+
+
 def jpeg(pixels: np.ndarray) -> str:
     """[h, w] or [h, w, 3] uint8 as base64 of a small file."""
     out = io.BytesIO()
-    Image.fromarray(pixels).save(out, format="JPEG", quality=_QUALITY)
+    # Colour at full resolution: a line of one pixel would turn grey. Tables of their own make up for its size.
+    Image.fromarray(pixels).save(out, format="JPEG", quality=_QUALITY, subsampling=0, optimize=True)
     return base64.b64encode(out.getvalue()).decode("ascii")

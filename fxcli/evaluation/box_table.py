@@ -2,16 +2,48 @@
 
 from __future__ import annotations
 
+import csv
+import io
 import json
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
+
 from fxcli.console import DEMO, INTENDED_USE
-from fxcli.data.names import text_cell
+from fxcli.data.names import path_of, text_cell, text_of
 from fxcli.evaluation.detection import Detections
 from fxcli.evaluation.table import csv_line
 
+# False positives a picture at which boxes are told where nobody says from which score on; and that score where
+# validation told nothing.
+TOLD_AT = 0.5
+EVEN = 0.5
+
+SIDES = ("left", "top", "right", "bottom")
 COLUMNS = ("width_px", "height_px", "box_score", "boxes")
+
+
+@dataclass(frozen=True)
+class Found:
+    """What a detector found on a picture whose boxes are known, as `found_csv` keeps it.
+
+    Attributes:
+        path: As the manifest has it.
+        group: Of the picture.
+        boxes: Every one, the surest first.
+    """
+
+    path: str
+    group: str
+    boxes: Detections
+
+
+def least_score(info: Mapping[str, Any]) -> float:
+    """The score from which on a detector's boxes are told, by its header: where validation had TOLD_AT false ones."""
+    points = info.get("operating_points") or {}
+    return float(points.get(f"{TOLD_AT:g}", EVEN))
 
 
 def told(found: Detections, classes: Sequence[str], size_px: tuple[int, int], least: float) -> dict[str, Any]:
@@ -31,7 +63,7 @@ def told(found: Detections, classes: Sequence[str], size_px: tuple[int, int], le
         {
             "class": classes[label],
             "score": round(float(score), 6),
-            **dict(zip(("left", "top", "right", "bottom"), (round(float(x), 2) for x in corners), strict=True)),
+            **dict(zip(SIDES, (round(float(x), 2) for x in corners), strict=True)),
         }
         for corners, label, score in zip(sure.corners, sure.labels, sure.scores, strict=True)
     ]
@@ -109,3 +141,30 @@ def found_csv(
         head = [path, status, text_cell(reason), text_cell(group), count]
         made.append(csv_line([*head, values.get("box_score", ""), values.get("boxes", ""), notice]))
     return "\n".join(made) + "\n"
+
+
+def read_found(text: str, classes: Sequence[str]) -> list[Found]:
+    """What `found_csv` made the text of; rows with status=error are left out.
+
+    Raises:
+        ValueError: It is none, or of other classes.
+    """
+    number = {name: index for index, name in enumerate(classes)}
+    try:
+        rows = [row for row in csv.DictReader(io.StringIO(text, newline="")) if row.get("status") == "ok"]
+        if not rows:
+            raise ValueError("no pictures whose boxes are known")
+        return [
+            Found(path_of(row["path"]), text_of(row["group"]), _detections(json.loads(row["boxes"]), number))
+            for row in rows
+        ]
+    except csv.Error as error:
+        raise ValueError(f"no CSV: {error}") from error
+    except (KeyError, TypeError) as error:
+        raise ValueError(f"boxes that were found lack {error}, or are of other classes") from error
+
+
+def _detections(boxes: Sequence[Mapping[str, Any]], number: Mapping[str, int]) -> Detections:
+    corners = np.array([[box[side] for side in SIDES] for box in boxes], np.float32).reshape(-1, 4)
+    labels = np.array([number[box["class"]] for box in boxes], np.int64)
+    return Detections(corners, labels, np.array([box["score"] for box in boxes], np.float32))

@@ -58,6 +58,12 @@ def codes_of(groups: Groups, count: int) -> tuple[np.ndarray, int]:
     return codes, len(names)
 
 
+def one_of_each(places: np.ndarray, codes: np.ndarray) -> np.ndarray:
+    """Of places, in their order, the first of each group; `codes` [N] are those of all places."""
+    _, first = np.unique(codes[places], return_index=True)
+    return np.asarray(places[np.sort(first)])
+
+
 def wilson(
     proportion: np.ndarray | float, n: np.ndarray | float, confidence: float = CONFIDENCE
 ) -> tuple[np.ndarray, np.ndarray]:

@@ -13,6 +13,16 @@ from typing import Any
 OVERALL = ("nll", "brier", "accuracy", "balanced_accuracy", "macro_f1", "auroc")
 PER_CLASS = ("precision", "recall", "f1", "auroc")
 RATES = ("sensitivity", "specificity", "ppv", "npv", "auroc", "auprc")
+# Of a detector, with what they are called, and what that means.
+BOXES = {
+    "ap50": "AP50",
+    "ap50_95": "AP50–95",
+    "sensitivity_at_0.5_fp": "sensitivity at 0.5",
+    "sensitivity_at_1_fp": "sensitivity at 1",
+    "sensitivity_at_2_fp": "sensitivity at 2",
+    "auroc": "AUROC",
+}
+ABOUT_BOXES = "sensitivity at so many false positives a picture; AUROC: is there any box?"
 ABSTENTIONS = ("tolerated error", "answers above", "answered here", "error here")
 
 

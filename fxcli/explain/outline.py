@@ -15,8 +15,8 @@ from fxcli.data.read import HEAT_MAP, MARK
 from fxcli.explain.png import write_png
 from fxcli.run.files import saying
 
-# Bright on dark bone and on a heat map's violet alike.
-_COLOUR = (64, 224, 208)
+# Bright on dark bone and on a heat map's violet alike. True boxes are dashed, too: not everybody tells colours apart.
+_COLOUR, _TRUE = (64, 224, 208), (255, 64, 160)
 
 
 def radiograph(cleaned: Cleaned) -> np.ndarray:
@@ -24,22 +24,28 @@ def radiograph(cleaned: Cleaned) -> np.ndarray:
     return np.asarray(Image.fromarray(cleaned.pixels).crop(cleaned.box).convert("RGB"))
 
 
-def outlined(pixels: np.ndarray, boxes: Sequence[Mapping[str, Any]], size_px: tuple[int, int]) -> np.ndarray:
+def outlined(
+    pixels: np.ndarray,
+    boxes: Sequence[Mapping[str, Any]],
+    size_px: tuple[int, int],
+    true: Sequence[Sequence[float]] | np.ndarray = (),
+) -> np.ndarray:
     """A picture with boxes.
 
     Args:
         pixels: [H, W, 3] uint8 of a radiograph, at any scale.
         boxes: As rows tell them, in pixels of the original.
         size_px: (width, height) of the original.
+        true: [n, 4] left, top, right, bottom of true boxes, likewise; they are dashed, and bear no text.
     """
-    if not boxes:
+    if not boxes and not len(true):
         return pixels
     image = Image.fromarray(pixels)
     draw = ImageDraw.Draw(image)
     scale = (image.width / size_px[0], image.height / size_px[1])
     thick = max(1, round(max(image.size) / 320))
     font = ImageFont.load_default(max(10, round(max(image.size) / 45)))
-    for box in boxes:
+    for box in reversed(boxes):  # nothing covers the text of the surest, which stands first
         left, right = (box[side] * scale[0] for side in ("left", "right"))
         top, bottom = (box[side] * scale[1] for side in ("top", "bottom"))
         draw.rectangle((left, top, max(left, right), max(top, bottom)), outline=_COLOUR, width=thick)
@@ -50,7 +56,21 @@ def outlined(pixels: np.ndarray, boxes: Sequence[Mapping[str, Any]], size_px: tu
         y = min(y, max(0.0, image.height - (y1 - y0) - 4))
         draw.rectangle((x, y, x + (x1 - x0) + 2, y + (y1 - y0) + 4), fill=(0, 0, 0))
         draw.text((x + 1 - x0, y + 2 - y0), text, fill=_COLOUR, font=font)
+    # Last: a told box that fits exactly shows between the dashes.
+    for corners in true:
+        _dash(draw, [side * scale[place % 2] for place, side in enumerate(corners)], thick)
     return np.asarray(image)
+
+
+def _dash(draw: ImageDraw.ImageDraw, corners: Sequence[float], thick: int) -> None:
+    left, top, right, bottom = corners
+    dash = 4 * thick
+    for x in np.arange(left, right, 2 * dash):
+        for y in (top, bottom):
+            draw.line((x, y, min(x + dash, right), y), fill=_TRUE, width=thick)
+    for y in np.arange(top, bottom, 2 * dash):
+        for x in (left, right):
+            draw.line((x, y, x, min(y + dash, bottom)), fill=_TRUE, width=thick)
 
 
 def save(pixels: np.ndarray, path: Path, notice: str) -> None:

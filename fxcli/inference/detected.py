@@ -37,11 +37,6 @@ from fxcli.run.directory import Run
 from fxcli.run.files import sha256_of
 from fxcli.zoo.plugins import load_zoo
 
-# False positives a picture at which boxes are told where nobody says from which score on; and that score where
-# validation told nothing.
-TOLD_AT = 0.5
-EVEN = 0.5
-
 
 @dataclass(frozen=True)
 class Sighting:
@@ -170,11 +165,8 @@ class OpenedDetector(ModelFile):
         )
 
     def least_score(self, asked: float | None) -> float:
-        """The score from which on boxes are told: what was asked for, or where validation had TOLD_AT false ones."""
-        if asked is not None:
-            return asked
-        points = self.model.info.get("operating_points") or {}
-        return float(points.get(f"{TOLD_AT:g}", EVEN))
+        """The score from which on boxes are told: what was asked for, or the detector's own."""
+        return box_table.least_score(self.model.info) if asked is None else asked
 
 
 @dataclass(frozen=True)

@@ -88,7 +88,7 @@ def _sections(run: Kept, most_pictures: int) -> Iterator[Section]:
     yield told.data(run)
     yield told.learning(run)
     yield measured(run)
-    if most_pictures and run.task == "classify":
+    if most_pictures and run.task != "pretrain":
         yield pictures(run, most_pictures)
     yield from _of_plugins(run)
     yield told.card(run, headline(run))

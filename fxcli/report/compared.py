@@ -13,7 +13,7 @@ from fxcli.recipe.source import flatten
 from fxcli.report import told as told_of
 from fxcli.report.blocks import Block, Bullets, Missing, Section, Table, Text
 from fxcli.report.kept import Kept
-from fxcli.report.measured import BOXES, forest, shares_of
+from fxcli.report.measured import forest, shares_of
 
 _MOST_DIFFERENCES = 60
 _PARTS = ("test", "oof", "val")
@@ -72,7 +72,8 @@ def _curves(runs: Mapping[str, Kept]) -> Section:
 
 
 def _figures(runs: Mapping[str, Kept], name: str) -> Section:
-    titles = BOXES if all(run.task == "detect" for run in runs.values()) else {key: key for key in words.OVERALL}
+    are_detectors = all(run.task == "detect" for run in runs.values())
+    titles = words.BOXES if are_detectors else {key: key for key in words.OVERALL}
     blocks: list[Block] = []
     columns: dict[str, list[str]] = {}
     for label, run in runs.items():
@@ -83,7 +84,8 @@ def _figures(runs: Mapping[str, Kept], name: str) -> Section:
             blocks.append(Missing(f"{label} has no such figures."))
     heads = ["pictures", "groups", *(title.replace("_", " ") for title in titles.values())]
     rows = [list(cells) for cells in zip(heads, *columns.values(), strict=True)]
-    blocks.append(Table(["figure", *columns], rows, "figures [95 % interval over groups]"))
+    about = f"; {words.ABOUT_BOXES}" if are_detectors else ""
+    blocks.append(Table(["figure", *columns], rows, f"figures [95 % interval over groups]{about}"))
     if series := {label: ranges for label, run in runs.items() if (ranges := shares_of(run, name))}:
         blocks.append(forest(series, "run"))
         blocks += _paired(runs, name)

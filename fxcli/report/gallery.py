@@ -15,7 +15,6 @@ from typing import Any
 
 import numpy as np
 from markupsafe import Markup
-from PIL import Image
 
 from fxcli.console import console
 from fxcli.data import page
@@ -139,14 +138,8 @@ def views(cleaned: Cleaned, heat: np.ndarray | None, boxes: Sequence[Mapping[str
     """
     size_px = (cleaned.width_px, cleaned.height_px)
     drawn = [
-        None if pixels is None else outline.outlined(_small(pixels), boxes, size_px)
+        None if pixels is None else outline.outlined(page.small(pixels, _SIDE_PX), boxes, size_px)
         for pixels in (outline.radiograph(cleaned), heat)
     ]
     picture, map_ = ("" if pixels is None else page.jpeg(pixels) for pixels in drawn)
     return Views(picture, map_)
-
-
-def _small(pixels: np.ndarray) -> np.ndarray:
-    picture = Image.fromarray(pixels)
-    picture.thumbnail((_SIDE_PX, _SIDE_PX))
-    return np.asarray(picture)

@@ -15,14 +15,6 @@ from fxcli.run.ledger import Look
 
 # What lies in 0…1, more being better, and can stand beside each other.
 SHARES = ("accuracy", "balanced_accuracy", "macro_f1", "auroc")
-BOXES = {
-    "ap50": "AP50",
-    "ap50_95": "AP50–95",
-    "sensitivity_at_0.5_fp": "sensitivity at 0.5 false positives a picture",
-    "sensitivity_at_1_fp": "sensitivity at 1",
-    "sensitivity_at_2_fp": "sensitivity at 2",
-    "auroc": "AUROC: is there any?",
-}
 _PARTS = {
     "test": "test part",
     "val": "validation part",
@@ -124,7 +116,7 @@ def headline(run: Kept) -> list[str]:
             figure = told(values["figures"][key])
         except (KeyError, TypeError, ValueError):
             continue
-        found.append(f"{BOXES[key] if key in BOXES else key.replace('_', ' ')} {figure} on the {_PARTS[name]}")
+        found.append(f"{words.BOXES.get(key, key.replace('_', ' '))} {figure} on the {_PARTS[name]}")
     return found
 
 
@@ -152,12 +144,13 @@ def _boxes(values: Mapping[str, Any]) -> Iterator[Block]:
             ("pictures whose boxes are not known", str(values["n_unknown"])),
         ]
     )
-    yield Table(["figure", "value [95 % interval]"], [[title, told(found[key])] for key, title in BOXES.items()])
+    rows = [[title, told(found[key])] for key, title in words.BOXES.items()]
+    yield Table(["figure", "value [95 % interval]"], rows, words.ABOUT_BOXES)
     if len(found["class_ap50"]) > 1:
         yield Table(["class", "AP50"], [[each, told(value)] for each, value in found["class_ap50"].items()])
     for column, by in values.get("by", {}).items():
-        rows = [[value or "–", str(each["n"]), *(told(each[key]) for key in BOXES)] for value, each in by.items()]
-        yield Table([column, "n", *BOXES.values()], rows, f"by {column}")
+        rows = [[value or "–", str(each["n"]), *(told(each[key]) for key in words.BOXES)] for value, each in by.items()]
+        yield Table([column, "n", *words.BOXES.values()], rows, f"by {column}")
     if "metadata" in values:
         yield Text(words.metadata(values["metadata"]))
 

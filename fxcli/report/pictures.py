@@ -1,4 +1,6 @@
-"""The surest right and wrong answers of a run, with heat maps. Torch is imported where a picture is drawn.
+"""The surest right and wrong answers of a run: of a classifier here, with heat maps; of a detector see located.
+
+Torch is imported where a heat map is drawn.
 
 They are answers to pictures that the network had not seen: out-of-fold ones, or those of the validation part. Pictures
 of the test part are never shown: who chooses by them has no test part left.
@@ -8,20 +10,21 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
-from PIL import Image
 
 from fxcli.data import page
 from fxcli.data.manifest import Manifest, Row, read_manifest
 from fxcli.errors import DataError, FxError
-from fxcli.evaluation.intervals import codes_of
+from fxcli.evaluation.intervals import codes_of, one_of_each
 from fxcli.evaluation.metrics import softmax
 from fxcli.evaluation.predictions import Labelled, read_labelled
 from fxcli.report.blocks import Card, Missing, Pictures, Section, Text, View
 from fxcli.report.kept import Kept
+from fxcli.report.located import located
 
 if TYPE_CHECKING:
     from fxcli.inference.opened import Opened
@@ -52,7 +55,7 @@ class Chosen:
 
 
 def pictures(run: Kept, most: int) -> Section:
-    """So many right and so many wrong answers of a classifier, the surest first."""
+    """So many right and so many wrong answers, the surest first."""
     title = "Best and worst pictures"
     part, file = ("oof", run.run.oof_file) if run.is_in_folds else ("val", run.run.path / "predictions" / "val.csv")
     if not file.is_file():
@@ -60,24 +63,31 @@ def pictures(run: Kept, most: int) -> Section:
         again = again if part == "val" or run.status != "finished" else ""
         return Section(title, [Missing("No answers to pictures that it had not seen are kept.", again)])
     try:
-        said, classes = read_labelled(file.read_bytes().decode("utf-8"))
+        text = file.read_bytes().decode("utf-8")
         # The run's copy of the manifest; the pictures are still beside the original.
         manifest = read_manifest(run.run.path / "manifest.csv", root=run.run.manifest_file.parent)
-        by_path = {row.path: row for row in manifest.rows}
-        if strange := set(said.paths) - by_path.keys():
-            raise DataError(f"{len(strange)} pictures that were answered are not in the run's manifest")
-        right, wrong = ([_chosen(said, by_path, place) for place in places] for places in _surest(said, most))
-        drawn = _drawn(run, manifest, [*right, *wrong])
+        show = located if run.task == "detect" else partial(_answered, part=part)
+        about, parts = show(run, manifest, text, most)
     except (OSError, ValueError, FxError) as error:
         what = error.what if isinstance(error, FxError) else str(error)
         return Section(title, [Missing(f"No picture can be shown: {what[:300]}.")])
+    return Section(title, [about], parts)
+
+
+def _answered(run: Kept, manifest: Manifest, text: str, most: int, *, part: str) -> tuple[Text, list[Section]]:
+    said, classes = read_labelled(text)
+    by_path = {row.path: row for row in manifest.rows}
+    if strange := set(said.paths) - by_path.keys():
+        raise DataError(f"{len(strange)} pictures that were answered are not in the run's manifest")
+    right, wrong = ([_chosen(said, by_path, place) for place in places] for places in _surest(said, most))
+    drawn = _drawn(run, manifest, [*right, *wrong])
     cards = [_card(classes, chosen, views) for chosen, views in zip([*right, *wrong], drawn, strict=True)]
     about = Text(
         f"The surest {_ABOUT[part]}; one of each group. Colour is evidence in logits: a map without evidence stays "
         "grey. It shows what spoke for an answer, not where a fracture is."
     )
     parts = [("Right answers", cards[: len(right)]), ("Wrong answers", cards[len(right) :])]
-    return Section(title, [about], [Section(name, [Pictures(some) if some else Text("None.")]) for name, some in parts])
+    return about, [Section(name, [Pictures(some) if some else Text("None.")]) for name, some in parts]
 
 
 def _surest(said: Labelled, most: int) -> tuple[list[int], list[int]]:
@@ -89,8 +99,7 @@ def _surest(said: Labelled, most: int) -> tuple[list[int], list[int]]:
     found = []
     for wanted in (True, False):
         own = order[is_right[order] == wanted]
-        _, first = np.unique(codes[own], return_index=True)
-        found.append(own[np.sort(first)][:most].tolist())
+        found.append(one_of_each(own, codes)[:most].tolist())
     return found[0], found[1]
 
 
@@ -147,6 +156,4 @@ def _views(opened: Opened, paths: Sequence[Path], chosen: Sequence[Chosen]) -> I
 
 
 def _view(pixels: np.ndarray, what: str) -> View:
-    picture = Image.fromarray(pixels)
-    picture.thumbnail((_SIDE_PX, _SIDE_PX))
-    return View(page.jpeg(np.asarray(picture)), what)
+    return View(page.jpeg(page.small(pixels, _SIDE_PX)), what)

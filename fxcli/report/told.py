@@ -9,12 +9,10 @@ from typing import Any
 
 from fxcli.console import ASSUMES_FRACTURE, DEMO, INTENDED_USE
 from fxcli.data.manifest import SPLITS, counts
-from fxcli.errors import FxError
 from fxcli.report import figures
 from fxcli.report.blocks import Block, Bullets, Code, Facts, Figure, Missing, Section, Table, Text
 from fxcli.report.figures import Line
 from fxcli.report.kept import Kept
-from fxcli.zoo.plugins import load_zoo
 
 # Of a metrics.jsonl, what is no figure of the network.
 _NO_FIGURES = {"step", "epoch", "phase", "seconds", "data_wait_s", "compute_s", "images_per_s"}
@@ -76,14 +74,11 @@ def _best(info: Mapping[str, Any]) -> str:
 
 
 def _weights(run: Kept) -> str:
-    name = text_of(_of(run.info, "init", "name") or run.section("model", "init"))
-    backbone = run.section("model", "backbone")
-    try:
-        source = load_zoo().backbone(str(backbone)).weights[name]
-    except (FxError, KeyError):
-        return name
-    about = "; ".join(part for part in (source.reference, f"licence {source.licence}") if part)
-    return f"{name} weights ({about})"
+    init = _mapping(run.info.get("init"))
+    name = text_of(init.get("name") or run.section("model", "init"))
+    about = [text_of(init.get("reference")), f"licence {text_of(init['licence'])}" if init.get("licence") else ""]
+    told = "; ".join(part for part in about if part)
+    return f"{name} weights ({told})" if told else name
 
 
 def _computed_on(info: Mapping[str, Any]) -> str:

@@ -24,6 +24,7 @@ from fxcli.data.prepare import PHANTOM, PREPARED, prepare
 from fxcli.errors import DataError, Interrupted, RunError
 from fxcli.model import hardware
 from fxcli.model.hardware import Compute
+from fxcli.model.init import RANDOM
 from fxcli.recipe.detection import DetectRecipe
 from fxcli.recipe.load import load, resolved_yaml
 from fxcli.recipe.preparation import PrepareRecipe
@@ -148,14 +149,16 @@ def is_begun(run: Run) -> bool:
 
 
 def init_of(recipe: TrainRecipe) -> dict[str, str]:
-    """What `model.init` is today: its name, and file and hash where it is a run or file.
+    """What `model.init` is today: its name; where it is a run or file, that and its hash; else where it comes from.
 
     Raises:
         RunError: There is no such run or file.
     """
     key = recipe.model.init
-    if key == "random" or key in load_zoo().backbone(recipe.model.backbone).weights:
+    if key == RANDOM:
         return {"name": key}
+    if source := load_zoo().backbone(recipe.model.backbone).weights.get(key):
+        return {"name": key, "reference": source.reference, "licence": source.licence}
     file, _ = directory.find_model(key)
     return {"name": key, "file": os.path.abspath(file), "sha256": sha256_of(file)}
 

@@ -170,22 +170,18 @@ def steps(training: AnyTraining, feed: Feed, timer: Timer) -> Generator[None, No
             place.loss_sum += world.add_up(training.model.network, loss_sum)
             loss_sum = 0.0
             factor = optim.rate(phase.schedule, place.phase_step, steps_per_epoch * settings.epochs, steps_per_epoch)
-            _step(training, phase, optimizer, phase.optim.lr * factor)
+            _step(training, phase, optimizer, factor)
             # log
             bar.set_postfix(loss=f"{place.loss_sum / place.loss_count:.3f}", refresh=False)
             timer.pause()
             yield
 
 
-def _step(training: AnyTraining, phase: AnyPhase, optimizer: torch.optim.Optimizer | None, lr: float) -> None:
+def _step(training: AnyTraining, phase: AnyPhase, optimizer: torch.optim.Optimizer | None, factor: float) -> None:
     place, network = training.place, training.model.network
     if optimizer is None:
         raise FxError("a step before set_up")
-    optim.set_rate(optimizer, lr)
-    if phase.optim.clip_norm:
-        torch.nn.utils.clip_grad_norm_(network.parameters(), phase.optim.clip_norm)
-    optimizer.step()
-    optimizer.zero_grad(set_to_none=True)
+    optim.step(optimizer, network, phase.optim, factor)
     place.phase_step, place.step = place.phase_step + 1, place.step + 1
     if training.average:
         training.average.update(network, place.phase_step)

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from fxcli.recipe.schema import Optim, Schedule
 
@@ -73,6 +73,15 @@ def set_rate(optimizer: torch.optim.Optimizer, lr: float) -> None:
     """Sets each group to `lr` times its own factor."""
     for group in optimizer.param_groups:
         group["lr"] = lr * group["factor"]
+
+
+def step(optimizer: torch.optim.Optimizer, network: nn.Module, settings: Optim, factor: float) -> None:
+    """Updates a network once, at `factor` times the recipe's learning rate, and drops its gradients."""
+    set_rate(optimizer, settings.lr * factor)
+    if settings.clip_norm:
+        torch.nn.utils.clip_grad_norm_(network.parameters(), settings.clip_norm)
+    optimizer.step()
+    optimizer.zero_grad(set_to_none=True)
 
 
 def state_tensors(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:

@@ -262,11 +262,7 @@ def _epoch(pretraining: Pretraining, run: Run, timer: Timer, stop: Stop) -> None
                 continue
             # step
             rate = optim.rate(recipe.schedule, place.step, per_epoch * recipe.train.epochs, per_epoch)
-            optim.set_rate(pretraining.optimizer, recipe.optim.lr * rate)
-            if recipe.optim.clip_norm:
-                torch.nn.utils.clip_grad_norm_(module.parameters(), recipe.optim.clip_norm)
-            pretraining.optimizer.step()
-            pretraining.optimizer.zero_grad(set_to_none=True)
+            optim.step(pretraining.optimizer, module, recipe.optim, rate)
             place.step += 1
             pretraining.method.after_step(place.step / (per_epoch * recipe.train.epochs))
             # log

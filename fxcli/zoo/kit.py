@@ -8,6 +8,7 @@ from __future__ import annotations
 import importlib.util
 import keyword
 import re
+import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -39,7 +40,7 @@ class Begun:
 
 
 def begin(name: str, folder: Path, zoo: Zoo) -> Begun:
-    """Writes the distribution `name` into a new folder.
+    """Writes the distribution `name` into a new folder, which is there whole or not at all.
 
     Raises:
         UsageError: It cannot be called so, the name is taken, or the folder is there already.
@@ -55,10 +56,15 @@ def begin(name: str, folder: Path, zoo: Zoo) -> Begun:
         raise UsageError(f"the name '{name}' is taken: {taker}", hint="another name")
     names = {"fx-demo": name, "fx_demo": module, "demo_tiny": module, "demo": module}
     files = tuple(_renamed(file, names) for file in FILES)
-    for source, target in zip(FILES, files, strict=True):
-        text = (_template() / source).read_text(encoding="utf-8")
-        (folder / target).parent.mkdir(parents=True, exist_ok=True)
-        (folder / target).write_text(_renamed(text, names), encoding="utf-8")
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=f".{folder.name}-", dir=folder.parent) as aside:
+        # One within it: only its owner may read what tempfile makes.
+        made = Path(aside) / folder.name
+        for source, target in zip(FILES, files, strict=True):
+            text = (_template() / source).read_text(encoding="utf-8")
+            (made / target).parent.mkdir(parents=True, exist_ok=True)
+            (made / target).write_text(_renamed(text, names), encoding="utf-8")
+        made.rename(folder)
     return Begun(folder, name, module, files)
 
 

@@ -87,19 +87,22 @@ def anatomy(name: str, config: Any) -> Anatomy:
         config: What timm knows of its weights.
 
     Raises:
-        ValueError: It gives no square feature map.
+        ValueError: It gives no square feature map, or one that grows otherwise than the picture.
     """
     size_px = config.input_size[1] if config.fixed_input_size else SIZE_PX
     record = Record()
     with torch.device("meta"), torch.enable_grad():
         net: Any = timm.create_model(name, num_classes=0).eval()
-        record.watch(net)
-        features = net.forward_features(torch.zeros(1, 3, size_px, size_px))
         prefix = getattr(net, "num_prefix_tokens", 0)
+        larger = None if config.fixed_input_size else _shape(net.forward_features(_blank(2 * SIZE_PX)))
+        record.watch(net)
+        features = net.forward_features(_blank(size_px))
         final = _seen(_shape(features), prefix)
         if final is None:
             given = _shape(features) or type(features).__name__
             raise ValueError(f"{name} of timm gives no square feature map but {given}")
+        if larger is not None:
+            _check_growth(name, final.side, _seen(larger, prefix))
         idle = tuple(_idle(net, AsMap(final.form)(features)))
     take_out(net, idle)
     names = [info["module"] for info in getattr(net, "feature_info", ())]
@@ -117,6 +120,25 @@ def anatomy(name: str, config: Any) -> Anatomy:
         ends = [f"maps.{tap_name(piece[-1])}"] if piece[-1] in forms else []
         stages.append(_stage(piece, own, ends, taps[piece[-1]], size_px))
     return Anatomy(final.form, idle, forms, (*stages, _stage(last, own, ["out"], final, size_px)))
+
+
+def _blank(size_px: int) -> Tensor:
+    return torch.zeros(1, 3, size_px, size_px)
+
+
+def _check_growth(name: str, side: int, larger: Seen | None) -> None:
+    """Whether a map of so many cells for SIZE_PX, and the one for twice as much, have one stride.
+
+    Nets that cut their borders off (the Inceptions) have none, and their cells lie elsewhere than a stretched map says;
+    others give the same number of cells for any picture.
+    """
+    wanted = 2 * SIZE_PX / round(SIZE_PX / side)
+    if larger is None or larger.side not in (math.floor(wanted), math.ceil(wanted)):
+        cells = "none" if larger is None else f"{larger.side} x {larger.side}"
+        raise ValueError(
+            f"{name} of timm gives {side} x {side} cells for {SIZE_PX} px and {cells} for {2 * SIZE_PX}: "
+            "no stride is true of it, and nobody could say where a cell lies on the picture"
+        )
 
 
 def take_out(net: nn.Module, idle: Sequence[str]) -> None:
