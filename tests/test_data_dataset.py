@@ -245,11 +245,11 @@ def test_the_environment_may_allow_fewer_processes(pictures, monkeypatch):
 def test_a_process_that_the_system_ended_is_told_of(pictures):
     feed = loader(pictures(), Batches(10, 1, seed=0), workers=1)
     before = set(multiprocessing.active_children())
+    batches = begun(feed)
+    next(batches)
+    (process,) = set(multiprocessing.active_children()) - before
+    process.kill()
     with pytest.raises(RunError) as caught, attended("fx train --resume runs/x"):
-        batches = begun(feed)
-        next(batches)
-        (process,) = set(multiprocessing.active_children()) - before
-        process.kill()
         list(batches)
     ended(feed)
     assert "the system ended a process that decodes pictures, because memory ran out, as a rule" in str(caught.value)

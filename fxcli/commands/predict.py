@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from fxcli.commands import completion
 from fxcli.commands.options import (
     BatchSize,
     Debug,
@@ -88,7 +89,12 @@ def predict(
     ] = None,
     gate: Annotated[
         str | None,
-        typer.Option("--gate", metavar="RUN_OR_FILE", help="Ask this model first whether there is a fracture at all."),
+        typer.Option(
+            "--gate",
+            metavar="RUN_OR_FILE",
+            help="Ask this model first whether there is a fracture at all.",
+            autocompletion=completion.models,
+        ),
     ] = None,
     engine: Engine = None,
     precision: Precision = None,
