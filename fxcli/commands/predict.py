@@ -137,8 +137,8 @@ def predict(
     neighbours.png: some of the pictures, each with those most like it. A pretraining has no classes, and rows name
     none.
 
-    --report FILE.html is one file with a row for each picture, up to 5,000: pictures, their heat maps (while the mouse
-    or the keyboard's focus is on them), and all that rows tell, to be sorted and filtered. It loads nothing.
+    --report FILE.html is one file with a row for each picture, up to 5,000: pictures, their heat maps (off while the
+    mouse or the keyboard's focus is on them), and all that rows tell, to be sorted and filtered. It loads nothing.
 
     Example: fx predict folder/ --cam out/
 
