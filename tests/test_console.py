@@ -1,5 +1,6 @@
 """Data on stdout, all else on stderr, and what --quiet leaves."""
 
+import inspect
 import io
 import json
 import os
@@ -8,6 +9,7 @@ import sys
 
 import pytest
 
+from fxcli.cli import app
 from fxcli.console import Console, console
 from fxcli.errors import DataError, FxError
 
@@ -157,3 +159,13 @@ def test_no_name_moves_the_cursor(out, capsys):
     assert capsys.readouterr().err == f"{shown}\nwarning: {shown}\nerror: {shown}: no such file\n  → a\nb\n"
     out.table(["name"], [["a\x1b[2J"]])
     assert "\x1b" not in capsys.readouterr().out
+
+
+def test_every_command_has_the_flags_that_mean_the_same_everywhere():
+    """What each prints with --json is parsed where the command is tested."""
+    groups = [group.typer_instance for group in app.registered_groups]
+    commands = [*app.registered_commands, *(info for group in groups for info in group.registered_commands)]
+    commands += [group.registered_callback for group in groups if group.registered_callback]
+    assert len(commands) >= 16
+    for info in commands:
+        assert inspect.signature(info.callback).parameters.keys() >= {"json", "quiet", "debug"}, info.callback

@@ -11,9 +11,19 @@ import torch
 from PIL import Image
 
 from fxcli.data import dataset
-from fxcli.data.dataset import Batches, Draw, TrainingPictures, balanced, begun, default_workers, ended, loader
+from fxcli.data.dataset import (
+    Batches,
+    Draw,
+    TrainingPictures,
+    attended,
+    balanced,
+    begun,
+    default_workers,
+    ended,
+    loader,
+)
 from fxcli.data.preprocess import Clean, Preprocessing
-from fxcli.errors import UnreadableImage
+from fxcli.errors import RunError, UnreadableImage, UsageError
 from fxcli.recipe.schema import Augment
 
 PREPROCESSING = Preprocessing(Clean(32), 24, "letterbox", (0.5,) * 3, (0.5,) * 3)
@@ -220,3 +230,40 @@ def test_begun_gives_the_signals_back(pictures):
     before = signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)
     assert len(list(begun(loader(pictures(), Batches(10, 4, seed=0), workers=1)))) == 3
     assert (signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)) == before
+
+
+def test_the_environment_may_allow_fewer_processes(pictures, monkeypatch):
+    monkeypatch.setenv("FX_MAX_WORKERS", "1")
+    assert [loader(pictures(), Batches(10, 4, seed=0), workers=count).num_workers for count in (0, 1, 2)] == [0, 1, 1]
+    monkeypatch.setenv("FX_MAX_WORKERS", "")
+    assert loader(pictures(), Batches(10, 4, seed=0), workers=2).num_workers == 2
+    monkeypatch.setenv("FX_MAX_WORKERS", "few")
+    with pytest.raises(UsageError, match="FX_MAX_WORKERS must be a number of processes, not 'few'"):
+        loader(pictures(), Batches(10, 4, seed=0), workers=1)
+
+
+def test_a_process_that_the_system_ended_is_told_of(pictures):
+    feed = loader(pictures(), Batches(10, 1, seed=0), workers=1)
+    before = set(multiprocessing.active_children())
+    batches = begun(feed)
+    next(batches)
+    (process,) = set(multiprocessing.active_children()) - before
+    process.kill()
+    with pytest.raises(RunError) as caught, attended("fx train --resume runs/x"):
+        list(batches)
+    ended(feed)
+    assert "the system ended a process that decodes pictures, because memory ran out, as a rule" in str(caught.value)
+    assert "FX_MAX_WORKERS=1" in str(caught.value)
+    assert str(caught.value).endswith("what was saved is whole, and goes on with: fx train --resume runs/x")
+
+
+def test_what_torch_says_of_shared_memory_has_another_way_out():
+    said = "DataLoader worker (pid 7) is killed by signal: Bus error. It is possible that dataloader's workers are out"
+    with pytest.raises(RunError, match=r"killed by signal: Bus error\n  → enlarge /dev/shm") as caught, attended():
+        raise RuntimeError(said)
+    assert "goes on with" not in str(caught.value)
+
+
+def test_other_errors_stay_as_they_are():
+    with pytest.raises(RuntimeError, match="in DataLoader worker process 0"), attended():
+        raise RuntimeError("Caught RuntimeError in DataLoader worker process 0.")

@@ -9,7 +9,7 @@ from typer.testing import CliRunner
 
 from fxcli.cli import app
 from fxcli.commands import doctor
-from fxcli.model import init
+from fxcli.model import fetch, init
 from fxcli.run import provenance
 from fxcli.zoo.specs import WeightSource
 
@@ -58,7 +58,7 @@ def test_weights_that_are_not_here(tmp_path, monkeypatch):
     monkeypatch.setenv("FX_CACHE_DIR", str(tmp_path))
     source = WeightSource(url="https://example.org/a.safetensors")
     assert init.at_hand(source) == "downloaded when first used"
-    file = init._cached(source.url)
+    file = fetch.place(source.url)
     file.parent.mkdir(parents=True)
     file.touch()
     assert init.at_hand(source) is None

@@ -1,5 +1,6 @@
 """`fx recipe new` and `fx train FOLDER`: from a folder of pictures to a recipe, and to a run."""
 
+import json
 import shutil
 from pathlib import Path
 
@@ -54,6 +55,18 @@ def test_the_estimate_is_of_all_trainings(prepared, tiny, monkeypatch):
     monkeypatch.setattr(dry, "run", lambda training: [{"minutes": 4.0}, {"minutes": 6.0}])
     second = fx("recipe", "new", prepared).stdout.splitlines()[1]
     assert second.startswith("# about 50 minutes on this machine, without validation")
+
+
+def test_as_json_it_is_the_text_and_what_will_run(prepared, tiny, monkeypatch):
+    monkeypatch.setattr(dry, "run", lambda training: [{"minutes": 4.0}, {"minutes": 6.0}])
+    found = json.loads(fx("recipe", "new", prepared, "--json").stdout)
+    assert found["minutes"] == 50.0
+    assert found["yaml"] == fx("recipe", "new", prepared).stdout
+    Path("mine.yaml").write_text(found["yaml"], encoding="utf-8")
+    assert found["recipe"] == load("mine.yaml").recipe.model_dump(mode="json")
+    without = json.loads(fx("recipe", "new", prepared, "--no-estimate", "--json").stdout)
+    assert without["minutes"] is None
+    assert without["recipe"] == found["recipe"]
 
 
 def test_a_raw_folder_is_not_prepared_by_recipe_new(raw, tiny):

@@ -91,6 +91,40 @@ def test_weights_without_a_published_hash_come_from_the_hub():
     assert source.sha256 is None
 
 
+@pytest.mark.parametrize("prefix", ["hf_hub", "hf-hub"])
+def test_a_repository_of_timm_is_the_net_with_the_weights_there(prefix):
+    spec, same = load_zoo().backbone(f"{prefix}:timm/resnet18.tv_in1k"), load_zoo().backbone("timm:resnet18.tv_in1k")
+    assert spec.name == f"{prefix}:timm/resnet18.tv_in1k"
+    assert (spec.stages, spec.input) == (same.stages, same.input)
+    source = spec.weights["imagenet"]
+    assert source.url == "https://huggingface.co/timm/resnet18.tv_in1k/resolve/main/model.safetensors"
+    assert source.sha256 is None
+    whole = timm.create_model("resnet18").state_dict()
+    backbone = spec.build(ARGS)
+    backbone.load_state_dict(source.convert(whole, backbone))
+
+
+@pytest.mark.parametrize(
+    ("repository", "likely"),
+    [
+        ("timm/resnet18", "timm/resnet18.a1_in1k"),
+        ("resnet18.a1_in1k", "timm/resnet18.a1_in1k"),
+        ("someone/resnet18.a1_in1k", "timm/resnet18.a1_in1k"),
+        ("timm/resnet18.nonsense", "timm/resnet18.a1_in1k"),
+        ("timm/resnet19.a1_in1k", "timm/resnet18.a1_in1k"),
+        ("microsoft/resnet-50", "timm/resnet50.a1_in1k"),
+    ],
+)
+def test_no_repository_of_timm(repository, likely):
+    with pytest.raises(UnknownName, match=f"unknown backbone 'hf_hub:{repository}' — did you mean hf_hub:{likely}"):
+        load_zoo().backbone(f"hf_hub:{repository}")
+
+
+def test_a_repository_like_nothing_of_timm():
+    with pytest.raises(UnknownName, match="unknown backbone 'hf_hub:someone/0815'\\n"):
+        load_zoo().backbone("hf_hub:someone/0815")
+
+
 def test_weights_that_are_not_of_imagenet_are_not_called_so():
     assert set(load_zoo().backbone("timm:vit_small_patch14_dinov2").weights) == {"pretrained"}
 

@@ -272,12 +272,6 @@ def test_convert_renames(published, cache):
     initialise(spec, build(), "imagenet")
 
 
-def test_files_of_one_name_from_two_places_are_kept_apart():
-    hub = "https://huggingface.co/timm/{}/resolve/main/model.safetensors"
-    assert init._cached(hub.format("a")) != init._cached(hub.format("b"))
-    assert ":" not in init._cached("http://127.0.0.1:80/a.pth").name
-
-
 def test_input_of_the_spec_applies_where_weights_name_none(published, cache):
     spec = replace(spec_with(url=(published / "tiny.pth").as_uri()), input=OTHER_INPUT)
     assert initialise(spec, build(), "imagenet") is OTHER_INPUT

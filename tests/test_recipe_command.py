@@ -143,6 +143,11 @@ def test_the_help_of_schema_names_every_task():
     assert [task for task in TASKS if task not in text] == []
 
 
+def test_the_schema_on_one_line_is_the_same():
+    (line,) = fx("schema", "detect", "--json").stdout.splitlines()
+    assert json.loads(line) == json.loads(fx("schema", "detect").stdout) == json_schema("detect")
+
+
 def test_schema_of_an_unknown_task():
     done = fx("schema", "classfy", code=2)
     assert "no task 'classfy'" in done.stderr

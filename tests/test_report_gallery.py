@@ -99,6 +99,7 @@ def test_the_page_says_what_the_rows_say(models, pictures):
     assert records[0]["notice"] in found.text
     assert "recipe tiny, demo_tiny, data tiny" in found.text
     assert sum(tag == "img" for tag, _ in found.tags) == 2 * 6
+    assert ("checkbox", "heat") in [(a.get("type"), a.get("id")) for _, a in found.tags]
     assert "7 pictures to look at: look.html" in done.stderr
 
 
@@ -231,6 +232,7 @@ const heat = (view) => { const its = view.querySelector(".heat"); its.style.tran
   return getComputedStyle(its).opacity; };
 const [view, other] = body.querySelectorAll(".view"); view.focus();
 told.heat = [heat(view), heat(other)];
+document.getElementById("heat").click(); told.off = [heat(view), heat(other)];
 told.label = view.getAttribute("aria-label");
 told.images = document.images.length; told.scripts = document.scripts.length;
 told.wide = document.documentElement.scrollWidth <= window.innerWidth;
@@ -253,7 +255,8 @@ def test_two_thousand_rows_stay_quick_in_a_browser():
     assert told["found"]
     assert all("-17" in name for name in told["found"])
     assert told["focused"] == "path"
-    assert told["heat"] == ["1", "0"]
+    assert told["heat"] == ["0", "1"], "it is seen at once, and what lies under it under the focus"
+    assert told["off"] == ["1", "0"]
     assert told["label"].startswith(f"folder/{EVIL}-")
     # No name has become an element: two pictures for each row that has any.
     assert (told["images"], told["scripts"]) == (2 * 1960, 2)

@@ -1,5 +1,6 @@
 import csv
 import json
+import multiprocessing
 import os
 import shutil
 import signal
@@ -14,6 +15,7 @@ import yaml
 from typer.testing import CliRunner
 
 from fxcli.cli import app
+from fxcli.data import dataset
 from fxcli.data.manifest import read_manifest
 from fxcli.model.hardware import Compute
 from fxcli.recipe.load import load
@@ -313,3 +315,65 @@ def test_parts_of_a_run_in_folds_each_learn_from_their_share(tiny_recipe):
     held_out = (Path("runs/halves") / "predictions" / "oof.csv").read_text("utf-8").splitlines()
     with Path("runs/halves/manifest.csv").open(encoding="utf-8") as rows:
         assert len(held_out) - 1 == len([row for row in csv.DictReader(rows) if row["split"] != "test"])
+
+
+def killed_in(monkeypatch, epoch):
+    """Once, the process that decodes is killed in an epoch, as the system does where memory runs out."""
+    training, done, real = os.getpid(), Path("killed"), dataset.Batches.begin
+    Path("epoch").write_text("0")
+
+    def begin(self, number, start=0):
+        Path("epoch").write_text(str(number))
+        real(self, number, start)
+
+    def see(self, draw):
+        if os.getpid() != training and not done.exists() and Path("epoch").read_text() == str(epoch):
+            done.touch()
+            os.kill(os.getpid(), signal.SIGKILL)
+        return item(self, draw)
+
+    item = dataset.TrainingPictures.__getitem__
+    monkeypatch.setattr(dataset.Batches, "begin", begin)
+    monkeypatch.setattr(dataset.TrainingPictures, "__getitem__", see)
+
+
+ONE_WORKER = ("--set", "data.workers=1", "--set", "train.save_every_min=1e-9", "--quiet")
+
+
+@pytest.mark.skipif("fork" not in multiprocessing.get_all_start_methods(), reason="needs fork")
+def test_a_killed_decoding_process_loses_nothing(tiny_recipe, monkeypatch):
+    tiny_recipe()
+    assert fx("train", "tiny.yaml", *ONE_WORKER, "--out", "runs/whole").exit_code == 0
+    killed_in(monkeypatch, epoch=1)
+    done = fx("train", "tiny.yaml", *ONE_WORKER, "--out", "runs/hit")
+    assert done.exit_code == 6, done.output
+    assert "internal error" not in done.stderr
+    assert "the system ended a process that decodes pictures, because memory ran out, as a rule" in done.stderr
+    assert "FX_MAX_WORKERS=1" in done.stderr
+    assert done.stderr.rstrip().endswith("what was saved is whole, and goes on with: fx train --resume runs/hit")
+    assert Run(Path("runs/hit")).info()["status"] == "failed"
+    monkeypatch.setenv("FX_MAX_WORKERS", "0")
+    again = fx("train", "--resume", "runs/hit", "--quiet")
+    assert again.exit_code == 0, again.output
+    whole, hit = (checkpoint.load_model_file(Run(Path(f"runs/{name}")).model_file)[0] for name in ("whole", "hit"))
+    assert all(torch.equal(value, hit[name]) for name, value in whole.items())
+
+
+@pytest.mark.skipif("fork" not in multiprocessing.get_all_start_methods(), reason="needs fork")
+def test_a_part_of_a_run_goes_on_with_the_whole(tiny_recipe, monkeypatch):
+    tiny_recipe()
+    killed_in(monkeypatch, epoch=0)
+    done = fx("train", "tiny.yaml", *ONE_WORKER, "--set", "train.epochs=1", "--seeds", "2", "--out", "runs/two")
+    assert done.exit_code == 6, done.output
+    assert done.stderr.rstrip().endswith("goes on with: fx train --resume runs/two")
+    assert fx("train", "--resume", "runs/two", "--quiet").exit_code == 0
+
+
+@pytest.mark.skipif("fork" not in multiprocessing.get_all_start_methods(), reason="needs fork")
+def test_an_estimate_has_nothing_to_go_on_with(tiny_recipe, monkeypatch):
+    tiny_recipe()
+    killed_in(monkeypatch, epoch=0)
+    done = fx("train", "tiny.yaml", "--set", "data.workers=1", "--dry-run")
+    assert done.exit_code == 6, done.output
+    assert "the system ended a process that decodes pictures" in done.stderr
+    assert "goes on with" not in done.stderr

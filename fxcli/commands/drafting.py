@@ -35,17 +35,26 @@ def drafted(folder: Path) -> str:
     return draft(plain_name(folder.resolve().name) or "pictures", read_manifest(file), file.as_posix(), _means())
 
 
-def with_estimate(text: str) -> str:
-    """The same with the time that it takes on this machine, by two steps of each phase."""
+def read(text: str) -> ClassifyRecipe:
+    """The recipe that a drafted text is."""
     from fxcli.recipe.load import load
-    from fxcli.training import dry, job
 
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "drafted.yaml"
         file.write_text(text, encoding="utf-8")
-        recipe = cast("ClassifyRecipe", load(file).recipe)
+        return cast("ClassifyRecipe", load(file).recipe)
+
+
+def minutes_of(recipe: ClassifyRecipe) -> float:
+    """The time that it takes on this machine, without validation, by two steps of each phase."""
+    from fxcli.training import dry, job
+
     rows, trainings = dry.estimate(recipe, job.manifest_of(recipe))
-    minutes = sum(row["minutes"] for row in rows) * trainings
+    return float(sum(row["minutes"] for row in rows) * trainings)
+
+
+def with_minutes(text: str, minutes: float) -> str:
+    """A drafted text that also tells its time."""
     head, _, rest = text.partition("\n")
     told = f"# about {max(1, round(minutes))} minutes on this machine, without validation, by two steps of each phase"
     return f"{head}\n{told}\n{rest}"

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from fxcli.commands import completion
 from fxcli.commands.options import BatchSize, Debug, Device, Engine, Json, Out, Precision, Quiet, Workers
 from fxcli.commands.startup import import_torch
 from fxcli.console import console
@@ -38,12 +39,19 @@ def evaluate(
     models: Annotated[
         list[str] | None,
         typer.Argument(
-            metavar="RUN_OR_FILE…", help="Runs, model files, or names of recipes; default: the last finished run."
+            metavar="RUN_OR_FILE…",
+            help="Runs, model files, or names of recipes; default: the last finished run.",
+            autocompletion=completion.models,
         ),
     ] = None,
     model: Annotated[
         list[str] | None,
-        typer.Option("--model", metavar="RUN_OR_FILE", help="The same as an option, as in fx predict; repeatable."),
+        typer.Option(
+            "--model",
+            metavar="RUN_OR_FILE",
+            help="The same as an option, as in fx predict; repeatable.",
+            autocompletion=completion.models,
+        ),
     ] = None,
     data: Annotated[
         Path | None,

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from fxcli.commands import completion
 from fxcli.commands.options import Debug, Json, Quiet
 from fxcli.commands.startup import import_torch
 from fxcli.console import console
@@ -41,7 +42,9 @@ def export(
     model: Annotated[
         str | None,
         typer.Argument(
-            metavar="RUN_OR_FILE", help="A run, a model file, or the name of a recipe; default: the last finished run."
+            metavar="RUN_OR_FILE",
+            help="A run, a model file, or the name of a recipe; default: the last finished run.",
+            autocompletion=completion.models,
         ),
     ] = None,
     precision: Annotated[

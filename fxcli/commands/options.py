@@ -8,6 +8,7 @@ from typing import Annotated
 
 import typer
 
+from fxcli.commands import completion
 from fxcli.data.paths import PathStyle
 
 
@@ -27,14 +28,25 @@ class PrecisionName(StrEnum):
 
 
 Sets = Annotated[
-    list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Override a key of the recipe; repeatable.")
+    list[str] | None,
+    typer.Option(
+        "--set",
+        metavar="KEY=VALUE",
+        help="Override a key of the recipe; repeatable.",
+        autocompletion=completion.overrides,
+    ),
 ]
 Json = Annotated[bool, typer.Option("--json", help="Data as JSON on stdout.")]
 Quiet = Annotated[bool, typer.Option("--quiet", help="No messages and no progress; warnings and errors stay.")]
 Debug = Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")]
 Model = Annotated[
     str | None,
-    typer.Option("--model", metavar="RUN_OR_FILE", help="A run, a model file, or the name of a recipe (its last run)."),
+    typer.Option(
+        "--model",
+        metavar="RUN_OR_FILE",
+        help="A run, a model file, or the name of a recipe (its last run).",
+        autocompletion=completion.models,
+    ),
 ]
 Device = Annotated[str | None, typer.Option("--device", help="auto, cpu, cuda, cuda:N or mps.")]
 Workers = Annotated[

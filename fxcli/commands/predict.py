@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from fxcli.commands import completion
 from fxcli.commands.options import (
     BatchSize,
     Debug,
@@ -88,7 +89,12 @@ def predict(
     ] = None,
     gate: Annotated[
         str | None,
-        typer.Option("--gate", metavar="RUN_OR_FILE", help="Ask this model first whether there is a fracture at all."),
+        typer.Option(
+            "--gate",
+            metavar="RUN_OR_FILE",
+            help="Ask this model first whether there is a fracture at all.",
+            autocompletion=completion.models,
+        ),
     ] = None,
     engine: Engine = None,
     precision: Precision = None,
@@ -131,8 +137,8 @@ def predict(
     neighbours.png: some of the pictures, each with those most like it. A pretraining has no classes, and rows name
     none.
 
-    --report FILE.html is one file with a row for each picture, up to 5,000: pictures, their heat maps (while the mouse
-    or the keyboard's focus is on them), and all that rows tell, to be sorted and filtered. It loads nothing.
+    --report FILE.html is one file with a row for each picture, up to 5,000: pictures, their heat maps (off while the
+    mouse or the keyboard's focus is on them), and all that rows tell, to be sorted and filtered. It loads nothing.
 
     Example: fx predict folder/ --cam out/
 

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, cast
 
 import typer
 
+from fxcli.commands import completion
 from fxcli.commands.options import Debug, Json, Out, Paths, Quiet, Sets
 from fxcli.console import console
 from fxcli.data.names import plain_name
@@ -21,7 +22,11 @@ if TYPE_CHECKING:
 def prepare(
     recipe: Annotated[
         str,
-        typer.Argument(metavar="RECIPE|FOLDER|CSV", help="A recipe, a folder of class folders, or a CSV."),
+        typer.Argument(
+            metavar="RECIPE|FOLDER|CSV",
+            help="A recipe, a folder of class folders, or a CSV.",
+            autocompletion=completion.preparations,
+        ),
     ],
     set_: Sets = None,
     out: Out = None,

@@ -8,13 +8,19 @@ from typing import Annotated
 
 import typer
 
+from fxcli.commands import completion
 from fxcli.commands.options import Debug, Json, Quiet, Sets
 from fxcli.console import console
 from fxcli.errors import FxError, RecipeError, UsageError
 
 app = typer.Typer(help="List, show, check and compare recipes.", no_args_is_help=True)
 
-Recipe = Annotated[str, typer.Argument(metavar="RECIPE", help="A YAML file, or the name of a recipe of fx.")]
+Recipe = Annotated[
+    str,
+    typer.Argument(
+        metavar="RECIPE", help="A YAML file, or the name of a recipe of fx.", autocompletion=completion.recipes
+    ),
+]
 
 
 @app.command("list")
@@ -82,23 +88,35 @@ def new(
     estimate: Annotated[
         bool, typer.Option("--estimate/--no-estimate", help="Time two steps of each phase on this machine.")
     ] = True,
+    json: Json = False,
     quiet: Quiet = False,
     debug: Debug = False,
 ) -> None:
     """Prints a recipe for prepared pictures, with its reasons: their number, sizes and classes decide.
 
+    With --json: `yaml`, that text; `recipe`, as it will run; `minutes`, or null without an estimate.
+
     Example: fx recipe new prepared/my_pictures > mine.yaml
     """
-    console.configure(quiet=quiet, debug=debug)
-    from fxcli.commands.drafting import drafted, with_estimate
+    console.configure(json=json, quiet=quiet, debug=debug)
+    from fxcli.commands.drafting import drafted, minutes_of, read, with_minutes
 
-    text = drafted(folder)
-    console.data((with_estimate(text) if estimate else text).rstrip())
+    text, minutes = drafted(folder), None
+    drafted_recipe = read(text)
+    if estimate:
+        minutes = minutes_of(drafted_recipe)
+        text = with_minutes(text, minutes)
+    if json:
+        console.record({"yaml": text, "recipe": drafted_recipe.model_dump(mode="json"), "minutes": minutes})
+    else:
+        console.data(text.rstrip())
 
 
 @app.command()
 def check(
-    recipes: Annotated[list[str], typer.Argument(metavar="RECIPE…", help="Files or names.")],
+    recipes: Annotated[
+        list[str], typer.Argument(metavar="RECIPE…", help="Files or names.", autocompletion=completion.recipes)
+    ],
     set_: Sets = None,
     json: Json = False,
     quiet: Quiet = False,
@@ -134,7 +152,10 @@ def check(
 @app.command()
 def diff(
     left: Recipe,
-    right: Annotated[str, typer.Argument(metavar="OTHER", help="The recipe to compare with.")],
+    right: Annotated[
+        str,
+        typer.Argument(metavar="OTHER", help="The recipe to compare with.", autocompletion=completion.recipes),
+    ],
     json: Json = False,
     quiet: Quiet = False,
     debug: Debug = False,
@@ -165,16 +186,20 @@ def schema(
     task: Annotated[
         str, typer.Argument(help="Of the recipe: classify, detect, prepare, pretrain or study.")
     ] = "classify",
+    json: Json = False,
     quiet: Quiet = False,
     debug: Debug = False,
 ) -> None:
-    """Prints the JSON Schema of a recipe file, for editors.
+    """Prints the JSON Schema of a recipe file, for editors; with --json on one line.
 
     Example: fx recipe schema classify > fx.schema.json
     """
-    console.configure(quiet=quiet, debug=debug)
+    console.configure(json=json, quiet=quiet, debug=debug)
     from fxcli.recipe.tasks import TASKS, json_schema
 
     if task not in TASKS:
         raise UsageError(f"no task '{task}'", hint=f"tasks: {', '.join(TASKS)}")
-    console.data(json_module.dumps(json_schema(task), indent=2))
+    if json:
+        console.record(json_schema(task))
+    else:
+        console.data(json_module.dumps(json_schema(task), indent=2))

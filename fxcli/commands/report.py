@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from fxcli.commands import completion
 from fxcli.commands.options import Debug, Json, Quiet
 from fxcli.console import console
 from fxcli.errors import DataError, UsageError
@@ -16,7 +17,12 @@ NAME = "report.html"
 
 def report(
     runs: Annotated[
-        list[str], typer.Argument(metavar="RUN…", help="Runs, or names of recipes: the last finished run of each.")
+        list[str],
+        typer.Argument(
+            metavar="RUN…",
+            help="Runs, or names of recipes: the last finished run of each.",
+            autocompletion=completion.models,
+        ),
     ],
     pictures: Annotated[
         int,

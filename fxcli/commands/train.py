@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, cast
 
 import typer
 
+from fxcli.commands import completion
 from fxcli.commands.options import Debug, Json, Out, Quiet, Sets
 from fxcli.commands.prepare import is_folder
 from fxcli.commands.study import study
@@ -24,7 +25,11 @@ if TYPE_CHECKING:
 def train(
     recipe: Annotated[
         str | None,
-        typer.Argument(metavar="RECIPE|FOLDER", help="A YAML file, the name of a recipe of fx, or pictures."),
+        typer.Argument(
+            metavar="RECIPE|FOLDER",
+            help="A YAML file, the name of a recipe of fx, or pictures.",
+            autocompletion=completion.trainings,
+        ),
     ] = None,
     set_: Sets = None,
     out: Out = None,
@@ -36,7 +41,10 @@ def train(
         int | None, typer.Option("--seeds", metavar="N", min=2, help="Train N times, with other seeds.")
     ] = None,
     resume: Annotated[
-        Path | None, typer.Option("--resume", metavar="RUN", help="Go on with a run that was stopped.")
+        Path | None,
+        typer.Option(
+            "--resume", metavar="RUN", help="Go on with a run that was stopped.", autocompletion=completion.stopped
+        ),
     ] = None,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Two steps of each phase: time and memory. Of a study: what is done.")

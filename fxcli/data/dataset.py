@@ -5,6 +5,7 @@ Pictures for prediction and evaluation need none of this; they go through infere
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import threading
@@ -21,7 +22,7 @@ from torch.utils.data import DataLoader, Dataset, Sampler, default_collate
 from fxcli.data.augment import Augmenter
 from fxcli.data.cache import Kept, Sight
 from fxcli.data.preprocess import Preprocessing
-from fxcli.errors import UnreadableImage
+from fxcli.errors import RunError, UnreadableImage, UsageError
 from fxcli.recipe.schema import Augment
 from fxcli.run.randomness import derive, generator
 
@@ -29,6 +30,10 @@ _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 # Seconds that a decoding process lives after SIGTERM: enough for the loop to end its step and save.
 _GRACE_S = 20
+
+# How many decoding processes there are at most, whatever a recipe says: a matter of the machine, so that a run which
+# goes on may have fewer than it was started with.
+MOST = "FX_MAX_WORKERS"
 
 
 @dataclass(frozen=True)
@@ -204,10 +209,13 @@ def loader(
     Args:
         dataset: What to load.
         batches: Their order.
-        workers: Decoding processes; None takes one per core, at most 4.
+        workers: Decoding processes; None takes one per core, at most 4. FX_MAX_WORKERS may allow fewer.
         join: What makes a batch of pictures.
+
+    Raises:
+        UsageError: FX_MAX_WORKERS is no number.
     """
-    count = default_workers() if workers is None else workers
+    count = min(default_workers() if workers is None else workers, _most())
     return DataLoader(
         dataset,
         batch_sampler=batches,
@@ -242,6 +250,33 @@ def ended(loader: DataLoader[Any]) -> None:
         iterator._shutdown_workers()
 
 
+@contextlib.contextmanager
+def attended(go_on: str = "") -> Iterator[None]:
+    """Tells of a decoding process that the system ended, as a RunError; `go_on` is the command that trains on, if any.
+
+    torch raises it in a signal handler: in the middle of whatever runs then, not only where a batch is taken.
+    """
+    try:
+        yield
+    except RuntimeError as error:
+        if not is_lost_worker(error):
+            raise
+        why = "because memory ran out, as a rule"
+        hint = f"free some, or take fewer processes for decoding ({MOST}=1 in the environment, 0: none)"
+        if "Bus error" in str(error):
+            why = "because the memory that it shares with the training ran out"
+            hint = f"enlarge /dev/shm (docker run --shm-size=2g), or decode without a process of its own ({MOST}=0)"
+        raise RunError(
+            f"the system ended a process that decodes pictures, {why}: {str(error).partition('. ')[0].rstrip('. ')}",
+            hint=hint + (f"; what was saved is whole, and goes on with: {go_on}" if go_on else ""),
+        ) from error
+
+
+def is_lost_worker(error: RuntimeError) -> bool:
+    """Whether torch means that one of a loader's processes is no more; an error within one reads otherwise."""
+    return str(error).startswith("DataLoader worker (pid")
+
+
 def _ignore_signals(_: int) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     if hasattr(signal, "alarm"):
@@ -252,3 +287,10 @@ def _ignore_signals(_: int) -> None:
 def default_workers() -> int:
     """One decoding process or thread per core, at most 4."""
     return min(4, os.cpu_count() or 1)
+
+
+def _most() -> int:
+    text = os.environ.get(MOST) or "256"
+    if not text.isdecimal():
+        raise UsageError(f"{MOST} must be a number of processes, not '{text}'")
+    return int(text)

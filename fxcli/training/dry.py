@@ -26,7 +26,8 @@ def estimate(recipe: ClassifyRecipe | DetectRecipe, manifest: Manifest) -> tuple
     parts = ensemble.parts(recipe, manifest, Run(Path())) if isinstance(recipe, ClassifyRecipe) else []
     compute = hardware.compute(recipe.hardware, training=True)
     training = job.build(recipe, parts[0].manifest if parts else manifest, compute, load_zoo(), {})
-    return run(training), len(parts) or 1
+    with dataset.attended():
+        return run(training), len(parts) or 1
 
 
 def run(training: AnyTraining) -> list[dict[str, Any]]:

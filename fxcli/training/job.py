@@ -17,7 +17,7 @@ from typing import Any, cast
 
 from fxcli import __version__
 from fxcli.console import console
-from fxcli.data import split
+from fxcli.data import dataset, split
 from fxcli.data.cache import contents
 from fxcli.data.manifest import Manifest, groups_of, read_manifest
 from fxcli.data.prepare import PHANTOM, PREPARED, prepare
@@ -171,9 +171,8 @@ def reopen(path: Path) -> tuple[Run, TrainRecipe, Manifest]:
     """
     run = directory.open_run(path)
     info = run.info()
-    if whole := info.get("part_of"):
-        command = f"fx train --resume {shlex.quote(os.path.normpath(run.path / str(whole)))}"
-        raise RunError("this is one part of a run, and goes on with it", where=path, hint=command)
+    if info.get("part_of"):
+        raise RunError("this is one part of a run, and goes on with it", where=path, hint=_going_on(run))
     if info["status"] == "finished":
         raise RunError("this run is finished", where=path, hint="fx train RECIPE starts another")
     recipe = load(run.path / "recipe.yaml", check_init=False).recipe
@@ -182,6 +181,12 @@ def reopen(path: Path) -> tuple[Run, TrainRecipe, Manifest]:
     manifest = read_manifest(run.manifest_file)
     _check_unchanged(run, recipe, manifest)
     return run, recipe, manifest
+
+
+def _going_on(run: Run) -> str:
+    """The command that goes on with a run; a part is resumed by resuming the whole."""
+    whole = os.path.normpath(run.path / str(run.info().get("part_of") or ""))
+    return f"fx train --resume {shlex.quote(whole)}"
 
 
 def _check_unchanged(run: Run, recipe: TrainRecipe, manifest: Manifest) -> None:
@@ -222,7 +227,7 @@ def execute(run: Run, recipe: TrainRecipe, manifest: Manifest, *, resume: bool, 
 
     Raises:
         Interrupted: After saving, when the user stopped it.
-        RunError: The run cannot be written to; what was saved before is whole.
+        RunError: The run cannot be written to, or the system ended a process of it; what was saved before is whole.
     """
     try:
         with directory.writing(run.path):
@@ -266,8 +271,7 @@ def _parts(run: Run, recipe: TrainRecipe, manifest: Manifest, parts: list[Part])
         try:
             execute(part.run, part.recipe, part.manifest, resume=exists)
         except Interrupted as error:
-            # The part is resumed by resuming the whole.
-            raise Interrupted(error.what, hint=f"fx train --resume {shlex.quote(str(run.path))}") from error
+            raise Interrupted(error.what, hint=_going_on(run)) from error
     zoo = load_zoo()
     return ensemble.combine(run, manifest, parts, zoo, {"recipe_sha256": run.info()["recipe_sha256"]})
 
@@ -287,13 +291,15 @@ def _one(run: Run, recipe: TrainRecipe, manifest: Manifest, *, resume: bool, wor
         run.update(compute={**hardware.describe(compute), "processes": world.size})
     zoo = load_zoo()
     info = _header(recipe, manifest, compute)
-    if isinstance(recipe, PretrainRecipe):
+    with dataset.attended(_going_on(run)):
+        if isinstance(recipe, PretrainRecipe):
+            console.note(f"run {run.path}")
+            learnt = _learnt_from(recipe, manifest, told=True)
+            return pretrain.train(recipe, learnt, compute, zoo, info, run, resume=resume)
+        training = build(recipe, manifest, compute, zoo, info)
+        training.world = world
         console.note(f"run {run.path}")
-        return pretrain.train(recipe, _learnt_from(recipe, manifest, told=True), compute, zoo, info, run, resume=resume)
-    training = build(recipe, manifest, compute, zoo, info)
-    training.world = world
-    console.note(f"run {run.path}")
-    return loop.train(training, run, resume=resume)
+        return loop.train(training, run, resume=resume)
 
 
 def build(

@@ -18,6 +18,7 @@ import torch
 from torch import distributed, nn
 
 from fxcli.console import console
+from fxcli.data import dataset
 from fxcli.errors import RunError, UsageError
 from fxcli.recipe.detection import DetectPhase
 from fxcli.recipe.schema import ClassifyRecipe, Phase, PretrainRecipe
@@ -116,6 +117,8 @@ def _together() -> Iterator[None]:
     try:
         yield
     except RuntimeError as error:
+        if dataset.is_lost_worker(error):
+            raise  # one of this process's own
         what = f"another process of this training has ended, and says why: {str(error).partition(chr(10))[0][:200]}"
         raise RunError(
             what, hint="what was saved before is whole: start as many processes with --resume RUN"

@@ -16,12 +16,17 @@ from fx_timm.anatomy import Anatomy, anatomy, take_out
 from fx_timm.feature_map import FeatureMap
 from fxcli import BackboneArgs, BackboneSpec, InputSpec, WeightSource
 
+OWNER = "timm/"
 HASHED = re.compile(r"-([0-9a-f]{8,})\.pth$")
 
 
 @functools.cache
-def resolve(name: str) -> BackboneSpec:
+def resolve(name: str, *, is_of_hub: bool = False) -> BackboneSpec:
     """The spec of `timm:<name>`; a tag (`resnet50.a1_in1k`) picks the weights.
+
+    Args:
+        name: Of timm.
+        is_of_hub: Weights are those of timm's repository, also where a file with a hash in its name is published.
 
     Raises:
         KeyError: timm has no such net or tag; likely ones follow the name in its arguments.
@@ -46,9 +51,29 @@ def resolve(name: str) -> BackboneSpec:
             std=config.std,
             interpolation="bilinear" if config.interpolation == "bilinear" else "bicubic",
         ),
-        weights=_weights(config, found),
+        weights=_weights(config, found, is_of_hub),
         summary=f"{name} of timm",
     )
+
+
+def of_hub(repository: str) -> BackboneSpec:
+    """The spec of `hf_hub:timm/<name>.<tag>`.
+
+    Others than timm's own say in a file of theirs what net they are, and a model must be built without a network.
+
+    Raises:
+        KeyError: It is none of timm's repositories; likely ones follow the name in its arguments.
+        ValueError: The net gives no square feature map.
+    """
+    name = repository.rpartition("/")[2]
+    try:
+        spec, likely = resolve(name, is_of_hub=True), [name]
+    except KeyError as error:
+        spec, likely = None, list(error.args[1:])
+    repositories = [str(config.hf_hub_id) for each in likely if (config := timm.get_pretrained_cfg(each))]
+    if spec is None or repositories != [repository]:
+        raise KeyError(repository, *(each for each in repositories if each.startswith(OWNER)))
+    return spec
 
 
 def _build(name: str, found: Anatomy, args: BackboneArgs) -> nn.Module:
@@ -84,8 +109,8 @@ def _sees(backbone: nn.Module, size_px: int) -> bool:
     return True
 
 
-def _weights(config: Any, found: Anatomy) -> dict[str, WeightSource]:
-    url, sha256 = _address(config)
+def _weights(config: Any, found: Anatomy, is_of_hub: bool) -> dict[str, WeightSource]:
+    url, sha256 = _address(config, is_of_hub)
     if url is None:
         return {}
     heads = (config.classifier,) if isinstance(config.classifier, str) else tuple(config.classifier or ())
@@ -100,11 +125,11 @@ def _weights(config: Any, found: Anatomy) -> dict[str, WeightSource]:
     return {"imagenet" if re.search(r"in\d+k", config.tag or "") else "pretrained": source}
 
 
-def _address(config: Any) -> tuple[str | None, str | None]:
+def _address(config: Any, is_of_hub: bool) -> tuple[str | None, str | None]:
     """Url and sha256 prefix: a file with its hash in its name goes before timm's repository on the hub."""
-    if config.url and not config.custom_load and (match := HASHED.search(config.url)):
+    if not is_of_hub and config.url and not config.custom_load and (match := HASHED.search(config.url)):
         return config.url, match[1]
-    if config.hf_hub_id and config.hf_hub_id.startswith("timm/") and not config.hf_hub_filename:
+    if config.hf_hub_id and config.hf_hub_id.startswith(OWNER) and not config.hf_hub_filename:
         return f"https://huggingface.co/{config.hf_hub_id}/resolve/main/model.safetensors", None
     return None, None
 
