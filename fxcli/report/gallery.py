@@ -24,7 +24,7 @@ from fxcli.explain import outline
 from fxcli.run.files import saying, write_text
 
 MARK = "fx gallery"
-# With more, a page takes long to open: of 5,000 it has some 40 MB.
+# With more, a page takes long to open: of 5,000 it has some 45 MB.
 MOST = 5000
 _SIDE_PX = 192
 # More probabilities than these stand in one cell, the highest alone.
