@@ -24,11 +24,13 @@ from fxcli.explain import outline
 from fxcli.run.files import saying, write_text
 
 MARK = "fx gallery"
-# With more, a page takes long to open and to sort: of 5,000 it has some 50 MB.
+# With more, a page takes long to open: of 5,000 it has some 45 MB.
 MOST = 5000
 _SIDE_PX = 192
 # More probabilities than these stand in one cell, the highest alone.
 _MOST_CLASSES = 12
+# In characters: of a column, and of the arrow beside the name of that by which rows are sorted.
+_WIDEST, _SORT_SIGN = 32, 2
 
 
 @dataclass(frozen=True)
@@ -82,6 +84,7 @@ class Gallery:
             about: The model, in words.
         """
         columns = self._columns()
+        rows = [(views, list(self._cells(record, columns))) for record, views in self.rows]
         script = resources.files("fxcli.report").joinpath("gallery.js").read_text(encoding="utf-8")
         text = page.render(
             "report/gallery.html.j2",
@@ -91,7 +94,8 @@ class Gallery:
             about=about,
             columns=columns,
             has_heat=any(views.heat for _, views in self.rows),
-            rows=[(views, list(self._cells(record, columns))) for record, views in self.rows],
+            rows=rows,
+            tracks=_tracks(columns, [cells for _, cells in rows]),
             classes=sorted({str(record["class"]) for record, _ in self.rows if "class" in record}),
             statuses=sorted({str(record["status"]) for record, _ in self.rows}),
             script=Markup(script),
@@ -127,6 +131,14 @@ class Gallery:
         for name in columns:
             value = values.get(name, "")
             yield f"{value:.3f}" if isinstance(value, float) else str(value)
+
+
+def _tracks(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """Widths of columns, as a browser's table would find them by laying out every row; longer text is wrapped."""
+    heads = [max(map(len, name.split())) + _SORT_SIGN for name in columns]
+    cells = [[len(row[place]) for row in rows] for place in range(len(columns))]
+    widths = (min(_WIDEST, max([head, *lengths])) for head, lengths in zip(heads, cells, strict=True))
+    return " ".join(f"{width}ch" for width in widths)
 
 
 def views(cleaned: Cleaned, heat: np.ndarray | None, boxes: Sequence[Mapping[str, Any]] = ()) -> Views:
