@@ -54,4 +54,7 @@ Paths = Annotated[
     PathStyle,
     typer.Option("--paths", help="How pictures are named in rows and files; hashed: under a key of yours."),
 ]
+Parquet = Annotated[
+    bool, typer.Option("--parquet", help="Write the table as Parquet, too, in typed columns (extra parquet).")
+]
 Out = Annotated[Path | None, typer.Option("--out", metavar="DIR", help="Folder that the output goes to.")]

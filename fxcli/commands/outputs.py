@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+from fxcli.data.parquet import require
 from fxcli.errors import UsageError
 
 
@@ -22,6 +23,7 @@ class Outputs:
         overwrite: Whether to replace what is there.
         strict: Whether the first picture that cannot be read ends it.
         json: Whether rows are JSON Lines.
+        parquet: Whether complete rows are wanted as Parquet, too.
     """
 
     out: Path | None
@@ -33,18 +35,24 @@ class Outputs:
     overwrite: bool
     strict: bool
     json: bool
+    parquet: bool
 
     def check(self) -> None:
         """Whether they go together.
 
         Raises:
             UsageError: They do not.
+            MissingDependency: Parquet is wanted, and cannot be written.
         """
         on_stdout = "rows on stdout are not kept"
         if self.resume and (self.out is None or self.overwrite):
             raise UsageError("--resume goes with --out DIR, and without --overwrite", hint=on_stdout)
         if self.overwrite and not (self.out or self.report or self.features):
             raise UsageError("--overwrite goes with --out DIR, --features DIR or --report FILE", hint=on_stdout)
+        if self.parquet:
+            if self.out is None or self.json:
+                raise UsageError("--parquet goes with --out DIR, and without --json", hint=on_stdout)
+            require()
         if self.resume and self.report:
             raise UsageError("--report shows what is predicted now: it does not go with --resume")
         if self.resume and self.features:

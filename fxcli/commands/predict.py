@@ -20,6 +20,7 @@ from fxcli.commands.options import (
     Json,
     Model,
     Out,
+    Parquet,
     Paths,
     Precision,
     Quiet,
@@ -38,7 +39,9 @@ if TYPE_CHECKING:
 def predict(
     paths: Annotated[
         list[str],
-        typer.Argument(metavar="PATH…", help="Folders (searched below), files, or - for a list on stdin."),
+        typer.Argument(
+            metavar="PATH…", help="Folders (searched below), files, - for a list on stdin, or lists in .parquet."
+        ),
     ],
     model: Model = None,
     cam: Annotated[
@@ -69,6 +72,7 @@ def predict(
         ),
     ] = None,
     out: Out = None,
+    parquet: Parquet = False,
     resume: Annotated[
         bool, typer.Option("--resume", help="Go on with what a stopped prediction left in --out DIR.")
     ] = False,
@@ -111,6 +115,9 @@ def predict(
     then 9. What is odd about a picture that is answered all the same (the first of several in one file, in colour,
     blank) is its reason, too. Lines of stdin may end with zero bytes, as those of find -print0 do.
 
+    A PATH that ends in .parquet is a list, too: of what its column path names, as rows have it, from here; or the
+    folder of several such files. --parquet with --out DIR writes DIR/predictions.parquet beside the CSV.
+
     With --out DIR the file grows as DIR/predictions.csv.part and gets its name when it is complete. Whatever stopped
     it, the same command with --resume does only what is missing: pictures without a row or a heat map, pictures that
     were changed since, and errors. Rows that are there already are replaced with --overwrite alone.
@@ -151,7 +158,7 @@ def predict(
     Example: find . -name '*.png' | fx predict - --model runs/final-20260101T120000Z-1a2b --json
     """
     console.configure(json=json, quiet=quiet, debug=debug)
-    outputs = Outputs(out, cam, boxes, features, report, resume, overwrite, strict, json)
+    outputs = Outputs(out, cam, boxes, features, report, resume, overwrite, strict, json, parquet)
     outputs.check()
     if features and engine not in (None, EngineName.torch):
         raise UsageError(f"--features needs torch, not {engine}")
@@ -204,11 +211,16 @@ def predict(
 def _files(paths: Sequence[str]) -> list[Path]:
     """All pictures that were asked for."""
     from fxcli.data import scan
+    from fxcli.data.parquet import SUFFIX, read_paths
 
     files: list[Path] = []
     for path in paths:
-        listed = path == "-"
-        files += scan.pictures(_listed() if listed else [Path(path)], keep_absent=listed)
+        if path == "-":
+            files += scan.pictures(_listed(), keep_absent=True)
+        elif path.lower().endswith(SUFFIX):
+            files += scan.pictures(read_paths(Path(path)), keep_absent=True)
+        else:
+            files += scan.pictures([Path(path)])
     return files
 
 
