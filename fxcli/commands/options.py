@@ -26,6 +26,12 @@ class PrecisionName(StrEnum):
     bf16 = "bf16"
 
 
+class Where(StrEnum):
+    """Where it is computed, if not in this process."""
+
+    ray = "ray"
+
+
 Sets = Annotated[
     list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Override a key of the recipe; repeatable.")
 ]

@@ -24,6 +24,7 @@ from fxcli.commands.options import (
     Paths,
     Precision,
     Quiet,
+    Where,
     Workers,
 )
 from fxcli.commands.outputs import Outputs
@@ -101,6 +102,9 @@ def predict(
         bool,
         typer.Option("--draft/--no-draft", help="Decode large JPEGs at a fraction of their size, if that is enough."),
     ] = True,
+    on: Annotated[
+        Where | None, typer.Option("--on", help="Let a cluster answer; DIR/predictions.parquet gets the rows.")
+    ] = None,
     device: Device = None,
     workers: Workers = None,
     batch_size: BatchSize = None,
@@ -117,6 +121,11 @@ def predict(
 
     A PATH that ends in .parquet is a list, too: of what its column path names, as rows have it, from here; or the
     folder of several such files. --parquet with --out DIR writes DIR/predictions.parquet beside the CSV.
+
+    --on ray lets the machines of a Ray cluster answer (RAY_ADDRESS names it, HOST:PORT or auto; without it one is
+    started here, with as many cores as torch would take), --workers cores to an actor. The pictures, the model and
+    --out DIR must lie where all machines see them. DIR/predictions.parquet is then a folder of files, in the order of
+    the pictures; what is done stays, whatever stops it, and --resume does the rest.
 
     With --out DIR the file grows as DIR/predictions.csv.part and gets its name when it is complete. Whatever stopped
     it, the same command with --resume does only what is missing: pictures without a row or a heat map, pictures that
@@ -155,27 +164,32 @@ def predict(
 
     Example: fx predict folder/ --out answers/ --resume
 
+    Example: fx predict list.parquet --on ray --out answers/ --resume
+
     Example: find . -name '*.png' | fx predict - --model runs/final-20260101T120000Z-1a2b --json
     """
     console.configure(json=json, quiet=quiet, debug=debug)
-    outputs = Outputs(out, cam, boxes, features, report, resume, overwrite, strict, json, parquet)
+    outputs = Outputs(out, cam, boxes, features, report, resume, overwrite, strict, json, parquet, on is not None)
     outputs.check()
+    if on and (detector or device not in (None, "auto", "cpu")):
+        raise UsageError("--on ray is for classifiers, on CPUs", hint="without --detector and --device")
     if features and engine not in (None, EngineName.torch):
         raise UsageError(f"--features needs torch, not {engine}")
     import_torch()
     from fxcli.commands.answer import answer
     from fxcli.commands.locate import locate
+    from fxcli.commands.spread import spread
     from fxcli.inference.detected import is_detector, open_detector
     from fxcli.inference.features import check
     from fxcli.inference.opened import open_model
-    from fxcli.inference.verdict import Judge
+    from fxcli.inference.verdict import Judge, open_judge
     from fxcli.run.directory import find_model
 
     place = partial(open_detector, device=device, workers=workers, batch_size=batch_size)
     file, run = find_model(model)
     if is_detector(file):
-        if cam or sets or abstain is not None or gate or detector or engine or precision or features:
-            given = "--cam, --sets, --abstain, --gate, --detector, --engine, --precision and --features"
+        if cam or sets or abstain is not None or gate or detector or engine or precision or features or on:
+            given = "--cam, --sets, --abstain, --gate, --detector, --engine, --precision, --features and --on"
             raise UsageError(
                 f"{file} is a detector: {given} are for classifiers", hint="--detector beside a classifier"
             )
@@ -191,14 +205,20 @@ def predict(
         raise UsageError("--score is for a detector", hint="--detector RUN_OR_FILE")
     open_one = partial(
         open_model,
-        device=device,
-        workers=workers,
+        device="cpu" if on else device,
+        workers=None if on else workers,
         batch_size=batch_size,
         engine=engine and engine.value,
         precision=precision and precision.value,
         fast=True,
         draft=draft,
     )
+    if on:
+        # Absolute: on other machines the current folder is another.
+        others = [os.path.abspath(each) for each in (file, *([find_model(gate)[0]] if gate else []))]
+        make = partial(open_judge, open_one, *others, sets=sets, abstain=abstain)
+        spread(make, _files(paths), names, workers, outputs)
+        return
     opened = open_one(str(file), headless=features is not None)
     if not opened.model.classes and (cam or report or sets or abstain is not None or gate or detector):
         given = "--cam, --report, --sets, --abstain, --gate and --detector"
