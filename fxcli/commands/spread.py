@@ -5,12 +5,14 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from fxcli.console import console
 from fxcli.errors import SomeRowsFailed
 
 if TYPE_CHECKING:
+    from tqdm import tqdm
+
     from fxcli.commands.outputs import Outputs
     from fxcli.data.paths import PathStyle
     from fxcli.inference.verdict import Judge
@@ -55,10 +57,8 @@ def spread(
         if todo:
             task = on_ray.Task(make, made_with, os.path.abspath(kept.folder), secrets.token_hex(8), cores)
             done = len(files) - sum(len(shard.files) for shard in todo)
-            with (
-                on_ray.cluster(cores=cores) as room,
-                console.progress(total=len(files), done=done, what="predict") as bar,
-            ):
+            bar: tqdm[Any] = console.progress(total=len(files), done=done, what="predict")
+            with on_ray.cluster(cores=cores) as room, bar:
                 for told in on_ray.written(task, todo, room=room):
                     failed += told.failed
                     cautions.update(told.cautions)

@@ -120,19 +120,20 @@ def write(judge: Judge, shard: Shard, folder: Path, command: str) -> Told:
         raise RunError("this folder is not seen", where=folder, hint=hint)
     begun, failed, cautions = time.time(), 0, Counter[str]()
     model = judge.opened.model
-    lines = Lines(PredictionTable(model.classes, model.info, extra=judge.columns), json=False)
+    table = PredictionTable(model.classes, model.info, extra=judge.columns)
+    lines = Lines(table, json=False)
     text = [lines.head]
     judge.ask_gate(shard.files)
     for cell, verdict in zip(shard.cells, judge.opened.pipeline.map(judge.verdict, shard.files), strict=True):
         del verdict["path"]
         cautions.update(map(str, verdict.pop("cautions")))
         failed += verdict["status"] == "error"
-        text.append(lines.line(lines.table.record(cell, **verdict)))
+        text.append(lines.line(table.record(cell, **verdict)))
     told = Told(len(shard.cells), failed, begun, cautions, command)
     about = {"failed": str(failed), "begun": repr(begun), "cautions": json.dumps(cautions), "command": command}
     # Another machine may be at the same shard, if this one is thought to be lost.
     own = folder / f"{shard.key}.{secrets.token_hex(6)}"
-    columns = {name: kind_of(name) for name in lines.table.columns}
+    columns = {name: kind_of(name) for name in table.columns}
     parquet.write(io.BytesIO("".join(text).encode("utf-8", "backslashreplace")), own, columns, about)
     replace(own, file)
     return told
@@ -163,8 +164,8 @@ class ShardFolder:
         there = {file.stem for file in self.folder.glob(f"*{parquet.SUFFIX}")}
         todo = [shard for shard in shards if shard.key not in there or not self._is_done(shard)]
         if there:
-            done, total = (sum(len(shard.files) for shard in part) for part in (todo, shards))
-            console.note(f"going on: {total - done} of {total} pictures have their row")
+            left, total = (sum(len(shard.files) for shard in part) for part in (todo, shards))
+            console.note(f"going on: {total - left} of {total} pictures have their row")
         return todo
 
     def finish(self, shards: Sequence[Shard]) -> None:
@@ -196,8 +197,9 @@ class ShardFolder:
 
     def _is_done(self, shard: Shard) -> bool:
         told = told_of(_file(self.folder, shard.key))
-        is_whole = told is not None and told.failed == 0 and told.rows == len(shard.cells)
-        return is_whole and all(changed(file) < told.begun for file in shard.files)
+        if told is None or told.failed or told.rows != len(shard.cells):
+            return False
+        return all(changed(file) < told.begun for file in shard.files)
 
 
 @contextlib.contextmanager
