@@ -191,7 +191,7 @@ def test_table_from_a_spreadsheet():
         ("path,class\n1.png,a\n", r"no column 'label' \(label\)"),
         ("path;label\n1.png;a\n", r"no column 'path' \(path\)"),
         ("", r"no column 'path' \(path\)"),
-        ("path,label\n", "list.csv: this CSV lists no picture"),
+        ("path,label\n", "list.csv: this file lists no picture"),
         ("path,label\n1.png,a\n\n,a\n", "list.csv:4: no path in this row"),
         ('path,label\n"1\n.png",a\n2.png, \n', "list.csv:4: no label in this row"),
         ("path,label,split\n1.png,a,tets\n", "list.csv:2: split 'tets' is none of train, training, val"),
@@ -225,7 +225,7 @@ def test_source_is_a_folder_or_a_csv():
     touch("a/one/1.png")
     assert source(Path("a"), Columns())[0].folder == "one"
     assert source(write("path,label\n1.png,two\n"), Columns())[0].folder == "two"
-    with pytest.raises(DataError, match="gone: no such folder or CSV"):
+    with pytest.raises(DataError, match="gone: no such folder, CSV or Parquet"):
         source(Path("gone"), Columns())
     with pytest.raises(DataError, match=r"data\.columns are for a CSV"):
         source(Path("a"), Columns(patient="id"))

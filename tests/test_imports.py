@@ -38,7 +38,19 @@ ALLOWED = {("console", "errors")}
 # What the public names of `fxcli` are made of.
 PUBLIC = {"api", "errors", "zoo"}
 
-HEAVY = {"torch", "torchvision", "timm", "sklearn", "numpy", "PIL", "pydicom", "safetensors", "imagehash"}
+HEAVY = {
+    "torch",
+    "torchvision",
+    "timm",
+    "sklearn",
+    "numpy",
+    "PIL",
+    "pydicom",
+    "safetensors",
+    "imagehash",
+    "pyarrow",
+    "ray",
+}
 
 
 def modules(folder: Path) -> dict[str, Path]:

@@ -227,7 +227,7 @@ def test_complete_and_no_longer(files):
 
 def test_killed_between_the_name_of_the_rows_and_that_of_their_notes(files, monkeypatch):
     with monkeypatch.context() as patch:
-        patch.setattr(output, "_keep_notes", lambda _: (_ for _ in ()).throw(Stopped))
+        patch.setattr(output, "keep_notes", lambda _: (_ for _ in ()).throw(Stopped))
         with pytest.raises(Stopped):
             predict(files)
     assert names() == ["predictions.csv", "predictions.csv.part.json"]

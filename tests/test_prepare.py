@@ -255,7 +255,7 @@ def test_nothing_readable():
         ({"data__columns__patient": "p"}, "data.columns are for a CSV"),
         ({"split__policy": "given"}, "16 of 16 pictures have no split"),
         ({"data__source": None}, "the recipe names no source"),
-        ({"data__source": "gone"}, "no such folder or CSV"),
+        ({"data__source": "gone"}, "no such folder, CSV or Parquet"),
     ],
 )
 def test_recipes_that_do_not_fit_leave_nothing(changes, message):

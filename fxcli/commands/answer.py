@@ -55,8 +55,9 @@ def answer(judge: Judge, files: list[Path], names: PathStyle, wanted: Outputs) -
     table = PredictionTable(classes, opened.model.info, extra=judge.columns)
     lines = Lines(table, json=wanted.json)
     made_with = judge.made_with() | {"paths": names.value}
+    again = {"resume": wanted.resume, "overwrite": overwrite, "as_parquet": wanted.parquet}
     with (
-        output.going_to(wanted.out, lines, made_with, resume=wanted.resume, overwrite=overwrite) as rows,
+        output.going_to(wanted.out, lines, made_with, **again) as rows,
         features.going_to(folder, cells, width, beside=wanted.out) as kept,
     ):
         _answer(judge, files, maps, shown, table, rows, kept, gallery, wanted)

@@ -12,9 +12,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from fxcli.commands import completion
-from fxcli.commands.options import BatchSize, Debug, Device, Engine, Json, Out, Precision, Quiet, Workers
+from fxcli.commands.options import BatchSize, Debug, Device, Engine, Json, Out, Parquet, Precision, Quiet, Workers
 from fxcli.commands.startup import import_torch
 from fxcli.console import console
+from fxcli.data.parquet import beside, require
 from fxcli.errors import SomeRowsFailed, UsageError
 from fxcli.run import provenance
 from fxcli.run.files import write_json, write_text
@@ -73,6 +74,7 @@ def evaluate(
     ] = False,
     tta: Annotated[Tta, typer.Option("--tta", help="flips: mean over the picture and its mirror.")] = Tta.none,
     out: Out = None,
+    parquet: Parquet = False,
     engine: Engine = None,
     precision: Precision = None,
     device: Device = None,
@@ -104,9 +106,12 @@ def evaluate(
     console.configure(json=json, quiet=quiet, debug=debug)
     asked = Asked(data=data, split=split, by=tuple(by or ()), study=study, tta=tta.value)
     asked.check()
+    if parquet:
+        require()
     import_torch()
     from fxcli.commands import tables
     from fxcli.commands.evaluate_boxes import evaluate_boxes
+    from fxcli.evaluation.table import kind_of
     from fxcli.inference.detected import is_detector, open_detector
     from fxcli.inference.measured import out_of_fold
     from fxcli.inference.opened import open_model
@@ -122,7 +127,8 @@ def evaluate(
             without = "--split oof, --study, --tta, --engine, --precision and --exploratory"
             raise UsageError(f"a detector is measured without {without}")
         place = partial(open_detector, device=device, workers=workers, batch_size=batch_size)
-        evaluate_boxes([place(*each) for each in found], data=data, split=split, by=by or (), out=out, json=json)
+        detectors = [place(*each) for each in found]
+        evaluate_boxes(detectors, data=data, split=split, by=by or (), out=out, json=json, parquet=parquet)
         return
     for file, run in found if split == OOF else ():
         if run is None:
@@ -144,6 +150,7 @@ def evaluate(
         plain = opened.is_final and names[opened.name] == 1
         folder = (out / (opened.name if plain else opened.unique_name) if len(found) > 1 else out) if out else None
         evaluated.written = _write(evaluated, folder, own_data=data is None)
+        beside(evaluated.written, kind_of, wanted=parquet)
         done.append(evaluated)
     comparisons = _compared(done, primary=not exploratory)
     results = [each.result for each in done]

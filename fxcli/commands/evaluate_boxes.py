@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fxcli.console import console
+from fxcli.data.parquet import beside
 from fxcli.errors import DataError, SomeRowsFailed
 from fxcli.evaluation import words
 from fxcli.evaluation.words import ABOUT_BOXES, BOXES, told
@@ -59,6 +60,7 @@ def evaluate_boxes(
     by: Sequence[str],
     out: Path | None,
     json: bool,
+    parquet: bool,
 ) -> None:
     """Measures detectors, writes and shows their figures, and compares each with the first.
 
@@ -66,12 +68,15 @@ def evaluate_boxes(
         DataError: The part is empty, or nothing is known of boxes on its pictures.
         SomeRowsFailed: Some could not be read.
     """
+    from fxcli.evaluation.table import kind_of
+
     done = [_measured(opened, data, split, by) for opened in detectors]
     names = Counter(each.opened.name for each in done)
     for each in done:
         plain = each.opened.is_final and names[each.opened.name] == 1
         folder = out / (each.opened.name if plain else each.opened.unique_name) if out and len(done) > 1 else out
         each.written = _write(each, folder, own_data=data is None)
+        beside(each.written, kind_of, wanted=parquet)
     comparisons = _compared(done)
     if json:
         for record in [*(each.result for each in done), *({"comparison": each} for each in comparisons)]:

@@ -53,7 +53,8 @@ def locate(opened: OpenedDetector, files: list[Path], names: PathStyle, score: f
     records: list[dict[str, Any]] = []
     cautions: list[Caution] = []
     classes = opened.model.classes
-    with output.going_to(wanted.out, lines, made_with, resume=wanted.resume, overwrite=wanted.overwrite) as rows:
+    again = {"resume": wanted.resume, "overwrite": wanted.overwrite, "as_parquet": wanted.parquet}
+    with output.going_to(wanted.out, lines, made_with, **again) as rows:
         todo = rows.missing(files, lambda path: path_cell(shown(path)), lambda i: not pictures or pictures[i].is_file())
         found = opened.finder.over([files[index] for index in todo])
         sightings = console.progress(found, total=len(files), done=len(files) - len(todo), what="predict")

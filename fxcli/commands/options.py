@@ -27,6 +27,12 @@ class PrecisionName(StrEnum):
     bf16 = "bf16"
 
 
+class Where(StrEnum):
+    """Where it is computed, if not in this process."""
+
+    ray = "ray"
+
+
 Sets = Annotated[
     list[str] | None,
     typer.Option(
@@ -65,5 +71,8 @@ BatchSize = Annotated[int | None, typer.Option("--batch-size", min=1, help="Pict
 Paths = Annotated[
     PathStyle,
     typer.Option("--paths", help="How pictures are named in rows and files; hashed: under a key of yours."),
+]
+Parquet = Annotated[
+    bool, typer.Option("--parquet", help="Write the table as Parquet, too, in typed columns (extra parquet).")
 ]
 Out = Annotated[Path | None, typer.Option("--out", metavar="DIR", help="Folder that the output goes to.")]

@@ -1,11 +1,13 @@
-"""What `fx predict` is to write, and where: with a classifier (answer) and with a detector (locate)."""
+"""What `fx predict` is to write, and where: with a classifier (answer, spread) and with a detector (locate)."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 
-from fxcli.errors import UsageError
+from fxcli.data.parquet import require
+from fxcli.errors import MissingDependency, UsageError
 
 
 @dataclass(frozen=True)
@@ -22,6 +24,8 @@ class Outputs:
         overwrite: Whether to replace what is there.
         strict: Whether the first picture that cannot be read ends it.
         json: Whether rows are JSON Lines.
+        parquet: Whether complete rows are wanted as Parquet, too.
+        on_ray: Whether a cluster answers, and writes Parquet alone.
     """
 
     out: Path | None
@@ -33,18 +37,32 @@ class Outputs:
     overwrite: bool
     strict: bool
     json: bool
+    parquet: bool
+    on_ray: bool
 
     def check(self) -> None:
         """Whether they go together.
 
         Raises:
             UsageError: They do not.
+            MissingDependency: Of Parquet or Ray, where they are wanted.
         """
         on_stdout = "rows on stdout are not kept"
         if self.resume and (self.out is None or self.overwrite):
             raise UsageError("--resume goes with --out DIR, and without --overwrite", hint=on_stdout)
         if self.overwrite and not (self.out or self.report or self.features):
             raise UsageError("--overwrite goes with --out DIR, --features DIR or --report FILE", hint=on_stdout)
+        if self.on_ray:
+            if self.out is None:
+                raise UsageError("--on ray goes with --out DIR", hint="DIR/predictions.parquet gets the rows")
+            if self.cam or self.boxes or self.features or self.report or self.strict or self.json:
+                raise UsageError("--on ray writes Parquet: no --cam, --boxes, --features, --report, --strict or --json")
+            if find_spec("ray") is None:
+                raise MissingDependency("ray", extra="ray", purpose="--on ray")
+        if self.parquet and (self.out is None or self.json):
+            raise UsageError("--parquet goes with --out DIR, and without --json", hint=on_stdout)
+        if self.parquet or self.on_ray:
+            require()
         if self.resume and self.report:
             raise UsageError("--report shows what is predicted now: it does not go with --resume")
         if self.resume and self.features:

@@ -21,9 +21,11 @@ from fxcli.commands.options import (
     Json,
     Model,
     Out,
+    Parquet,
     Paths,
     Precision,
     Quiet,
+    Where,
     Workers,
 )
 from fxcli.commands.outputs import Outputs
@@ -39,7 +41,9 @@ if TYPE_CHECKING:
 def predict(
     paths: Annotated[
         list[str],
-        typer.Argument(metavar="PATH…", help="Folders (searched below), files, or - for a list on stdin."),
+        typer.Argument(
+            metavar="PATH…", help="Folders (searched below), files, - for a list on stdin, or lists in .parquet."
+        ),
     ],
     model: Model = None,
     cam: Annotated[
@@ -70,6 +74,7 @@ def predict(
         ),
     ] = None,
     out: Out = None,
+    parquet: Parquet = False,
     resume: Annotated[
         bool, typer.Option("--resume", help="Go on with what a stopped prediction left in --out DIR.")
     ] = False,
@@ -103,6 +108,9 @@ def predict(
         bool,
         typer.Option("--draft/--no-draft", help="Decode large JPEGs at a fraction of their size, if that is enough."),
     ] = True,
+    on: Annotated[
+        Where | None, typer.Option("--on", help="Let a cluster answer; DIR/predictions.parquet gets the rows.")
+    ] = None,
     device: Device = None,
     workers: Workers = None,
     batch_size: BatchSize = None,
@@ -116,6 +124,14 @@ def predict(
     be read is a row with status=error and a reason, and so is a line of stdin that names no file; the exit code is
     then 9. What is odd about a picture that is answered all the same (the first of several in one file, in colour,
     blank) is its reason, too. Lines of stdin may end with zero bytes, as those of find -print0 do.
+
+    A PATH that ends in .parquet is a list, too: of what its column path names, as rows have it, from here; or the
+    folder of several such files. --parquet with --out DIR writes DIR/predictions.parquet beside the CSV.
+
+    --on ray lets the machines of a Ray cluster answer (RAY_ADDRESS names it, HOST:PORT or auto; without it one is
+    started here, with as many cores as torch would take), --workers cores to an actor. The pictures, the model and
+    --out DIR must lie where all machines see them. DIR/predictions.parquet is then a folder of files, in the order of
+    the pictures; what is done stays, whatever stops it, and --resume does the rest.
 
     With --out DIR the file grows as DIR/predictions.csv.part and gets its name when it is complete. Whatever stopped
     it, the same command with --resume does only what is missing: pictures without a row or a heat map, pictures that
@@ -154,27 +170,32 @@ def predict(
 
     Example: fx predict folder/ --out answers/ --resume
 
+    Example: fx predict list.parquet --on ray --out answers/ --resume
+
     Example: find . -name '*.png' | fx predict - --model runs/final-20260101T120000Z-1a2b --json
     """
     console.configure(json=json, quiet=quiet, debug=debug)
-    outputs = Outputs(out, cam, boxes, features, report, resume, overwrite, strict, json)
+    outputs = Outputs(out, cam, boxes, features, report, resume, overwrite, strict, json, parquet, on is not None)
     outputs.check()
+    if on and (detector or device not in (None, "auto", "cpu")):
+        raise UsageError("--on ray is for classifiers, on CPUs", hint="without --detector and --device")
     if features and engine not in (None, EngineName.torch):
         raise UsageError(f"--features needs torch, not {engine}")
     import_torch()
     from fxcli.commands.answer import answer
     from fxcli.commands.locate import locate
+    from fxcli.commands.spread import spread
     from fxcli.inference.detected import is_detector, open_detector
     from fxcli.inference.features import check
     from fxcli.inference.opened import open_model
-    from fxcli.inference.verdict import Judge
+    from fxcli.inference.verdict import Judge, open_judge
     from fxcli.run.directory import find_model
 
     place = partial(open_detector, device=device, workers=workers, batch_size=batch_size)
     file, run = find_model(model)
     if is_detector(file):
-        if cam or sets or abstain is not None or gate or detector or engine or precision or features:
-            given = "--cam, --sets, --abstain, --gate, --detector, --engine, --precision and --features"
+        if cam or sets or abstain is not None or gate or detector or engine or precision or features or on:
+            given = "--cam, --sets, --abstain, --gate, --detector, --engine, --precision, --features and --on"
             raise UsageError(
                 f"{file} is a detector: {given} are for classifiers",
                 hint="--boxes DIR draws what it finds; --detector takes it beside a classifier",
@@ -191,14 +212,20 @@ def predict(
         raise UsageError("--score is for a detector", hint="--detector RUN_OR_FILE")
     open_one = partial(
         open_model,
-        device=device,
-        workers=workers,
+        device="cpu" if on else device,
+        workers=None if on else workers,
         batch_size=batch_size,
         engine=engine and engine.value,
         precision=precision and precision.value,
         fast=True,
         draft=draft,
     )
+    if on:
+        # Absolute: on other machines the current folder is another.
+        others = [os.path.abspath(each) for each in (file, *([find_model(gate)[0]] if gate else []))]
+        make = partial(open_judge, open_one, *others, sets=sets, abstain=abstain)
+        spread(make, _files(paths), names, workers, outputs)
+        return
     opened = open_one(str(file), headless=features is not None)
     if not opened.model.classes and (cam or report or sets or abstain is not None or gate or detector):
         given = "--cam, --report, --sets, --abstain, --gate and --detector"
@@ -211,11 +238,16 @@ def predict(
 def _files(paths: Sequence[str]) -> list[Path]:
     """All pictures that were asked for."""
     from fxcli.data import scan
+    from fxcli.data.parquet import SUFFIX, read_paths
 
     files: list[Path] = []
     for path in paths:
-        listed = path == "-"
-        files += scan.pictures(_listed() if listed else [Path(path)], keep_absent=listed)
+        if path == "-":
+            files += scan.pictures(_listed(), keep_absent=True)
+        elif path.lower().endswith(SUFFIX):
+            files += scan.pictures(read_paths(Path(path)), keep_absent=True)
+        else:
+            files += scan.pictures([Path(path)])
     return files
 
 

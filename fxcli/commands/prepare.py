@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING, Annotated, cast
 import typer
 
 from fxcli.commands import completion
-from fxcli.commands.options import Debug, Json, Out, Paths, Quiet, Sets
+from fxcli.commands.options import Debug, Json, Out, Parquet, Paths, Quiet, Sets
 from fxcli.console import console
 from fxcli.data.names import plain_name
+from fxcli.data.parquet import SUFFIX, beside, require
 from fxcli.data.paths import PathStyle
 from fxcli.errors import SomeRowsFailed, UsageError
 
@@ -23,8 +24,8 @@ def prepare(
     recipe: Annotated[
         str,
         typer.Argument(
-            metavar="RECIPE|FOLDER|CSV",
-            help="A recipe, a folder of class folders, or a CSV.",
+            metavar="RECIPE|FOLDER|TABLE",
+            help="A recipe, a folder of class folders, a CSV, or Parquet.",
             autocompletion=completion.preparations,
         ),
     ],
@@ -32,6 +33,7 @@ def prepare(
     out: Out = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the prepared folder.")] = False,
     names: Paths = PathStyle.RELATIVE,
+    parquet: Parquet = False,
     json: Json = False,
     quiet: Quiet = False,
     debug: Debug = False,
@@ -46,17 +48,21 @@ def prepare(
 
     Example: fx prepare my_pictures/ (my_pictures/CLASS/*.jpg, or my_pictures/CLASS/Train and Test)
 
-    Example: fx prepare list.csv (columns path, label; optionally patient, split)
+    Example: fx prepare list.csv (columns path, label; optionally patient, split; so for list.parquet)
     """
     console.configure(json=json, quiet=quiet, debug=debug)
+    if parquet:
+        require()
     loaded = load_recipe(recipe, set_ or [])
-    from fxcli.data.manifest import counts
+    from fxcli.data.manifest import counts, kind_of
     from fxcli.data.prepare import PREPARED
     from fxcli.data.prepare import prepare as run
     from fxcli.data.radiograph import Caution, warn_of
 
     chosen = cast("PrepareRecipe", loaded.recipe)
     made = run(chosen, out or PREPARED / chosen.name, overwrite=overwrite, paths=names)
+    if parquet:
+        beside(made.manifest, kind_of)
     table = counts(made.rows)
     if json:
         figures = made.audit.figures()
@@ -97,11 +103,11 @@ def is_folder(name: str, command: str) -> bool:
 
 
 def load_recipe(recipe: str, sets: list[str]) -> Loaded:
-    """The recipe that a name means, or one of defaults for a folder or a CSV."""
+    """The recipe that a name means, or one of defaults for a folder or a table."""
     from fxcli.recipe.load import load, load_default
 
     path = Path(recipe)
-    if is_folder(recipe, "fx prepare") or path.suffix.lower() == ".csv":
+    if is_folder(recipe, "fx prepare") or path.suffix.lower() in (".csv", SUFFIX):
         stem = path.resolve().stem if path.is_file() else path.resolve().name
         name = plain_name(stem) or "pictures"
         # A folder called phantom is still a folder.

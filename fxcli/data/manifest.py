@@ -14,7 +14,9 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Any
 
+from fxcli.data import parquet
 from fxcli.data.names import MAX_CLASSES, is_class_name, text_cell, text_of
+from fxcli.data.parquet import Kind
 from fxcli.data.preprocess import Clean
 from fxcli.errors import DataError
 from fxcli.run.files import copy, sha256_of, write_text
@@ -82,7 +84,7 @@ class Manifest:
         file: Where it was read from.
         root: Folder that the paths are relative to.
         rows: In file order.
-        digest: sha256 of the file.
+        digest: sha256 of the CSV, as `save` would write it.
     """
 
     file: Path
@@ -98,11 +100,10 @@ class Manifest:
     def divided(self, splits: Sequence[str]) -> Manifest:
         """The same pictures in other splits, one for each row."""
         rows = tuple(replace(row, split=split) for row, split in zip(self.rows, splits, strict=True))
-        text = _text(rows).encode("utf-8", "backslashreplace")
-        return replace(self, rows=rows, digest=hashlib.sha256(text).hexdigest())
+        return replace(self, rows=rows, digest=_digest(rows))
 
     def save(self, target: Path) -> None:
-        """Writes the file as it was read; of a divided one, its rows."""
+        """Writes the CSV as it was read; of a divided one, or of Parquet, its rows."""
         if sha256_of(self.file) == self.digest:
             copy(self.file, target)
         else:
@@ -175,8 +176,8 @@ def read_manifest(file: Path, *, root: Path | None = None, with_pictures: bool =
     """Reads and checks a manifest.
 
     Args:
-        file: The CSV.
-        root: Folder of the pictures, where it is not the CSV's own (a run keeps a copy of its manifest).
+        file: The CSV, or the same table as Parquet.
+        root: Folder of the pictures, where it is not the file's own (a run keeps a copy of its manifest).
         with_pictures: Whether they must be there; False for who only counts them.
 
     Raises:
@@ -186,7 +187,7 @@ def read_manifest(file: Path, *, root: Path | None = None, with_pictures: bool =
     if not file.is_file():
         hint = f"name the file: {file / 'manifest.csv'}" if file.is_dir() else "fx prepare RECIPE makes one"
         raise DataError("no such manifest", where=file, hint=hint)
-    header, records = read_csv(file)
+    header, records = read_table(file)
     missing = [name for name in ("path", "label", "split") if name not in header]
     if missing:
         raise DataError(f"no column {', '.join(missing)}", where=file, hint=f"its columns: {', '.join(header)}")
@@ -201,7 +202,8 @@ def read_manifest(file: Path, *, root: Path | None = None, with_pictures: bool =
         raise DataError(f"more than {MAX_CLASSES} classes: this is no list of kinds of fractures", where=file)
     if with_pictures:
         _check_files(file, base, rows)
-    return Manifest(file=file, root=base, rows=rows, digest=sha256_of(file))
+    is_csv = file.suffix.lower() != parquet.SUFFIX
+    return Manifest(file=file, root=base, rows=rows, digest=sha256_of(file) if is_csv else _digest(rows))
 
 
 def _check_files(file: Path, base: Path, rows: Sequence[Row]) -> None:
@@ -242,12 +244,15 @@ def _lies_within(path: Path, root: str) -> bool:
     return Path(os.path.realpath(path)).is_relative_to(root)
 
 
-def read_csv(path: Path) -> tuple[list[str], list[tuple[str, dict[str, str]]]]:
-    """Header, and "file:line" and cells of each row, of a CSV with one header line.
+def read_table(path: Path) -> tuple[list[str], list[tuple[str, dict[str, str]]]]:
+    """Header, and "file:line" and cells of each row, of a CSV with one header line, or of Parquet.
 
     Raises:
         DataError: It cannot be read, a column's name stands there twice, or a row has more or fewer cells.
+        MissingDependency: It is Parquet, and pyarrow is not installed.
     """
+    if path.suffix.lower() == parquet.SUFFIX:
+        return parquet.read_table(path)
     try:
         if path.stat().st_size > _SIZE_LIMIT_BYTES:
             raise DataError(f"larger than {_SIZE_LIMIT_BYTES >> 20} MiB: this is no list of pictures", where=path)
@@ -296,9 +301,18 @@ def write_manifest(file: Path, rows: Sequence[Row]) -> None:
     write_text(file, _text(rows))
 
 
+def kind_of(column: str) -> Kind:
+    """What the cells of a column are."""
+    return Kind.COUNT if column in ("width_px", "height_px") else Kind.TEXT
+
+
 def groups_of(rows: Sequence[Row]) -> list[str]:
     """The group of each row: as it says, else its patient, else it is a group of its own."""
     return [row.group or (f"patient:{row.patient}" if row.patient else f"alone:{row.path}") for row in rows]
+
+
+def _digest(rows: Sequence[Row]) -> str:
+    return hashlib.sha256(_text(rows).encode("utf-8", "backslashreplace")).hexdigest()
 
 
 def _text(rows: Sequence[Row]) -> str:

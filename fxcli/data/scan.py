@@ -11,7 +11,7 @@ from pathlib import Path
 
 from fxcli.console import console
 from fxcli.data import tree
-from fxcli.data.manifest import COLUMNS, read_csv
+from fxcli.data.manifest import COLUMNS, read_table
 from fxcli.data.names import escaped, is_class_name
 from fxcli.data.read import EXTENSIONS
 from fxcli.errors import DataError, NothingFound
@@ -86,11 +86,11 @@ def pictures(paths: Iterable[Path], *, keep_absent: bool = False) -> list[Path]:
 
 
 def source(path: Path, columns: Columns, *, labelled: bool = True) -> list[SourcePicture]:
-    """Pictures of a class-folder tree or a CSV.
+    """Pictures of a class-folder tree, or of a CSV or the same as Parquet.
 
     Args:
-        path: Folder or CSV.
-        columns: Of the CSV.
+        path: Folder or file.
+        columns: Of the file.
         labelled: Whether folders or a column must name classes; else `folder` is "".
 
     Raises:
@@ -98,10 +98,10 @@ def source(path: Path, columns: Columns, *, labelled: bool = True) -> list[Sourc
     """
     if path.is_dir():
         if columns != Columns():
-            raise DataError("data.columns are for a CSV, and this is a folder", where=path)
+            raise DataError("data.columns are for a CSV or Parquet, and this is a folder", where=path)
         return class_tree(path, labelled=labelled)
     if not path.is_file():
-        raise DataError("no such folder or CSV", where=path, hint="name the source: --set data.source=FOLDER")
+        raise DataError("no such folder, CSV or Parquet", where=path, hint="name the source: --set data.source=FOLDER")
     return table(path, columns, labelled=labelled)
 
 
@@ -137,13 +137,13 @@ def class_tree(root: Path, *, labelled: bool = True) -> list[SourcePicture]:
 
 
 def table(path: Path, columns: Columns, *, labelled: bool = True) -> list[SourcePicture]:
-    """Pictures that a CSV lists.
+    """Pictures that a CSV or Parquet lists.
 
     Raises:
         DataError: The file cannot be read, lacks a column, or lists nothing; or a row has no path, no label, an
             unknown split, or a picture that stands there twice.
     """
-    header, rows = read_csv(path)
+    header, rows = read_table(path)
     wanted = {"path": columns.path, "label": columns.label, "patient": columns.patient, "split": columns.split}
     if not labelled:
         del wanted["label"]
@@ -156,7 +156,7 @@ def table(path: Path, columns: Columns, *, labelled: bool = True) -> list[Source
             hint = f"its columns are {', '.join(header)}; set data.columns.{role}={close[0] if close else '…'}"
             raise DataError(f"no column '{column}' ({role})", where=path, hint=hint)
     if not rows:
-        raise DataError("this CSV lists no picture", where=path)
+        raise DataError("this file lists no picture", where=path)
     beside = path.parent / (columns.folder or "")
     found = [_picture(beside, place, row, wanted) for place, row in rows]
     name, count = Counter(picture.name for picture in found).most_common(1)[0]

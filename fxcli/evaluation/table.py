@@ -9,12 +9,33 @@ import os
 from collections.abc import Sequence
 from pathlib import Path, PurePath
 
+from fxcli.data.parquet import Kind
 from fxcli.data.paths import AS_GIVEN, PathStyle, Shown
 
 # Of what is made of a picture: see commands/predict and cam.
 SUFFIXES = (".png", ".overlay.png", ".map.npy")
 # File systems take 255; a suffix, and one for the time of writing, must fit.
 _LONGEST_BYTES = 200
+
+# Of columns of predictions, by name, and by what it begins with; class names end those.
+_KINDS = {
+    "distance": Kind.NUMBER,
+    "width_px": Kind.COUNT,
+    "height_px": Kind.COUNT,
+    "n_boxes": Kind.COUNT,
+    "box_score": Kind.NUMBER,
+    "boxes": Kind.BOXES,
+    "set": Kind.TEXTS,
+    "unlike_training": Kind.TRUTH,
+    "assumes_fracture": Kind.TRUTH,
+}
+_BEGINNINGS = {"p_": Kind.NUMBER, "logit_": Kind.SINGLE}
+
+
+def kind_of(column: str) -> Kind:
+    """What the cells of a column of predictions are."""
+    begun = (kind for start, kind in _BEGINNINGS.items() if column.startswith(start))
+    return _KINDS.get(column) or next(begun, Kind.TEXT)
 
 
 def csv_line(cells: Sequence[object]) -> str:

@@ -1,31 +1,31 @@
 """Where the rows of predictions go: stdout, or a file that grows beside its name and gets it when it is complete.
 
-    predictions.csv.part         the rows so far; the last may be cut short
-    predictions.csv.part.json    what they are made with
-    predictions.csv.json         the same, of complete ones
-    lock.json                    who is at work here
+    predictions.csv.part    the rows so far; the last may be cut short
+    predictions.parquet     the complete ones again, in typed columns
+    lock.json               who is at work here
 
-Whatever stops a prediction, its rows stay, and `--resume` goes on with them: with complete ones too, for pictures may
-have come or changed since. Called by commands/predict.
+What rows are made with stands beside them, see notes. Whatever stops a prediction, its rows stay, and `--resume` goes
+on with them: with complete ones too, for pictures may have come or changed since. Called by commands/predict.
 """
 
 from __future__ import annotations
 
 import contextlib
 import io
-import json
 import os
 import sys
-import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
 from fxcli.console import console
-from fxcli.errors import DataError, RunError
+from fxcli.data import parquet
+from fxcli.errors import DataError
 from fxcli.evaluation.lines import Found, Lines, Place
+from fxcli.evaluation.table import kind_of
+from fxcli.inference.notes import changed, check_notes, keep_notes, notes_of, part_of, taken, write_notes
 from fxcli.run.directory import Lock, Run
-from fxcli.run.files import copy, replace, saying, sync_folder, write_json
+from fxcli.run.files import copy, replace, saying, sync_folder
 
 _KEPT = "make space there, or write elsewhere; rows in a .part file are kept, and --resume goes on with them"
 
@@ -100,10 +100,12 @@ class Growing:
         lines: What its lines are like.
         found: Rows that are there already; None begins anew.
         started: When the first of them was made, in seconds since the epoch.
+        as_parquet: Whether complete rows are wanted as Parquet, too.
     """
 
-    def __init__(self, file: Path, lines: Lines, found: Found | None, started: float) -> None:
+    def __init__(self, file: Path, lines: Lines, found: Found | None, started: float, *, as_parquet: bool) -> None:
         self.file, self.lines, self.found, self.started = file, lines, found, started
+        self.as_parquet = as_parquet
         self.failed = 0
         self.count = len(found.order) if found else 0
         self.end = found.end if found else 0
@@ -130,7 +132,7 @@ class Growing:
         for index, (path, cell) in enumerate(zip(files, cells, strict=True)):
             place = places.get(cell)
             is_done = place is not None and (not place.is_answer or is_drawn(index))
-            if not is_done or _changed(path) >= self.started:
+            if not is_done or changed(path) >= self.started:
                 todo.append(index)
         if todo:
             console.note(f"going on: {len(files) - len(todo)} of {len(files)} pictures have their row")
@@ -156,17 +158,21 @@ class Growing:
         with saying(self.file, _KEPT):
             os.fsync(self.handle.fileno())
             self.handle.close()
+            if not self.lines.json:
+                parquet.forget(self.file)  # earlier rows must not stand beside these
             replace(part_of(self.file) if self.places is None else self._ordered(self.places), self.file)
-            _keep_notes(self.file)
+            keep_notes(self.file)
             sync_folder(self.file.parent)
         # Of rows that were put in order.
         part_of(self.file).unlink(missing_ok=True)
+        if self.as_parquet:
+            parquet.beside(self.file, kind_of)
 
     def leave(self) -> None:
         """Called when something stopped the prediction."""
         self.handle.close()
         part = part_of(self.file)
-        if self.count:
+        if self.count and part.exists():
             console.note(f"{self.count} rows are in {part}: the same command with --resume goes on with them")
         else:
             for file in (part, notes_of(part)):
@@ -197,25 +203,15 @@ class Growing:
         return ordered
 
 
-def part_of(file: Path) -> Path:
-    """Where rows grow until they are complete."""
-    return file.with_name(f"{file.name}.part")
-
-
-def notes_of(rows: Path) -> Path:
-    """What tells what the rows of a file are made with, be it complete or not."""
-    return rows.with_name(f"{rows.name}.json")
-
-
-def _keep_notes(file: Path) -> None:
-    """Gives the notes of rows that have just become complete their place."""
-    with contextlib.suppress(FileNotFoundError):
-        replace(notes_of(part_of(file)), notes_of(file))
-
-
 @contextlib.contextmanager
 def going_to(
-    folder: Path | None, lines: Lines, made_with: Mapping[str, Any], *, resume: bool, overwrite: bool
+    folder: Path | None,
+    lines: Lines,
+    made_with: Mapping[str, Any],
+    *,
+    resume: bool,
+    overwrite: bool,
+    as_parquet: bool = False,
 ) -> Iterator[Rows]:
     """Gives what takes the rows.
 
@@ -225,6 +221,7 @@ def going_to(
         made_with: What the rows of one file must have in common, as JSON.
         resume: Whether to go on with what a stopped prediction left here.
         overwrite: Whether to replace what is here.
+        as_parquet: Whether complete rows of a CSV are wanted as Parquet, too.
 
     Raises:
         DataError: There is a file already, or it cannot be written to.
@@ -236,7 +233,10 @@ def going_to(
     with saying(folder):
         folder.mkdir(parents=True, exist_ok=True)
     with Lock(Run(folder)):
-        rows = _opened(folder / lines.file_name, lines, made_with, resume=resume, overwrite=overwrite)
+        file = folder / lines.file_name
+        if as_parquet:
+            _check_free(parquet.table_of(file), may_replace=resume or overwrite)
+        rows = _opened(file, lines, made_with, resume=resume, overwrite=overwrite, as_parquet=as_parquet)
         try:
             yield rows
         except BaseException:
@@ -244,65 +244,38 @@ def going_to(
             raise
 
 
-def _opened(file: Path, lines: Lines, made_with: Mapping[str, Any], *, resume: bool, overwrite: bool) -> Growing:
+def _check_free(table: Path, *, may_replace: bool) -> None:
+    if table.is_dir():
+        raise DataError(
+            "here are the rows of a prediction with --on ray", where=table, hint="--out names another folder"
+        )
+    if table.exists() and not may_replace:
+        raise taken(table, "this file exists")
+
+
+def _opened(
+    file: Path, lines: Lines, made_with: Mapping[str, Any], *, resume: bool, overwrite: bool, as_parquet: bool
+) -> Growing:
     part = part_of(file)
     if resume and not part.exists() and file.exists():
         # Complete, and perhaps no longer: it stays as it is until another is.
-        _keep_notes(file)  # killed between its name and theirs
-        _check_notes(file, made_with)
+        keep_notes(file)  # killed between its name and theirs
+        check_notes(file, made_with)
         with saying(part, _KEPT):
             copy(notes_of(file), notes_of(part))
             copy(file, part)
     found = _found(part, lines) if part.exists() and not overwrite else Found()
     if found.order and not resume:
-        raise _exists(part, f"a prediction that was stopped left {len(found.order)} rows here", "--resume goes on; ")
+        raise taken(part, f"a prediction that was stopped left {len(found.order)} rows here", "--resume goes on; ")
     if file.exists() and not (resume or overwrite):
-        raise _exists(file, "this file exists")
+        raise taken(file, "this file exists")
     if found.order:
-        started = _check_notes(part, made_with)
+        started = check_notes(part, made_with)
         os.truncate(part, found.end)
-        return Growing(file, lines, found, started)
-    started = time.time()
-    write_json(notes_of(part), {"started": started, **made_with})
-    return Growing(file, lines, None, started)
+        return Growing(file, lines, found, started, as_parquet=as_parquet)
+    return Growing(file, lines, None, write_notes(part, made_with), as_parquet=as_parquet)
 
 
 def _found(file: Path, lines: Lines) -> Found:
     with file.open("rb") as handle:
         return lines.found(handle)
-
-
-def _check_notes(rows: Path, made_with: Mapping[str, Any]) -> float:
-    """Whether the rows of a file were made with the same; when they were begun."""
-    try:
-        notes = json.loads(notes_of(rows).read_text(encoding="utf-8"))
-        started = float(notes.pop("started"))
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-        what = "nothing tells what these rows were made with"
-        raise RunError(what, where=rows, hint="--overwrite begins anew") from error
-    now = json.loads(json.dumps(made_with))
-    differ = [key for key in {**notes, **now} if notes.get(key) != now.get(key)]
-    if differ:
-        told = "; ".join(f"{key} was {_short(notes.get(key))}, and is {_short(now.get(key))}" for key in differ)
-        hint = "give it what it was begun with, or --overwrite, which begins anew"
-        raise RunError(f"these rows were made with something else: {told}", where=rows, hint=hint)
-    return started
-
-
-def _changed(path: Path) -> float:
-    """When a file last changed; now, if that cannot be told."""
-    try:
-        status = os.stat(path)
-    except (OSError, ValueError):
-        return time.time()
-    # The second changes also when an older file takes the place; on Windows it is when it was made.
-    return max(status.st_mtime, status.st_ctime)
-
-
-def _exists(file: Path, what: str, instead: str = "") -> DataError:
-    return DataError(what, where=file, hint=f"{instead}--overwrite replaces it; --out names another folder")
-
-
-def _short(value: object) -> str:
-    text = json.dumps(value, ensure_ascii=False)
-    return text if len(text) <= 40 else f"{text[:37]}…"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -84,6 +84,7 @@ class Judge:
 
     def ask_gate(self, files: Sequence[Path]) -> None:
         """Runs the gate over all files, before the model: its verdict decides what of an answer is told, and drawn."""
+        self.findings = []
         if self.gate is None:
             return
         negative = self.gate.model.classes.index(str(self.gate.model.info["negative_class"]))
@@ -156,3 +157,18 @@ class Judge:
                 hint=f"errors that it can keep: {possible}" if possible else "it can keep none of up to 0.6",
             )
         return found
+
+
+def open_judge(
+    open_one: Callable[[str], Opened], model: str, gate: str | None = None, *, sets: bool, abstain: float | None
+) -> Judge:
+    """Opens a model and the gate before it.
+
+    Args:
+        open_one: Opens a model file.
+        model: Its file.
+        gate: That of the gate, or None.
+        sets: See Judge.
+        abstain: See Judge.
+    """
+    return Judge(open_one(model), open_one(gate) if gate else None, sets=sets, abstain=abstain)

@@ -25,7 +25,7 @@ class PrepareData(Section):
     """Where raw pictures come from and how they are cleaned."""
 
     source: str | None = Field(
-        None, description="folder of class folders, a CSV, or `phantom` (the embedded drawn pictures)"
+        None, description="folder of class folders, a CSV or Parquet, or `phantom` (the embedded drawn pictures)"
     )
     columns: Columns = Columns()
     classes: dict[str, Name] = Field(

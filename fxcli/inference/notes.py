@@ -1,0 +1,85 @@
+"""What is known of rows of predictions that lie in a folder: what they were made with, and since when.
+
+    predictions.csv.part         rows so far
+    predictions.csv.part.json    what they are made with
+    predictions.csv.json         the same, of complete ones
+
+Called by whoever writes rows: rows (one file) and shards (a folder of them).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from fxcli.errors import DataError, RunError
+from fxcli.run.files import replace, write_json
+
+
+def part_of(file: Path) -> Path:
+    """Where rows grow until they are complete."""
+    return file.with_name(f"{file.name}.part")
+
+
+def notes_of(rows: Path) -> Path:
+    """What tells what the rows of a file are made with, be it complete or not."""
+    return rows.with_name(f"{rows.name}.json")
+
+
+def keep_notes(file: Path) -> None:
+    """Gives the notes of rows that have just become complete their place."""
+    with contextlib.suppress(FileNotFoundError):
+        replace(notes_of(part_of(file)), notes_of(file))
+
+
+def write_notes(rows: Path, made_with: Mapping[str, Any]) -> float:
+    """Writes what the rows of a file are to be made with; when they are begun, in seconds since the epoch."""
+    started = time.time()
+    write_json(notes_of(rows), {"started": started, **made_with})
+    return started
+
+
+def check_notes(rows: Path, made_with: Mapping[str, Any]) -> float:
+    """Whether the rows of a file were made with the same; when they were begun.
+
+    Raises:
+        RunError: They were not, or nothing tells.
+    """
+    try:
+        notes = json.loads(notes_of(rows).read_text(encoding="utf-8"))
+        started = float(notes.pop("started"))
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        what = "nothing tells what these rows were made with"
+        raise RunError(what, where=rows, hint="--overwrite begins anew") from error
+    now = json.loads(json.dumps(made_with))
+    differ = [key for key in {**notes, **now} if notes.get(key) != now.get(key)]
+    if differ:
+        told = "; ".join(f"{key} was {_short(notes.get(key))}, and is {_short(now.get(key))}" for key in differ)
+        hint = "give it what it was begun with, or --overwrite, which begins anew"
+        raise RunError(f"these rows were made with something else: {told}", where=rows, hint=hint)
+    return started
+
+
+def changed(path: Path) -> float:
+    """When a file last changed; now, if that cannot be told."""
+    try:
+        status = os.stat(path)
+    except (OSError, ValueError):
+        return time.time()
+    # The second changes also when an older file takes the place; on Windows it is when it was made.
+    return max(status.st_mtime, status.st_ctime)
+
+
+def taken(file: Path, what: str, instead: str = "") -> DataError:
+    """The error that there is a file already."""
+    return DataError(what, where=file, hint=f"{instead}--overwrite replaces it; --out names another folder")
+
+
+def _short(value: object) -> str:
+    text = json.dumps(value, ensure_ascii=False)
+    return text if len(text) <= 40 else f"{text[:37]}…"

@@ -1,0 +1,254 @@
+"""Predictions of very many pictures in shards: each is a Parquet file of its own, that any machine may write.
+
+    predictions.parquet.part/            shards so far: <key>.parquet
+    predictions.parquet/                 all of them, in the order of the pictures: part-<number>-<key>.parquet
+    predictions.parquet.part.json …      what they are made with, see notes
+    lock.json                            who is at work here
+
+A key is a hash of what the rows of a shard call their pictures, so that a shard is known again: whatever stops a
+prediction, its shards stay, and `--resume` goes on with them. Who computes a shard is not decided here (see on_ray).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import io
+import json
+import secrets
+import shutil
+import time
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from fxcli.console import console
+from fxcli.data import parquet
+from fxcli.errors import RunError
+from fxcli.evaluation.lines import Lines
+from fxcli.evaluation.predictions import PredictionTable
+from fxcli.evaluation.table import kind_of
+from fxcli.inference.notes import changed, check_notes, keep_notes, notes_of, part_of, taken, write_notes
+from fxcli.inference.verdict import Judge
+from fxcli.run.directory import Lock, Run
+from fxcli.run.files import copy, replace, saying, sync_folder
+
+NAME = "predictions.parquet"
+# Pictures of a shard, on average and at most: some ten seconds of a core, which is what a lost machine costs.
+SIZE, MOST = 256, 1024
+
+
+@dataclass(frozen=True)
+class Shard:
+    """Some pictures that follow each other.
+
+    Attributes:
+        files: Absolute.
+        cells: What their rows call them.
+        key: Of the cells.
+    """
+
+    files: tuple[Path, ...]
+    cells: tuple[str, ...]
+    key: str
+
+
+@dataclass(frozen=True)
+class Told:
+    """What is known of a shard's file.
+
+    Attributes:
+        rows: How many.
+        failed: How many of them are errors.
+        begun: Before its first picture was opened, in seconds since the epoch.
+        cautions: How often each occurs.
+        command: Which command wrote it.
+    """
+
+    rows: int
+    failed: int
+    begun: float
+    cautions: Mapping[str, int]
+    command: str
+
+
+def cut(files: Iterable[Path], cells: Iterable[str]) -> Iterator[Shard]:
+    """Pictures in shards, in their order.
+
+    A shard ends after a picture whose name's hash says so: where pictures come or go, the shards of others stay.
+    """
+    held: list[tuple[Path, str]] = []
+    for file, cell in zip(files, cells, strict=True):
+        held.append((file, cell))
+        if int(_hash(cell), 16) % SIZE == 0 or len(held) == MOST:
+            yield _shard(held)
+            held = []
+    if held:
+        yield _shard(held)
+
+
+def _shard(held: Sequence[tuple[Path, str]]) -> Shard:
+    files, cells = zip(*held, strict=True)
+    # No name holds a zero byte.
+    return Shard(files, cells, _hash("\0".join(cells)))
+
+
+def _hash(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def write(judge: Judge, shard: Shard, folder: Path, command: str) -> Told:
+    """Answers the pictures of a shard and writes their rows; what this command wrote already is not done again.
+
+    Args:
+        judge: Answers.
+        shard: Its pictures.
+        folder: Of the shards so far.
+        command: Kept in the file; unique.
+
+    Raises:
+        RunError: This machine does not see the folder.
+    """
+    file = _file(folder, shard.key)
+    known = told_of(file)
+    if known is not None and known.command == command:
+        return known
+    if not folder.is_dir():
+        hint = "the pictures, the model and --out DIR must lie where every machine of the cluster sees them"
+        raise RunError("this folder is not seen", where=folder, hint=hint)
+    begun, failed, cautions = time.time(), 0, Counter[str]()
+    model = judge.opened.model
+    table = PredictionTable(model.classes, model.info, extra=judge.columns)
+    lines = Lines(table, json=False)
+    text = [lines.head]
+    judge.ask_gate(shard.files)
+    for cell, verdict in zip(shard.cells, judge.opened.pipeline.map(judge.verdict, shard.files), strict=True):
+        del verdict["path"]
+        cautions.update(map(str, verdict.pop("cautions")))
+        failed += verdict["status"] == "error"
+        text.append(lines.line(table.record(cell, **verdict)))
+    told = Told(len(shard.cells), failed, begun, cautions, command)
+    about = {"failed": str(failed), "begun": repr(begun), "cautions": json.dumps(cautions), "command": command}
+    # Another machine may be at the same shard, if this one is thought to be lost.
+    own = folder / f"{shard.key}.{secrets.token_hex(6)}"
+    columns = {name: kind_of(name) for name in table.columns}
+    parquet.write(io.BytesIO("".join(text).encode("utf-8", "backslashreplace")), own, columns, about)
+    replace(own, file)
+    return told
+
+
+def told_of(file: Path) -> Told | None:
+    """What is known of a shard's file; None if there is none, or it is damaged."""
+    about = parquet.about_of(file)
+    try:
+        numbers = int(about["rows"]), int(about["failed"]), float(about["begun"])
+        return Told(*numbers, json.loads(about["cautions"]), about["command"])
+    except (KeyError, ValueError):
+        return None
+
+
+class ShardFolder:
+    """The shards of one prediction.
+
+    Args:
+        file: Name of the folder once all are there.
+    """
+
+    def __init__(self, file: Path) -> None:
+        self.file, self.folder = file, part_of(file)
+
+    def missing(self, shards: Sequence[Shard]) -> list[Shard]:
+        """Those that have no file yet, or one with an error, or with a picture that changed since."""
+        there = {file.stem for file in self.folder.glob(f"*{parquet.SUFFIX}")}
+        todo = [shard for shard in shards if shard.key not in there or not self._is_done(shard)]
+        if there:
+            left, total = (sum(len(shard.files) for shard in part) for part in (todo, shards))
+            console.note(f"going on: {total - left} of {total} pictures have their row")
+        return todo
+
+    def finish(self, shards: Sequence[Shard]) -> None:
+        """Puts the shards in the order of the pictures, and gives their folder its name."""
+        last = {shard.key: number for number, shard in enumerate(shards)}
+        with saying(self.file):
+            wanted = set()
+            for number, shard in enumerate(shards):
+                source, target = _file(self.folder, shard.key), self.folder / f"part-{number:06d}-{shard.key}.parquet"
+                # The same pictures may have been named twice.
+                (replace if last[shard.key] == number else copy)(source, target)
+                wanted.add(target.name)
+            for other in self.folder.iterdir():
+                if other.name not in wanted:
+                    other.unlink()
+            _remove(self.file)
+            replace(self.folder, self.file)
+            keep_notes(self.file)
+            sync_folder(self.file.parent)
+
+    def leave(self) -> None:
+        """Called when something stopped the prediction."""
+        count = sum(1 for _ in self.folder.glob(f"*{parquet.SUFFIX}"))
+        if count:
+            console.note(f"{count} shards are in {self.folder}: the same command with --resume goes on with them")
+        else:
+            _remove(self.folder)
+            notes_of(self.folder).unlink(missing_ok=True)
+
+    def _is_done(self, shard: Shard) -> bool:
+        told = told_of(_file(self.folder, shard.key))
+        if told is None or told.failed or told.rows != len(shard.cells):
+            return False
+        return all(changed(file) < told.begun for file in shard.files)
+
+
+@contextlib.contextmanager
+def going_to(folder: Path, made_with: Mapping[str, Any], *, resume: bool, overwrite: bool) -> Iterator[ShardFolder]:
+    """Gives what keeps the shards of a prediction; arguments and errors are those of rows.going_to."""
+    with saying(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+    with Lock(Run(folder)):
+        kept = ShardFolder(folder / NAME)
+        _open(kept, made_with, resume=resume, overwrite=overwrite)
+        try:
+            yield kept
+        except BaseException:
+            kept.leave()
+            raise
+
+
+def _open(kept: ShardFolder, made_with: Mapping[str, Any], *, resume: bool, overwrite: bool) -> None:
+    part, file = kept.folder, kept.file
+    if file.is_file() and not overwrite:
+        raise taken(file, "these rows were not made with --on ray")
+    if resume and file.is_dir() and not part.exists():
+        # Complete, and perhaps no longer.
+        keep_notes(file)  # stopped between its name and theirs
+        check_notes(file, made_with)
+        with saying(part):
+            replace(notes_of(file), notes_of(part))
+            replace(file, part)
+    if file.exists() and not (resume or overwrite):
+        raise taken(file, "this folder exists")
+    if part.exists() and not resume and not overwrite:
+        raise taken(part, "a prediction that was stopped left shards here", "--resume goes on; ")
+    if part.exists() and not overwrite:
+        check_notes(part, made_with)
+        for shard in part.glob("part-*.parquet"):
+            replace(shard, _file(part, shard.stem.rpartition("-")[2]))
+        return
+    with saying(part):
+        _remove(part)
+        write_notes(part, made_with)
+        part.mkdir()
+
+
+def _file(folder: Path, key: str) -> Path:
+    return folder / f"{key}{parquet.SUFFIX}"
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
