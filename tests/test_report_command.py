@@ -14,6 +14,7 @@ from reported import check_harmless, fx, own_cache, page, recipe, well
 
 from fxcli.data.manifest import read_manifest, write_manifest
 from fxcli.evaluation.words import OVERALL, PER_CLASS, told
+from fxcli.report import pictures
 from fxcli.report.kept import kept
 from fxcli.run.directory import Run
 
@@ -313,6 +314,10 @@ def test_pictures_of_detectors_have_boxes_and_need_no_torch(own):
     shown = [a for tag, a in found.tags if tag == "img"]
     assert 2 <= len(shown) <= 6
     assert all(a["src"].startswith("data:image/jpeg;base64,") and a["alt"] for a in shown)
+    before = kept(run)
+    odd = replace(before, header={**before.header, "operating_points": [3]})
+    (missing,) = pictures.pictures(odd, 2).blocks
+    assert missing.what.startswith("No picture can be shown")
     (run.path / "predictions" / "val.csv").write_text("path\na.png\n")
     assert "No picture can be shown: no pictures whose boxes are known." in report(run.path).text
 

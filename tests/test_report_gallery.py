@@ -164,6 +164,16 @@ def test_boxes_are_drawn_where_they_are():
     assert rows.max() / height == pytest.approx(0.75, abs=0.05)
 
 
+def test_pictures_are_small_and_thin_lines_keep_their_colour():
+    rng = np.random.default_rng(0)
+    grey = np.repeat(rng.integers(0, 120, (64, 64, 1), dtype=np.uint8), 3, axis=2)
+    lined = grey.copy()
+    lined[:, 30] = (64, 224, 208)
+    pictures = [Image.open(io.BytesIO(base64.b64decode(gallery.page.jpeg(pixels)))) for pixels in (grey, lined)]
+    assert [picture.mode for picture in pictures] == ["L", "RGB"]
+    assert np.abs(np.asarray(pictures[1], dtype=int)[:, 30].mean(axis=0) - (64, 224, 208)).max() < 40
+
+
 def test_what_is_there_is_not_replaced_unasked(models, pictures):
     Path("look.html").write_text("mine")
     refused = fx("predict", pictures, "--model", models / "folds", "--report", "look.html")
