@@ -79,6 +79,21 @@ def test_what_is_made_after_torch_was_imported_is_collected():
     assert (gc.isenabled(), gc.get_freeze_count()) == (True, before)
 
 
+@pytest.mark.parametrize(("module", "left_out"), [("nanobind", False), ("pybind11_builtins", True)])
+def test_nothing_is_left_out_at_the_end_where_triton_looks_for_leaks(module, left_out):
+    code = """
+import atexit, gc, importlib, sys, types
+atexit.register(lambda: print(gc.get_freeze_count() > 0))
+library = types.ModuleType("triton._C.libtriton")
+library.ir = types.SimpleNamespace(builder=type("Meta", (type,), {"__module__": sys.argv[1]})("builder", (), {}))
+importlib.import_module = lambda name: sys.modules.update({"triton._C.libtriton": library})
+from fxcli.commands.startup import import_torch
+import_torch()
+assert gc.get_freeze_count() > 0
+"""
+    assert python("-c", code, module).stdout == f"{left_out}\n"
+
+
 @pytest.mark.parametrize("enabled", [True, False])
 def test_the_garbage_collector_is_left_as_it_was(enabled):
     code = """

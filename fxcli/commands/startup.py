@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import gc
 import importlib
 import sys
@@ -23,3 +24,7 @@ def import_torch() -> None:
         if was_enabled:
             gc.enable()
     gc.freeze()
+    builder = getattr(getattr(sys.modules.get("triton._C.libtriton"), "ir", None), "builder", None)
+    if type(builder).__module__ == "nanobind":
+        # What GPU builds of torch bring since triton 3.9 tells, on stderr, of all of it that is alive at the very end.
+        atexit.register(gc.unfreeze)

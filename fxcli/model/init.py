@@ -95,18 +95,18 @@ def _located(source: WeightSource, label: str) -> Iterator[Path]:
             _check(path, source, label)
             yield path
         return
-    path = fetch.at_hand(source.url)
-    if path is None:
-        path = fetch.place(source.url)
-        _download(source, path, label)
+    file = fetch.at_hand(source.url)
+    if file is None:
+        file = fetch.place(source.url)
+        _download(source, file, label)
     else:
         try:
-            _check(path, source, label)
+            _check(file, source, label)
         except WeightsUnavailable:
-            if fetch.is_own(path):
-                path.unlink()
+            if fetch.is_own(file):
+                file.unlink()
             raise
-    yield path
+    yield file
 
 
 @contextlib.contextmanager
