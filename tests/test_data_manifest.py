@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from fxcli.data.manifest import COLUMNS, Row, counts, read_csv, read_manifest, write_manifest
+from fxcli.data.manifest import COLUMNS, Row, counts, read_manifest, read_table, write_manifest
 from fxcli.data.preprocess import Clean
 from fxcli.errors import DataError
 
@@ -241,7 +241,7 @@ def test_not_utf8():
 
 def test_read_csv_names_the_line_a_row_ends_on():
     Path("a.csv").write_text('x,y\n1,"2\n3"\n\n4,5\n')
-    assert read_csv(Path("a.csv")) == (
+    assert read_table(Path("a.csv")) == (
         ["x", "y"],
         [("a.csv:3", {"x": "1", "y": "2\n3"}), ("a.csv:5", {"x": "4", "y": "5"})],
     )

@@ -132,6 +132,9 @@ def test_the_files_of_a_folder_are_one_list():
         pq.write_table(pa.table({"path": [f"{name}.png"]}), f"many.parquet/{name}.parquet")
     Path("many.parquet/_SUCCESS").touch()
     assert [path.name for path in parquet.read_paths(Path("many.parquet"))] == ["part-1.png", "part-2.png"]
+    Path("none.parquet").mkdir()
+    with pytest.raises(DataError, match="a list in parts"):
+        list(parquet.read_paths(Path("none.parquet")))
 
 
 def refused(made, told, read=lambda path: list(parquet.read_paths(path))):

@@ -19,12 +19,7 @@ from fxcli.testing import tiny_dataset
 pa = pytest.importorskip("pyarrow")
 pq = pytest.importorskip("pyarrow.parquet")
 pytest.importorskip("ray", reason="the extra `ray` is not installed")
-# Of Ray's own modules, when the cluster is started in this process.
-pytestmark = [
-    pytest.mark.slow,
-    pytest.mark.filterwarnings("ignore:::ray"),
-    pytest.mark.filterwarnings("ignore::ResourceWarning"),
-]
+pytestmark = [pytest.mark.slow]
 
 ROOT = Path(__file__).resolve().parent.parent
 SMALL_SHARDS = "from fxcli.inference import shards; shards.SIZE = 8; from fxcli.cli import main; main()"
@@ -165,7 +160,9 @@ def test_stopped_and_gone_on_with(raw):
     assert_same(pq.read_table(TABLE), local_rows("raw"))
     after = {file.stem.rpartition("-")[2]: file.stat().st_mtime_ns for file in TABLE.iterdir()}
     assert len(set(before.items()) & set(after.items())) >= len(before) - 4
-    assert "other" in predict("raw", "--out", "out", "--on", "ray", "--resume", "--no-draft", code=6)
+    assert "draft was true, and is false" in predict(
+        "raw", "--out", "out", "--on", "ray", "--resume", "--no-draft", code=6
+    )
 
 
 def test_a_cluster_that_is_not_there_is_told_at_once(raw):
@@ -174,7 +171,6 @@ def test_a_cluster_that_is_not_there_is_told_at_once(raw):
     assert "no Ray cluster can be used at 127.0.0.1:1" in told
     assert time.monotonic() - begin < 60
     assert list(Path("out").iterdir()) == []
-    assert "not HOST:PORT" in predict("raw", "--out", "out", "--on", "ray", address="ray://here:10001", code=2)
 
 
 def test_what_a_machine_cannot_do_is_told(raw, cluster):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import secrets
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
@@ -34,9 +36,6 @@ def spread(
         SomeRowsFailed: Some could not be read.
         FxError: The cluster cannot be used, or a machine of it cannot do its part.
     """
-    import os
-    import secrets
-
     from fxcli.data.names import path_cell
     from fxcli.data.paths import Shown
     from fxcli.data.radiograph import Caution, warn_of

@@ -195,7 +195,10 @@ def read_paths(path: Path) -> Iterator[Path]:
         MissingDependency: pyarrow is not installed.
         DataError: It cannot be read, has no such column, lists nothing, or a row names nothing.
     """
-    for file in sorted(path.glob(f"*{SUFFIX}")) if path.is_dir() else [path]:
+    files = sorted(path.glob(f"*{SUFFIX}")) if path.is_dir() else [path]
+    if not files:
+        raise DataError(f"a folder called so is a list in parts, and there is no {SUFFIX} in it", where=path)
+    for file in files:
         with _opened(file, _PATHS_LIMIT_ROWS) as opened:
             if "path" not in opened.schema_arrow.names:
                 raise DataError("no column 'path'", where=file, hint=f"columns: {', '.join(opened.schema_arrow.names)}")

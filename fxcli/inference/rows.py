@@ -172,8 +172,10 @@ class Growing:
         """Called when something stopped the prediction."""
         self.handle.close()
         part = part_of(self.file)
-        if self.count and part.exists():
-            console.note(f"{self.count} rows are in {part}: the same command with --resume goes on with them")
+        if self.count:
+            # All of them have their name already, if it was stopped after that.
+            where = part if part.exists() else self.file
+            console.note(f"{self.count} rows are in {where}: the same command with --resume goes on with them")
         else:
             for file in (part, notes_of(part)):
                 file.unlink(missing_ok=True)
