@@ -111,6 +111,7 @@ def test_check_exits_with_5_if_a_plugin_failed(fx):
     assert fx("plugins", "--check", plugins=("fx_broken",), FX_DISABLE_PLUGINS="broken").returncode == 0
 
 
+@pytest.mark.slow
 def test_a_backbone_and_a_pretrainer_of_two_strangers_work_together(fx, tmp_path):
     assert len((HERE / "fx_siamese" / "fx_siamese.py").read_text(encoding="utf-8").splitlines()) < 80
     rng = np.random.default_rng(0)

@@ -67,7 +67,7 @@ def stop_after(monkeypatch, count):
     monkeypatch.setattr(loop, "_step", step)
 
 
-@pytest.mark.parametrize("method", ["faster_rcnn", "fcos"])
+@pytest.mark.parametrize("method", [pytest.param("faster_rcnn", marks=pytest.mark.slow), "fcos"])
 def test_it_learns_where_the_bar_is(begin, tiny_detect, demo_zoo, method):
     sets = [f"detect.detector={method}", "train.epochs=12", "train.ema=0.9", "optim.lr=3e-3"]
     training, run = begin(tiny_detect(*sets))
@@ -108,7 +108,10 @@ def test_kept_pictures_give_the_same_bits(begin, tiny_detect, cache):
     assert_same(*runs)
 
 
-@pytest.mark.parametrize(("steps", "compute"), [(2, CPU), (6, CPU), (8, CPU), (9, BF16)])
+@pytest.mark.parametrize(
+    ("steps", "compute"),
+    [(2, CPU), *(pytest.param(*case, marks=pytest.mark.slow) for case in ((6, CPU), (8, CPU), (9, BF16)))],
+)
 def test_resume_ends_bitwise_equal(begin, tiny_detect, monkeypatch, steps, compute):
     """Six steps an epoch, one epoch a phase."""
     recipe = tiny_detect(phases=PHASES)

@@ -108,6 +108,7 @@ def test_options_before_the_command_are_not_ignored():
     assert os.listdir() == []
 
 
+@pytest.mark.slow
 def test_begun_installed_tested_and_trained_as_it_says(tmp_path, prepared):
     done = CliRunner().invoke(app, ["plugins", "new", "my-backbone", "--json"])
     assert done.exit_code == 0, done.stderr
