@@ -95,9 +95,16 @@ def test_beside_a_csv_and_away_again():
     Path("a.csv").write_text("path,p_x\nb,0.5\n", encoding="utf-8")
     parquet.beside(Path("a.csv"), kind_of)
     assert pq.read_table("a.parquet").to_pylist() == [{"path": "b", "p_x": 0.5}]
-    parquet.beside(Path("a.csv"), kind_of, wanted=False)
-    parquet.beside(Path("a.csv"), kind_of, wanted=False)
+    parquet.forget(Path("a.csv"))
+    parquet.forget(Path("a.csv"))
     assert not Path("a.parquet").exists()
+
+
+def test_what_cannot_be_written_is_told():
+    Path("a.csv").write_text("path,p_x\nb,half\n", encoding="utf-8")
+    with pytest.raises(DataError, match="cannot be written as Parquet"):
+        parquet.beside(Path("a.csv"), kind_of)
+    assert not list(Path().glob("a.parquet*"))
 
 
 def test_a_list_of_others_is_read_as_text():
@@ -131,6 +138,7 @@ def test_the_files_of_a_folder_are_one_list():
     for name in ("part-2", "part-1"):
         pq.write_table(pa.table({"path": [f"{name}.png"]}), f"many.parquet/{name}.parquet")
     Path("many.parquet/_SUCCESS").touch()
+    Path("many.parquet/part-2.parquet").rename("many.parquet/part-2.PARQUET")
     assert [path.name for path in parquet.read_paths(Path("many.parquet"))] == ["part-1.png", "part-2.png"]
     Path("none.parquet").mkdir()
     with pytest.raises(DataError, match="a list in parts"):
@@ -176,6 +184,16 @@ def test_a_list_without_end_is_not_read(monkeypatch):
     refused(None, "more than 999 rows")
     monkeypatch.setattr(parquet, "_LIST_LIMIT_BYTES", 10)
     refused(None, "this is no list of pictures", parquet.read_table)
+
+
+@pytest.mark.parametrize("kind", [pa.string(), pa.large_string(), pa.binary()])
+def test_one_long_text_in_many_rows_is_never_unpacked(kind):
+    # Stored once, and a terabyte as text of its own in each row.
+    column = pa.DictionaryArray.from_arrays(pa.array([0] * 10_000_000, pa.int32()), pa.array(["x" * 100_000], kind))
+    pq.write_table(pa.table({"path": column}), "list.parquet", store_schema=False)
+    assert Path("list.parquet").stat().st_size < 1 << 20
+    refused(None, "this is no list of pictures", parquet.read_table)
+    refused(None, "longer than paths can be")
 
 
 def test_without_pyarrow_the_extra_is_named(monkeypatch):

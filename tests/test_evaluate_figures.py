@@ -129,7 +129,10 @@ def test_looks_at_a_test_part_are_counted(two, with_columns):
 
 
 def test_out_of_fold_answers_are_measured_and_contradicted_labels_listed(folds):
+    table = folds.path / "predictions" / "oof.parquet"
+    fx("evaluate", folds.path, "--split", "oof", "--parquet", "--quiet")
     found = record(fx("evaluate", folds.path, "--split", "oof", "--json", "--quiet"))
+    assert table.is_file(), "the rows that training wrote are still those"
     assert found["figures"]["n"] == 36
     assert found["temperature"] == 1
     assert found["figures"]["accuracy"]["value"] == folds.info()["figures"]["accuracy"]
@@ -231,3 +234,4 @@ def test_two_classes_get_sensitivity_and_specificity(tiny_recipe, prepared):
     assert found["by"]["site"]["north"].keys() >= {"auroc", "metadata_auroc"}
     shown = fx("evaluate", run.path, "--data", "own/more.csv", "--by", "site").stdout
     assert "site alone reach an AUROC of" in " ".join(shown.split())
+    assert "training pictures of this manifest" in " ".join(shown.split())

@@ -90,6 +90,30 @@ def test_what_is_there_is_replaced_when_told_so_alone(trained, raw):
     assert "--on ray" in predict(raw, "--out", "out", "--parquet", "--overwrite", code=4).stderr
 
 
+def test_a_table_that_is_all_there_is_outlives_a_prediction_without_parquet(trained, raw):
+    (raw / "class_1" / "broken.png").unlink()
+    predict(raw, "--out", "out", "--parquet")
+    kept = TABLE.read_bytes()
+    # Nothing changed: it is still right.
+    predict(raw, "--out", "out", "--resume")
+    assert TABLE.read_bytes() == kept
+    Path("out/predictions.csv").unlink()
+    for more in ((), ("--resume",), ("--parquet", "--resume")):
+        assert "this file exists, and no rows beside it" in predict(TABLE, "--out", "out", *more, code=4).stderr
+    assert TABLE.read_bytes() == kept
+    predict(raw / "class_0", "--out", "out", "--overwrite")
+    assert not TABLE.exists()
+    TABLE.mkdir()
+    assert "--on ray" in predict(raw, "--out", "out", "--overwrite", code=4).stderr
+
+
+def test_a_folder_of_lists_may_end_in_a_slash(trained, raw):
+    Path("many.parquet").mkdir()
+    pq.write_table(pa.table({"path": ["raw/class_0/0.png"]}), "many.parquet/1.parquet")
+    rows = list(csv.DictReader(predict(f"many.parquet{os.sep}").stdout.splitlines()))
+    assert [row["path"] for row in rows] == ["raw/class_0/0.png"]
+
+
 @pytest.mark.parametrize("options", [(), ("--out", "out", "--json")])
 def test_parquet_goes_with_a_csv_in_a_folder(options):
     assert "--parquet goes with --out DIR" in fx("predict", "raw", "--parquet", *options, code=2).stderr

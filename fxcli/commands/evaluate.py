@@ -15,7 +15,7 @@ from fxcli.commands import completion
 from fxcli.commands.options import BatchSize, Debug, Device, Engine, Json, Out, Parquet, Precision, Quiet, Workers
 from fxcli.commands.startup import import_torch
 from fxcli.console import console
-from fxcli.data.parquet import beside, require
+from fxcli.data.parquet import beside, forget, require
 from fxcli.errors import SomeRowsFailed, UsageError
 from fxcli.run import provenance
 from fxcli.run.files import write_json, write_text
@@ -56,7 +56,7 @@ def evaluate(
     ] = None,
     data: Annotated[
         Path | None,
-        typer.Option("--data", metavar="MANIFEST", help="A manifest.csv; default: the run's own."),
+        typer.Option("--data", metavar="MANIFEST", help="A manifest, .csv or .parquet; default: the run's own."),
     ] = None,
     split: Annotated[
         str, typer.Option("--split", help="train, val, calibration, test, or oof: out-of-fold, of a run with --folds.")
@@ -150,7 +150,8 @@ def evaluate(
         plain = opened.is_final and names[opened.name] == 1
         folder = (out / (opened.name if plain else opened.unique_name) if len(found) > 1 else out) if out else None
         evaluated.written = _write(evaluated, folder, own_data=data is None)
-        beside(evaluated.written, kind_of, wanted=parquet)
+        if parquet:
+            beside(evaluated.written, kind_of)
         done.append(evaluated)
     comparisons = _compared(done, primary=not exploratory)
     results = [each.result for each in done]
@@ -339,6 +340,7 @@ def _write(evaluated: Evaluated, out: Path | None, *, own_data: bool) -> Path:
         predictions = opened.run.oof_file
     else:
         classes, info = opened.model.classes, opened.model.info
+        forget(predictions)
         write_text(predictions, labelled_csv(evaluated.told, classes, info, temperature=result["temperature"]))
     console.note(f"wrote {base / 'evaluation' / name}.json; predictions are in {predictions}")
     if contradicted := result.get("contradicted"):

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fxcli.console import console
-from fxcli.data.parquet import beside
+from fxcli.data.parquet import beside, forget
 from fxcli.errors import DataError, SomeRowsFailed
 from fxcli.evaluation import words
 from fxcli.evaluation.words import ABOUT_BOXES, BOXES, told
@@ -76,7 +76,8 @@ def evaluate_boxes(
         plain = each.opened.is_final and names[each.opened.name] == 1
         folder = out / (each.opened.name if plain else each.opened.unique_name) if out and len(done) > 1 else out
         each.written = _write(each, folder, own_data=data is None)
-        beside(each.written, kind_of, wanted=parquet)
+        if parquet:
+            beside(each.written, kind_of)
     comparisons = _compared(done)
     if json:
         for record in [*(each.result for each in done), *({"comparison": each} for each in comparisons)]:
@@ -203,6 +204,7 @@ def _write(each: Measured, out: Path | None, *, own_data: bool) -> Path:
     write_json(base / "evaluation" / f"{name}.json", result)
     predictions = base / "predictions" / f"{name}.csv"
     lines = [(path_cell(path), group, told.found, told.reason, count) for path, group, told, count in each.lines]
+    forget(predictions)
     write_text(predictions, found_csv(lines, opened.model.classes, result["notice"]))
     console.note(f"wrote {base / 'evaluation' / name}.json; predictions are in {predictions}")
     return predictions

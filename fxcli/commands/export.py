@@ -52,7 +52,9 @@ def export(
     ] = ExportPrecision.fp32,
     data: Annotated[
         Path | None,
-        typer.Option("--data", metavar="MANIFEST", help="A manifest.csv to compare on; default: the run's own."),
+        typer.Option(
+            "--data", metavar="MANIFEST", help="A manifest (.csv, .parquet) to compare on; default: the run's own."
+        ),
     ] = None,
     out: Annotated[
         Path | None, typer.Option("--out", metavar="FILE", help="The file to write; default: in the run's exports/.")

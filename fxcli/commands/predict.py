@@ -55,7 +55,12 @@ def predict(
     ] = None,
     detector: Annotated[
         str | None,
-        typer.Option("--detector", metavar="RUN_OR_FILE", help="Let this detector look, too: type and place at once."),
+        typer.Option(
+            "--detector",
+            metavar="RUN_OR_FILE",
+            help="Let this detector look, too: type and place at once.",
+            autocompletion=completion.models,
+        ),
     ] = None,
     score: Annotated[
         float | None,
@@ -244,7 +249,7 @@ def _files(paths: Sequence[str]) -> list[Path]:
     for path in paths:
         if path == "-":
             files += scan.pictures(_listed(), keep_absent=True)
-        elif path.lower().endswith(SUFFIX):
+        elif Path(path).suffix.lower() == SUFFIX:
             files += scan.pictures(read_paths(Path(path)), keep_absent=True)
         else:
             files += scan.pictures([Path(path)])

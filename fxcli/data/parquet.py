@@ -23,9 +23,11 @@ SUFFIX = ".parquet"
 
 # A longer row of a CSV could not be parsed; of a row the boxes alone can be long.
 _BLOCK_BYTES = 8 << 20
-# As manifest has it for a CSV; of a file that claims less, in rows and in what they take unpacked.
+# As manifest has it for a CSV, of the text of all cells; and of a list of paths, of which each has a limit of its own.
 _LIST_LIMIT_BYTES, _LIST_LIMIT_ROWS = 256 << 20, 10_000_000
-_PATHS_LIMIT_ROWS = 100_000_000
+_PATH_LIMIT_BYTES, _PATHS_LIMIT_ROWS = 64 << 10, 100_000_000
+# Rows that are unpacked at once.
+_BATCH_ROWS = 4096
 
 
 class Kind(StrEnum):
@@ -62,16 +64,13 @@ def table_of(file: Path) -> Path:
     return file.with_suffix(SUFFIX)
 
 
-def beside(file: Path, kind_of: KindOf, *, wanted: bool = True) -> None:
-    """Writes what a CSV of fx holds as Parquet beside it; where that is not wanted, that of earlier rows goes away.
+def beside(file: Path, kind_of: KindOf) -> None:
+    """Writes what a CSV of fx holds as Parquet beside it.
 
     Raises:
         MissingDependency: pyarrow is not installed.
         DataError: It cannot be written.
     """
-    if not wanted:
-        forget(file)
-        return
     with file.open(encoding="utf-8", newline="") as handle:
         columns = {name: kind_of(name) for name in next(csv.reader(handle))}
     write(file, table_of(file), columns)
@@ -108,22 +107,29 @@ def write(
 
     read, kept = _types(pa, columns, as_read=True), _types(pa, columns, as_read=False)
     schema = pa.schema(kept, metadata=dict(about) or None)
-    rows = arrow_csv.open_csv(
-        source,
-        read_options=arrow_csv.ReadOptions(block_size=_BLOCK_BYTES, use_threads=False),
-        parse_options=arrow_csv.ParseOptions(newlines_in_values=True),
-        convert_options=arrow_csv.ConvertOptions(
+    options = {
+        "read_options": arrow_csv.ReadOptions(block_size=_BLOCK_BYTES, use_threads=False),
+        "parse_options": arrow_csv.ParseOptions(newlines_in_values=True),
+        "convert_options": arrow_csv.ConvertOptions(
             column_types=read,
             null_values=[""],
             strings_can_be_null=True,
             true_values=["true"],
             false_values=["false"],
         ),
-    )
-    with saying(target), rows, replacing(target) as part, pq.ParquetWriter(part, schema, compression="zstd") as writer:
-        for batch in rows:
-            cells = [_unpacked(pa, column, kept[name]) for name, column in zip(columns, batch.columns, strict=True)]
-            writer.write_batch(pa.record_batch(cells, schema=schema))
+    }
+    try:
+        with (
+            saying(target),
+            arrow_csv.open_csv(source, **options) as rows,
+            replacing(target) as part,
+            pq.ParquetWriter(part, schema, compression="zstd") as writer,
+        ):
+            for batch in rows:
+                cells = [_unpacked(pa, column, kept[name]) for name, column in zip(columns, batch.columns, strict=True)]
+                writer.write_batch(pa.record_batch(cells, schema=schema))
+    except pa.ArrowException as error:
+        raise DataError(f"cannot be written as Parquet: {_first_line(error)}", where=target) from error
 
 
 def _types(pa: Any, columns: Mapping[str, Kind], *, as_read: bool) -> dict[str, Any]:
@@ -176,13 +182,19 @@ def read_table(path: Path) -> tuple[list[str], list[tuple[str, dict[str, str]]]]
     with _opened(path, _LIST_LIMIT_ROWS) as file:
         groups = (file.metadata.row_group(index) for index in range(file.num_row_groups))
         if sum(group.total_byte_size for group in groups) > _LIST_LIMIT_BYTES:
-            raise DataError(f"larger than {_LIST_LIMIT_BYTES >> 20} MiB: this is no list of pictures", where=path)
+            raise _too_large(path)
         header = list(file.schema_arrow.names)
+        left = _LIST_LIMIT_BYTES
         if doubled := {name for name in header if header.count(name) > 1}:
             raise DataError(f"two columns are called '{min(doubled)}'", where=path)
         rows: list[tuple[str, dict[str, str]]] = []
-        for batch in file.iter_batches():
-            columns = [_texts(path, name, column) for name, column in zip(header, batch.columns, strict=True)]
+        for batch in file.iter_batches(_BATCH_ROWS):
+            columns = []
+            for name, column in zip(header, batch.columns, strict=True):
+                left -= _text_bytes(column)
+                if left < 0:
+                    raise _too_large(path)
+                columns.append(_texts(path, name, column))
             for cells in zip(*columns, strict=True):
                 rows.append((f"{path}:{len(rows) + 1}", dict(zip(header, cells, strict=True))))
     return header, rows
@@ -195,7 +207,7 @@ def read_paths(path: Path) -> Iterator[Path]:
         MissingDependency: pyarrow is not installed.
         DataError: It cannot be read, has no such column, lists nothing, or a row names nothing.
     """
-    files = sorted(path.glob(f"*{SUFFIX}")) if path.is_dir() else [path]
+    files = sorted(each for each in path.iterdir() if each.suffix.lower() == SUFFIX) if path.is_dir() else [path]
     if not files:
         raise DataError(f"a folder called so is a list in parts, and there is no {SUFFIX} in it", where=path)
     for file in files:
@@ -205,7 +217,9 @@ def read_paths(path: Path) -> Iterator[Path]:
             if not opened.metadata.num_rows:
                 raise DataError("it lists no picture", where=file)
             number = 0
-            for batch in opened.iter_batches(columns=["path"]):
+            for batch in opened.iter_batches(_BATCH_ROWS, columns=["path"]):
+                if _text_bytes(batch.column(0)) > _PATH_LIMIT_BYTES * len(batch):
+                    raise DataError("its paths are longer than paths can be", where=file)
                 for cell in _texts(file, "path", batch.column(0)):
                     number += 1
                     if not cell:
@@ -221,13 +235,39 @@ def _opened(path: Path, most_rows: int) -> Iterator[Any]:
     import pyarrow.parquet as pq
 
     try:
-        with pq.ParquetFile(path) as file:
+        names = [field.name for field in pq.read_schema(path) if _is_text(field.type)]
+        # Kept as what differs and where it stands: a text of many rows stands in a file once.
+        with pq.ParquetFile(path, read_dictionary=names) as file:
             if file.metadata.num_rows > most_rows:
                 raise DataError(f"more than {most_rows:,} rows: this is no list of pictures", where=path)
             yield file
     except (OSError, UnicodeDecodeError, pa.ArrowException) as error:
-        told = str(error).strip().partition("\n")[0]
-        raise DataError(f"this Parquet file cannot be read: {told}", where=path) from error
+        raise DataError(f"this Parquet file cannot be read: {_first_line(error)}", where=path) from error
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).strip().partition("\n")[0]
+
+
+def _too_large(path: Path) -> DataError:
+    return DataError(f"larger than {_LIST_LIMIT_BYTES >> 20} MiB: this is no list of pictures", where=path)
+
+
+def _is_text(kind: Any) -> bool:
+    import pyarrow as pa
+
+    return any(ask(kind) for ask in (pa.types.is_string, pa.types.is_large_string, pa.types.is_binary))
+
+
+def _text_bytes(column: Any) -> int:
+    """What the cells of a column would take as text of their own, without making it."""
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    if not (pa.types.is_dictionary(column.type) and _is_text(column.type.value_type)):
+        return int(column.nbytes)
+    lengths = pc.binary_length(column.dictionary)
+    return int(pc.sum(lengths.take(column.indices)).as_py() or 0)
 
 
 def _texts(path: Path, name: str, column: Any) -> list[str]:
@@ -237,5 +277,6 @@ def _texts(path: Path, name: str, column: Any) -> list[str]:
     try:
         return [text or "" for text in column.cast(pa.string()).to_pylist()]
     except pa.ArrowException as error:
-        what = f"column '{name}' is {column.type}: text, numbers, dates and truth values alone can be used"
+        kind = column.type.value_type if pa.types.is_dictionary(column.type) else column.type
+        what = f"column '{name}' is {kind}: text, numbers, dates and truth values alone can be used"
         raise DataError(what, where=path) from error

@@ -41,9 +41,16 @@ class Found:
 
 
 def least_score(info: Mapping[str, Any]) -> float:
-    """The score from which on a detector's boxes are told, by its header: where validation had TOLD_AT false ones."""
+    """The score from which on a detector's boxes are told, by its header: where validation had TOLD_AT false ones.
+
+    Raises:
+        ValueError: The header is damaged.
+    """
     points = info.get("operating_points") or {}
-    return float(points.get(f"{TOLD_AT:g}", EVEN))
+    least = points.get(f"{TOLD_AT:g}", EVEN) if isinstance(points, Mapping) else None
+    if not isinstance(least, int | float):
+        raise ValueError("operating_points")
+    return float(least)
 
 
 def told(found: Detections, classes: Sequence[str], size_px: tuple[int, int], least: float) -> dict[str, Any]:

@@ -68,7 +68,7 @@ def metadata(found: Mapping[str, Any]) -> str:
     """What columns of the manifest tell without any picture."""
     return (
         f"without any picture, {', '.join(found['columns'])} alone reach an AUROC of {told(found['auroc'])} "
-        f"(fitted on {found['n_learnt']} training pictures)"
+        f"(fitted on {found['n_learnt']} training pictures of this manifest)"
     )
 
 

@@ -107,6 +107,7 @@ class Growing:
         self.file, self.lines, self.found, self.started = file, lines, found, started
         self.as_parquet = as_parquet
         self.failed = 0
+        self.has_changed = found is None
         self.count = len(found.order) if found else 0
         self.end = found.end if found else 0
         # Where the row of each path stands, if the rows must be put in order at the end; and that order.
@@ -142,6 +143,7 @@ class Growing:
             console.warn(f"{gone} pictures that have a row are no longer here: their rows are left out")
         if order != cells[: len(order)] or todo != list(range(len(order), len(files))):
             self.places, self.cells = places, cells
+        self.has_changed = bool(todo) or self.places is not None
         return todo
 
     def write(self, record: Mapping[str, Any]) -> None:
@@ -158,7 +160,7 @@ class Growing:
         with saying(self.file, _KEPT):
             os.fsync(self.handle.fileno())
             self.handle.close()
-            if not self.lines.json:
+            if self.has_changed and not self.lines.json:
                 parquet.forget(self.file)  # earlier rows must not stand beside these
             replace(part_of(self.file) if self.places is None else self._ordered(self.places), self.file)
             keep_notes(self.file)
@@ -236,8 +238,8 @@ def going_to(
         folder.mkdir(parents=True, exist_ok=True)
     with Lock(Run(folder)):
         file = folder / lines.file_name
-        if as_parquet:
-            _check_free(parquet.table_of(file), may_replace=resume or overwrite)
+        if not lines.json:
+            _check_free(file, may_replace=overwrite)
         rows = _opened(file, lines, made_with, resume=resume, overwrite=overwrite, as_parquet=as_parquet)
         try:
             yield rows
@@ -246,13 +248,15 @@ def going_to(
             raise
 
 
-def _check_free(table: Path, *, may_replace: bool) -> None:
+def _check_free(file: Path, *, may_replace: bool) -> None:
+    """Whether what lies where the rows would stand as Parquet may go: it may hold other rows, and be all there is."""
+    table = parquet.table_of(file)
     if table.is_dir():
         raise DataError(
             "here are the rows of a prediction with --on ray", where=table, hint="--out names another folder"
         )
-    if table.exists() and not may_replace:
-        raise taken(table, "this file exists")
+    if table.exists() and not (may_replace or file.exists() or part_of(file).exists()):
+        raise taken(table, "this file exists, and no rows beside it")
 
 
 def _opened(

@@ -27,7 +27,7 @@ class Data(Section):
     """The pictures of a training."""
 
     manifest: str | None = Field(
-        None, description="manifest.csv that `fx prepare` wrote, relative to the current folder"
+        None, description="manifest.csv (or .parquet) that `fx prepare` wrote, relative to the current folder"
     )
     source: Literal["phantom"] | None = Field(
         None, description="phantom: use the embedded drawn pictures, prepared on first use, in place of a manifest"
@@ -299,7 +299,7 @@ class StudyRecipe(Section):
     data: dict[PartName, str] = Field(
         min_length=1,
         max_length=100,
-        description="name → manifest.csv that `fx prepare` wrote, relative to the current folder",
+        description="name → manifest.csv (or .parquet) that `fx prepare` wrote, relative to the current folder",
     )
     set: dict[str, Any] = Field({}, max_length=200, description="overrides of every run, key → value as --set has them")
     runs: dict[PartName, StudyRun] = Field(min_length=1, max_length=100, description="in order, by name")

@@ -68,7 +68,7 @@ def pictures(run: Kept, most: int) -> Section:
         manifest = read_manifest(run.run.path / "manifest.csv", root=run.run.manifest_file.parent)
         show = located if run.task == "detect" else partial(_answered, part=part)
         about, parts = show(run, manifest, text, most)
-    except (OSError, ValueError, TypeError, AttributeError, FxError) as error:  # files of a run may hold anything
+    except (OSError, ValueError, FxError) as error:  # files of a run may hold anything
         what = error.what if isinstance(error, FxError) else str(error)
         return Section(title, [Missing(f"No picture can be shown: {what[:300]}.")])
     return Section(title, [about], parts)
