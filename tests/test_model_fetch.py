@@ -130,6 +130,9 @@ def test_a_mirror_of_the_hub_is_asked_in_its_place(tmp_path, monkeypatch, state)
         assert load(url=HUB).weight.shape == (4, 3, 2, 2)
         served.shutdown()
     assert fetch.place(HUB).is_file(), "it is kept by its own address"
+    fetch.place(HUB).unlink()
+    with pytest.raises(WeightsUnavailable, match=f"cannot be downloaded from {constants.ENDPOINT}/"):
+        load(url=HUB)
 
 
 class Quiet(http.server.SimpleHTTPRequestHandler):

@@ -61,6 +61,15 @@ def ways_out(url: str) -> str:
     return by_hand
 
 
+def asked(url: str) -> str:
+    """The address that is really asked: a mirror of the hub's, where HF_ENDPOINT names one."""
+    if not _HUB.fullmatch(url):
+        return url
+    from huggingface_hub import constants
+
+    return url.replace("https://huggingface.co", constants.ENDPOINT, 1)
+
+
 def download(url: str, file: Path) -> None:
     """Writes what an address gives.
 
@@ -73,9 +82,7 @@ def download(url: str, file: Path) -> None:
 
         if constants.HF_HUB_OFFLINE:
             raise OSError("HF_HUB_OFFLINE is set, so that nothing is asked of the hub")
-        # A mirror, where HF_ENDPOINT names one.
-        url = url.replace("https://huggingface.co", constants.ENDPOINT, 1)
-    with urllib.request.build_opener(_Handler).open(url, timeout=TIMEOUT_S) as response, file.open("wb") as out:
+    with urllib.request.build_opener(_Handler).open(asked(url), timeout=TIMEOUT_S) as response, file.open("wb") as out:
         size = response.headers.get("Content-Length")
         total = int(size) if size else None
         bar: tqdm[Any]

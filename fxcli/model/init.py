@@ -141,7 +141,7 @@ def _download(source: WeightSource, path: Path, label: str) -> None:
         if isinstance(error, urllib.error.HTTPError):
             error.close()  # it is the server's answer, and holds the connection
         raise WeightsUnavailable(
-            f"{label} cannot be downloaded from {url}: {error}",
+            f"{label} cannot be downloaded from {fetch.asked(url)}: {error}",
             hint=f"{fetch.ways_out(url)}, {WAYS_OUT}",
         ) from error
     finally:
