@@ -7,7 +7,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 
+from fxcli.data.radiograph import Caution
 from fxcli.errors import RunError, UsageError
 from fxcli.inference import on_ray, shards
 from fxcli.inference.on_ray import Task, Worker
@@ -34,8 +36,10 @@ def task(trained):
 
 
 def batch():
-    """As Ray gives it."""
+    """As Ray gives it; one picture is in colour."""
     files = sorted(tiny_dataset(Path("raw"), per_class=2).rglob("*.png"))
+    red, black = Image.radial_gradient("L"), Image.new("L", (256, 256))
+    Image.merge("RGB", (red, black, black)).save(files[0])
     cells = np.array([str(file) for file in files])
     names = np.array([os.fsencode(file.absolute()) for file in files], object)
     return {"key": np.array(["k"]), "files": [names], "cells": [cells]}
@@ -49,6 +53,7 @@ def test_an_actor_opens_the_model_once_and_tells_of_its_shard(task):
         (told,) = worker(batch() | {"key": np.array([key])})["told"]
         found = Told(**json.loads(told))
         assert (found.rows, found.failed, found.command) == (6, 0, "one")
+        assert found.cautions == {Caution.COLOUR: 1}
     assert len(opened) == 2
     rows = pq.read_table("shards/a.parquet").to_pylist()
     assert [row["path"] for row in rows] == batch()["cells"][0].tolist()

@@ -129,7 +129,7 @@ def write(judge: Judge, shard: Shard, folder: Path, command: str) -> Told:
         cautions.update(map(str, verdict.pop("cautions")))
         failed += verdict["status"] == "error"
         text.append(lines.line(table.record(cell, **verdict)))
-    told = Told(len(shard.cells), failed, begun, cautions, command)
+    told = Told(len(shard.cells), failed, begun, dict(cautions), command)
     about = {"failed": str(failed), "begun": repr(begun), "cautions": json.dumps(cautions), "command": command}
     # Another machine may be at the same shard, if this one is thought to be lost.
     own = folder / f"{shard.key}.{secrets.token_hex(6)}"
