@@ -1,6 +1,7 @@
 """Shards without a cluster: how pictures are cut, what is found again, and that each row is there once."""
 
 import os
+import re
 import secrets
 import shutil
 import sys
@@ -184,6 +185,26 @@ def test_a_shard_that_another_machine_wrote_for_this_command_is_not_done_again(j
 def test_a_machine_that_does_not_see_the_folder_says_so(judge, raw):
     with pytest.raises(RunError, match="this folder is not seen"):
         shards.write(judge, pictures()[0], Path("elsewhere"), "one")
+
+
+def test_a_shard_that_ends_its_process_is_given_up(judge, raw, monkeypatch):
+    Path("shards").mkdir()
+    shard = pictures()[0]
+
+    def ending(*_):
+        raise SystemExit
+
+    with monkeypatch.context() as patch:
+        patch.setattr(shards.parquet, "write", ending)
+        for _ in range(shards.TRIES):
+            with pytest.raises(SystemExit):
+                shards.write(judge, shard, Path("shards"), "one")
+    told = f"3 processes ended at the {len(shard.cells)} pictures from {shard.cells[0]} to {shard.cells[-1]}"
+    with pytest.raises(RunError, match=re.escape(told)) as error:
+        shards.write(judge, shard, Path("shards"), "one")
+    assert "without --on ray" in error.value.hint
+    assert shards.write(judge, shard, Path("shards"), "two").rows == len(shard.cells), "another command tries again"
+    assert not list(Path("shards").glob("*.two.tries"))
 
 
 def test_what_is_there_is_replaced_when_told_so_alone(judge, raw):

@@ -1,6 +1,6 @@
 """Predictions of very many pictures in shards: each is a Parquet file of its own, that any machine may write.
 
-    predictions.parquet.part/            shards so far: <key>.parquet
+    predictions.parquet.part/            shards so far: <key>.parquet; <key>.<command>.tries of one that is begun
     predictions.parquet/                 all of them, in the order of the pictures: part-<number>-<key>.parquet
     predictions.parquet.part.json …      what they are made with, see notes
     lock.json                            who is at work here
@@ -38,6 +38,8 @@ from fxcli.run.files import copy, replace, saying, sync_folder
 NAME = "predictions.parquet"
 # Pictures of a shard, on average and at most: some ten seconds of a core, which is what a lost machine costs.
 SIZE, MOST = 256, 1024
+# How often a shard is begun: a machine may be lost, but a picture must not end one process after another.
+TRIES = 3
 
 
 @dataclass(frozen=True)
@@ -109,7 +111,8 @@ def write(judge: Judge, shard: Shard, folder: Path, command: str) -> Told:
         command: Kept in the file; unique.
 
     Raises:
-        RunError: This machine does not see the folder.
+        RunError: This machine does not see the folder, or the shard has ended too many processes.
+        DataError: Its rows cannot be written.
     """
     file = _file(folder, shard.key)
     known = told_of(file)
@@ -118,6 +121,7 @@ def write(judge: Judge, shard: Shard, folder: Path, command: str) -> Told:
     if not folder.is_dir():
         hint = "the pictures, the model and --out DIR must lie where every machine of the cluster sees them"
         raise RunError("this folder is not seen", where=folder, hint=hint)
+    tries = _try(shard, folder, command)
     begun, failed, cautions = time.time(), 0, Counter[str]()
     model = judge.opened.model
     table = PredictionTable(model.classes, model.info, extra=judge.columns)
@@ -135,8 +139,24 @@ def write(judge: Judge, shard: Shard, folder: Path, command: str) -> Told:
     own = folder / f"{shard.key}.{secrets.token_hex(6)}"
     columns = {name: kind_of(name) for name in table.columns}
     parquet.write(io.BytesIO("".join(text).encode("utf-8", "backslashreplace")), own, columns, about)
-    replace(own, file)
+    with saying(file):
+        replace(own, file)
+    tries.unlink(missing_ok=True)
     return told
+
+
+def _try(shard: Shard, folder: Path, command: str) -> Path:
+    """Counts how often a shard was begun; gives the file that does, one byte each."""
+    file = folder / f"{shard.key}.{command}.tries"
+    with saying(file), file.open("ab") as handle:
+        if handle.tell() < TRIES:
+            handle.write(b".")
+            return file
+    hint = "predict these without --on ray, or leave one out; if memory is short, more --workers make fewer processes"
+    raise RunError(
+        f"{TRIES} processes ended at the {len(shard.cells)} pictures from {shard.cells[0]} to {shard.cells[-1]}",
+        hint=f"{hint}. What is done is kept, and --resume goes on with it",
+    )
 
 
 def told_of(file: Path) -> Told | None:
