@@ -85,6 +85,7 @@ def spread(judge, *, resume=False, overwrite=False, upto=None):
     parts, command = pictures(), secrets.token_hex(8)
     with shards.going_to(Path("out"), MADE_WITH, resume=resume, overwrite=overwrite) as kept:
         todo = kept.missing(parts)
+        kept.begin()
         told = [shards.write(judge, shard, kept.folder, command) for shard in todo[:upto]]
         if upto is not None:
             raise KeyboardInterrupt
@@ -149,6 +150,21 @@ def test_a_shard_that_is_torn_or_changed_is_done_again(judge, raw):
     shutil.copy(raw / "class_2" / "1.png", second.files[0])
     assert spread(judge, resume=True)[0] == [first, second]
     assert_same(rows(), local())
+
+
+def test_complete_rows_are_there_until_others_are_begun(judge, raw):
+    spread(judge)
+    before = rows()
+    with (
+        pytest.raises(RunError, match="no cluster"),
+        shards.going_to(Path("out"), MADE_WITH, resume=True, overwrite=False) as kept,
+    ):
+        assert len(kept.missing(pictures())) == 1
+        raise RunError("no cluster")
+    assert rows() == before
+    assert sorted(file.name for file in Path("out").iterdir()) == [TABLE.name, f"{TABLE.name}.json"]
+    spread(judge, resume=True)
+    assert rows() == before
 
 
 def test_pictures_that_came_and_went(judge, raw):

@@ -181,15 +181,26 @@ class ShardFolder:
 
     def missing(self, shards: Sequence[Shard]) -> list[Shard]:
         """Those that have no file yet, or one with an error, or with a picture that changed since."""
-        there = {file.stem for file in self.folder.glob(f"*{parquet.SUFFIX}")}
-        todo = [shard for shard in shards if shard.key not in there or not self._is_done(shard)]
+        folder = self.folder if self.folder.exists() else self.file
+        there = {_key(file): file for file in folder.glob(f"*{parquet.SUFFIX}")}
+        todo = [shard for shard in shards if shard.key not in there or not _is_done(shard, there[shard.key])]
         if there:
             left, total = (sum(len(shard.files) for shard in part) for part in (todo, shards))
             console.note(f"going on: {total - left} of {total} pictures have their row")
         return todo
 
+    def begin(self) -> None:
+        """Makes place for shards: complete ones are no table from here on. Called again it does nothing."""
+        with saying(self.folder):
+            if not self.folder.exists():
+                replace(notes_of(self.file), notes_of(self.folder))
+                replace(self.file, self.folder)
+            for shard in self.folder.glob(f"part-*{parquet.SUFFIX}"):
+                replace(shard, _file(self.folder, _key(shard)))
+
     def finish(self, shards: Sequence[Shard]) -> None:
         """Puts the shards in the order of the pictures, and gives their folder its name."""
+        self.begin()
         last = {shard.key: number for number, shard in enumerate(shards)}
         with saying(self.file):
             wanted = set()
@@ -215,12 +226,6 @@ class ShardFolder:
             _remove(self.folder)
             notes_of(self.folder).unlink(missing_ok=True)
 
-    def _is_done(self, shard: Shard) -> bool:
-        told = told_of(_file(self.folder, shard.key))
-        if told is None or told.failed or told.rows != len(shard.cells):
-            return False
-        return all(changed(file) < told.begun for file in shard.files)
-
 
 @contextlib.contextmanager
 def going_to(folder: Path, made_with: Mapping[str, Any], *, resume: bool, overwrite: bool) -> Iterator[ShardFolder]:
@@ -245,17 +250,13 @@ def _open(kept: ShardFolder, made_with: Mapping[str, Any], *, resume: bool, over
         # Complete, and perhaps no longer.
         keep_notes(file)  # stopped between its name and theirs
         check_notes(file, made_with)
-        with saying(part):
-            replace(notes_of(file), notes_of(part))
-            replace(file, part)
+        return
     if file.exists() and not (resume or overwrite):
         raise taken(file, "this folder exists")
     if part.exists() and not resume and not overwrite:
         raise taken(part, "a prediction that was stopped left shards here", "--resume goes on; ")
     if part.exists() and not overwrite:
         check_notes(part, made_with)
-        for shard in part.glob("part-*.parquet"):
-            replace(shard, _file(part, shard.stem.rpartition("-")[2]))
         return
     with saying(part):
         _remove(part)
@@ -265,6 +266,17 @@ def _open(kept: ShardFolder, made_with: Mapping[str, Any], *, resume: bool, over
 
 def _file(folder: Path, key: str) -> Path:
     return folder / f"{key}{parquet.SUFFIX}"
+
+
+def _key(file: Path) -> str:
+    return file.stem.rpartition("-")[2]
+
+
+def _is_done(shard: Shard, file: Path) -> bool:
+    told = told_of(file)
+    if told is None or told.failed or told.rows != len(shard.cells):
+        return False
+    return all(changed(picture) < told.begun for picture in shard.files)
 
 
 def _remove(path: Path) -> None:
