@@ -242,6 +242,20 @@ def test_what_is_there_is_replaced_when_told_so_alone(judge, raw):
     assert len(rows()) == 31
 
 
+@pytest.mark.parametrize("name", ["predictions.csv", "predictions.csv.part"])
+def test_rows_of_another_model_are_not_beside_these(name):
+    Path("out").mkdir()
+    (Path("out") / name).write_text("path,status\n", encoding="utf-8")
+    for again in ({"resume": True, "overwrite": False}, {"resume": False, "overwrite": True}):
+        with (
+            pytest.raises(DataError, match="not made with --on ray") as error,
+            shards.going_to(Path("out"), MADE_WITH, **again),
+        ):
+            pass
+        assert error.value.where == Path("out") / name
+    assert [file.name for file in Path("out").iterdir()] == [name]
+
+
 def test_stopped_while_shards_are_put_in_order(judge, raw, monkeypatch):
     made = []
 

@@ -26,7 +26,7 @@ from typing import Any
 
 from fxcli.console import console
 from fxcli.data import parquet
-from fxcli.errors import RunError
+from fxcli.errors import DataError, RunError
 from fxcli.evaluation.lines import Lines
 from fxcli.evaluation.predictions import PredictionTable
 from fxcli.evaluation.table import kind_of
@@ -244,6 +244,11 @@ def going_to(folder: Path, made_with: Mapping[str, Any], *, resume: bool, overwr
 
 def _open(kept: ShardFolder, made_with: Mapping[str, Any], *, resume: bool, overwrite: bool) -> None:
     part, file = kept.folder, kept.file
+    alone = file.with_suffix(".csv")
+    for other in (alone, part_of(alone)):
+        if other.exists():
+            what = "these rows were not made with --on ray, and must not lie beside others"
+            raise DataError(what, where=other, hint="--out names another folder")
     if file.is_file() and not overwrite:
         raise taken(file, "these rows were not made with --on ray")
     if resume and file.is_dir() and not part.exists():
