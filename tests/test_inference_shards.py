@@ -18,6 +18,8 @@ from fxcli.errors import DataError, RunError
 from fxcli.inference import shards
 from fxcli.inference.opened import open_model
 from fxcli.inference.verdict import open_judge
+from fxcli.run import checkpoint
+from fxcli.run.directory import Run
 from fxcli.testing import tiny_dataset
 
 pa = pytest.importorskip("pyarrow")
@@ -97,9 +99,10 @@ def rows():
     return pq.read_table(TABLE).to_pylist()
 
 
-def local():
+def local(*options):
     """The rows of the local command."""
-    options = ["raw", "--model", "runs/trained", "--out", "local", "--overwrite", "--parquet", "--quiet"]
+    options = options or ("--model", "runs/trained")
+    options = ["raw", *options, "--out", "local", "--overwrite", "--parquet", "--quiet"]
     assert CliRunner().invoke(app, ["predict", *options]).exit_code in (0, 9)
     return pq.read_table("local/predictions.parquet").to_pylist()
 
@@ -278,14 +281,24 @@ def test_stopped_while_shards_are_put_in_order(judge, raw, monkeypatch):
     assert_same(rows(), local())
 
 
-def test_the_gate_is_asked_of_each_shard(judge, raw, monkeypatch):
+def test_a_gate_sets_and_abstentions_are_those_of_the_local_command(tiny_recipe, raw):
     """What the gate said of one shard must not be taken for what it says of the next."""
-    from fxcli.inference.verdict import Judge
-
-    asked = []
-    monkeypatch.setattr(Judge, "ask_gate", lambda self, files: asked.append(tuple(files)))
-    spread(judge)
-    assert asked == [shard.files for shard in pictures()]
+    tiny_recipe()
+    train = ["train", "tiny.yaml", "--set", "train.epochs=1", "--quiet", "--folds", "2", "--out"]
+    for more in (["runs/folds"], ["runs/gate", "--set", "evaluate.negative_class=class_0"]):
+        assert CliRunner().invoke(app, [*train, *more]).exit_code == 0
+    file = Run(Path("runs/folds")).model_file
+    tensors, info = checkpoint.load_model_file(file)
+    info["uncertainty"]["abstentions"] = [[0.2, 0.4]]
+    checkpoint.save_model_file(file, tensors, info)
+    open_one = partial(open_model, device="cpu", fast=True, draft=True)
+    told = partial(open_judge, open_one, "runs/folds", "runs/gate", sets=True, abstain=0.2)
+    spread(told())
+    found = rows()
+    assert len({row["p_finding"] for row in found}) > len(pictures())
+    assert any(row["set"] for row in found)
+    options = ["--model", "runs/folds", "--gate", "runs/gate", "--sets", "--abstain", "0.2"]
+    assert_same(found, local(*options))
 
 
 def test_told_is_found_again(judge, raw):
