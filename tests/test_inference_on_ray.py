@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from fxcli.data.radiograph import Caution
-from fxcli.errors import RunError, UsageError
+from fxcli.errors import DataError, FxError, MissingDependency, ModelFileError, RunError, UsageError
 from fxcli.inference import on_ray, shards
 from fxcli.inference.on_ray import Task, Worker
 from fxcli.inference.opened import open_model
@@ -76,6 +76,28 @@ def test_a_machine_that_cannot_do_its_part_says_why(task, change, what):
     assert what in found["what"]
     assert found["hint"]
     assert list(Path("shards").iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        DataError("cannot be written", where="out", hint="make space"),
+        MissingDependency("pyarrow", extra="parquet", purpose="Parquet"),
+        ModelFileError("damaged"),
+        FxError("odd"),
+    ],
+)
+def test_an_error_of_a_machine_keeps_its_code(task, error, monkeypatch):
+    def fail(*_):
+        raise error
+
+    monkeypatch.setattr(shards, "write", fail)
+    (told,) = Worker(task[0])(batch())["told"]
+    again = on_ray._again(**json.loads(told))
+    assert again.exit_code == error.exit_code
+    assert again.what.startswith("on ")
+    assert again.what.endswith(f": {error.where}: {error.what}" if error.where else f": {error.what}")
+    assert again.hint == (error.hint or on_ray._KEPT)
 
 
 def test_room_is_that_of_machines_that_live():
