@@ -2,6 +2,7 @@
 
 import json
 import os
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -63,6 +64,7 @@ def test_an_actor_opens_the_model_once_and_tells_of_its_shard(task):
     ("change", "what"),
     [
         ({"made_with": {"precision": "bf16"}}, "this machine would answer with precision fp32 in place of bf16"),
+        ({"made_with": {"new": 1}}, "this machine would answer with new None in place of 1"),
         ({"folder": "elsewhere"}, "elsewhere: this folder is not seen"),
     ],
 )
@@ -98,6 +100,13 @@ def test_an_error_of_a_machine_keeps_its_code(task, error, monkeypatch):
     assert again.what.startswith("on ")
     assert again.what.endswith(f": {error.where}: {error.what}" if error.where else f": {error.what}")
     assert again.hint == (error.hint or on_ray._KEPT)
+
+
+def test_a_machine_whose_fx_knows_more_says_so(task):
+    asked = dict(task[0].made_with)
+    del asked["draft"]
+    (told,) = Worker(replace(task[0], made_with=asked))(batch())["told"]
+    assert "this machine would answer with draft True in place of None" in json.loads(told)["what"]
 
 
 def test_room_is_that_of_machines_that_live():

@@ -58,8 +58,9 @@ class Task:
         torch.set_num_threads(self.cores)
         judge = self.make()
         own = judge.made_with()
-        if differ := [name for name in own if own[name] != self.made_with[name]]:
-            told = ", ".join(f"{name} {own[name]} in place of {self.made_with[name]}" for name in differ)
+        asked = self.made_with
+        if differ := [name for name in {**asked, **own} if own.get(name) != asked.get(name)]:
+            told = ", ".join(f"{name} {own.get(name)} in place of {asked.get(name)}" for name in differ)
             hint = "install the same fx everywhere; where processors differ: --precision fp32"
             raise RunError(f"this machine would answer with {told}", hint=hint)
         return judge
