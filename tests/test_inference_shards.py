@@ -301,6 +301,13 @@ def test_a_gate_sets_and_abstentions_are_those_of_the_local_command(tiny_recipe,
     assert_same(found, local(*options))
 
 
+def test_names_of_shards_outlive_a_power_cut_before_that_of_their_folder(judge, raw, monkeypatch):
+    synced = []
+    monkeypatch.setattr(shards, "sync_folder", lambda folder: synced.append((folder, folder.is_dir(), TABLE.exists())))
+    spread(judge)
+    assert synced == [(PART, True, False), (TABLE.parent, True, True)]
+
+
 def test_told_is_found_again(judge, raw):
     Path("shards").mkdir()
     shard = pictures()[0]

@@ -212,6 +212,7 @@ class ShardFolder:
             for other in self.folder.iterdir():
                 if other.name not in wanted:
                     other.unlink()
+            sync_folder(self.folder)
             _remove(self.file)
             replace(self.folder, self.file)
             keep_notes(self.file)
