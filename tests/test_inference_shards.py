@@ -6,6 +6,7 @@ import secrets
 import shutil
 import sys
 import time
+from contextlib import nullcontext
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -15,7 +16,7 @@ from typer.testing import CliRunner
 
 from fxcli.cli import app
 from fxcli.errors import DataError, RunError
-from fxcli.inference import shards
+from fxcli.inference import on_ray, shards
 from fxcli.inference.opened import open_model
 from fxcli.inference.verdict import open_judge
 from fxcli.run import checkpoint
@@ -95,6 +96,12 @@ def spread(judge, *, resume=False, overwrite=False, upto=None):
     return todo, told
 
 
+def with_ray(monkeypatch):
+    """As if it were installed."""
+    monkeypatch.setitem(sys.modules, "ray", sys)
+    monkeypatch.setattr(sys, "__spec__", object(), raising=False)
+
+
 def rows():
     return pq.read_table(TABLE).to_pylist()
 
@@ -155,18 +162,30 @@ def test_a_shard_that_is_torn_or_changed_is_done_again(judge, raw):
     assert_same(rows(), local())
 
 
-def test_complete_rows_are_there_until_others_are_begun(judge, raw):
-    spread(judge)
+def test_complete_rows_are_there_until_there_is_a_cluster(trained, raw, monkeypatch):
+    def written(task, todo, room):
+        opened = task.opened()
+        return (shards.write(opened, shard, Path(task.folder), task.command) for shard in todo)
+
+    def nowhere(*, cores):
+        raise RunError("no Ray cluster can be used")
+
+    def predict(*more):
+        options = ["raw", "--model", "runs/trained", "--on", "ray", "--out", "out", "--quiet", *more]
+        return CliRunner().invoke(app, ["predict", *options]).exit_code
+
+    with_ray(monkeypatch)
+    monkeypatch.setattr(on_ray, "written", written)
+    monkeypatch.setattr(on_ray, "cluster", lambda *, cores: nullcontext(1))
+    assert predict() == 9
     before = rows()
-    with (
-        pytest.raises(RunError, match="no cluster"),
-        shards.going_to(Path("out"), MADE_WITH, resume=True, overwrite=False) as kept,
-    ):
-        assert len(kept.missing(pictures())) == 1
-        raise RunError("no cluster")
+    assert_same(before, local())
+    with monkeypatch.context() as patch:
+        patch.setattr(on_ray, "cluster", nowhere)
+        assert predict("--resume") == 6
     assert rows() == before
     assert sorted(file.name for file in Path("out").iterdir()) == [TABLE.name, f"{TABLE.name}.json"]
-    spread(judge, resume=True)
+    assert predict("--resume") == 9
     assert rows() == before
 
 
@@ -330,8 +349,7 @@ def test_told_is_found_again(judge, raw):
     ],
 )
 def test_what_does_not_go_with_a_cluster_is_refused(options, told, monkeypatch):
-    monkeypatch.setitem(sys.modules, "ray", sys)
-    monkeypatch.setattr(sys, "__spec__", object(), raising=False)
+    with_ray(monkeypatch)
     done = CliRunner().invoke(app, ["predict", "raw", "--on", "ray", *options])
     assert done.exit_code == 2
     assert told in done.stderr
