@@ -2,13 +2,16 @@
 
 import json
 import os
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 
-from fxcli.errors import RunError, UsageError
+from fxcli.data.radiograph import Caution
+from fxcli.errors import DataError, FxError, MissingDependency, ModelFileError, RunError, UsageError
 from fxcli.inference import on_ray, shards
 from fxcli.inference.on_ray import Task, Worker
 from fxcli.inference.opened import open_model
@@ -34,8 +37,10 @@ def task(trained):
 
 
 def batch():
-    """As Ray gives it."""
+    """As Ray gives it; one picture is in colour."""
     files = sorted(tiny_dataset(Path("raw"), per_class=2).rglob("*.png"))
+    red, black = Image.radial_gradient("L"), Image.new("L", (256, 256))
+    Image.merge("RGB", (red, black, black)).save(files[0])
     cells = np.array([str(file) for file in files])
     names = np.array([os.fsencode(file.absolute()) for file in files], object)
     return {"key": np.array(["k"]), "files": [names], "cells": [cells]}
@@ -49,6 +54,7 @@ def test_an_actor_opens_the_model_once_and_tells_of_its_shard(task):
         (told,) = worker(batch() | {"key": np.array([key])})["told"]
         found = Told(**json.loads(told))
         assert (found.rows, found.failed, found.command) == (6, 0, "one")
+        assert found.cautions == {Caution.COLOUR: 1}
     assert len(opened) == 2
     rows = pq.read_table("shards/a.parquet").to_pylist()
     assert [row["path"] for row in rows] == batch()["cells"][0].tolist()
@@ -58,6 +64,7 @@ def test_an_actor_opens_the_model_once_and_tells_of_its_shard(task):
     ("change", "what"),
     [
         ({"made_with": {"precision": "bf16"}}, "this machine would answer with precision fp32 in place of bf16"),
+        ({"made_with": {"new": 1}}, "this machine would answer with new None in place of 1"),
         ({"folder": "elsewhere"}, "elsewhere: this folder is not seen"),
     ],
 )
@@ -71,6 +78,35 @@ def test_a_machine_that_cannot_do_its_part_says_why(task, change, what):
     assert what in found["what"]
     assert found["hint"]
     assert list(Path("shards").iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        DataError("cannot be written", where="out", hint="make space"),
+        MissingDependency("pyarrow", extra="parquet", purpose="Parquet"),
+        ModelFileError("damaged"),
+        FxError("odd"),
+    ],
+)
+def test_an_error_of_a_machine_keeps_its_code(task, error, monkeypatch):
+    def fail(*_):
+        raise error
+
+    monkeypatch.setattr(shards, "write", fail)
+    (told,) = Worker(task[0])(batch())["told"]
+    again = on_ray._again(**json.loads(told))
+    assert again.exit_code == error.exit_code
+    assert again.what.startswith("on ")
+    assert again.what.endswith(f": {error.where}: {error.what}" if error.where else f": {error.what}")
+    assert again.hint == (error.hint or on_ray._KEPT)
+
+
+def test_a_machine_whose_fx_knows_more_says_so(task):
+    asked = dict(task[0].made_with)
+    del asked["draft"]
+    (told,) = Worker(replace(task[0], made_with=asked))(batch())["told"]
+    assert "this machine would answer with draft True in place of None" in json.loads(told)["what"]
 
 
 def test_room_is_that_of_machines_that_live():

@@ -1,10 +1,12 @@
 """Shards without a cluster: how pictures are cut, what is found again, and that each row is there once."""
 
 import os
+import re
 import secrets
 import shutil
 import sys
 import time
+from contextlib import nullcontext
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -14,9 +16,11 @@ from typer.testing import CliRunner
 
 from fxcli.cli import app
 from fxcli.errors import DataError, RunError
-from fxcli.inference import shards
+from fxcli.inference import on_ray, shards
 from fxcli.inference.opened import open_model
 from fxcli.inference.verdict import open_judge
+from fxcli.run import checkpoint
+from fxcli.run.directory import Run
 from fxcli.testing import tiny_dataset
 
 pa = pytest.importorskip("pyarrow")
@@ -84,6 +88,7 @@ def spread(judge, *, resume=False, overwrite=False, upto=None):
     parts, command = pictures(), secrets.token_hex(8)
     with shards.going_to(Path("out"), MADE_WITH, resume=resume, overwrite=overwrite) as kept:
         todo = kept.missing(parts)
+        kept.begin()
         told = [shards.write(judge, shard, kept.folder, command) for shard in todo[:upto]]
         if upto is not None:
             raise KeyboardInterrupt
@@ -91,13 +96,20 @@ def spread(judge, *, resume=False, overwrite=False, upto=None):
     return todo, told
 
 
+def with_ray(monkeypatch):
+    """As if it were installed."""
+    monkeypatch.setitem(sys.modules, "ray", sys)
+    monkeypatch.setattr(sys, "__spec__", object(), raising=False)
+
+
 def rows():
     return pq.read_table(TABLE).to_pylist()
 
 
-def local():
+def local(*options):
     """The rows of the local command."""
-    options = ["raw", "--model", "runs/trained", "--out", "local", "--overwrite", "--parquet", "--quiet"]
+    options = options or ("--model", "runs/trained")
+    options = ["raw", *options, "--out", "local", "--overwrite", "--parquet", "--quiet"]
     assert CliRunner().invoke(app, ["predict", *options]).exit_code in (0, 9)
     return pq.read_table("local/predictions.parquet").to_pylist()
 
@@ -150,6 +162,33 @@ def test_a_shard_that_is_torn_or_changed_is_done_again(judge, raw):
     assert_same(rows(), local())
 
 
+def test_complete_rows_are_there_until_there_is_a_cluster(trained, raw, monkeypatch):
+    def written(task, todo, room):
+        opened = task.opened()
+        return (shards.write(opened, shard, Path(task.folder), task.command) for shard in todo)
+
+    def nowhere(*, cores):
+        raise RunError("no Ray cluster can be used")
+
+    def predict(*more):
+        options = ["raw", "--model", "runs/trained", "--on", "ray", "--out", "out", "--quiet", *more]
+        return CliRunner().invoke(app, ["predict", *options]).exit_code
+
+    with_ray(monkeypatch)
+    monkeypatch.setattr(on_ray, "written", written)
+    monkeypatch.setattr(on_ray, "cluster", lambda *, cores: nullcontext(1))
+    assert predict() == 9
+    before = rows()
+    assert_same(before, local())
+    with monkeypatch.context() as patch:
+        patch.setattr(on_ray, "cluster", nowhere)
+        assert predict("--resume") == 6
+    assert rows() == before
+    assert sorted(file.name for file in Path("out").iterdir()) == [TABLE.name, f"{TABLE.name}.json"]
+    assert predict("--resume") == 9
+    assert rows() == before
+
+
 def test_pictures_that_came_and_went(judge, raw):
     spread(judge)
     shutil.copy(raw / "class_2" / "1.png", raw / "class_0" / "new.png")
@@ -186,6 +225,26 @@ def test_a_machine_that_does_not_see_the_folder_says_so(judge, raw):
         shards.write(judge, pictures()[0], Path("elsewhere"), "one")
 
 
+def test_a_shard_that_ends_its_process_is_given_up(judge, raw, monkeypatch):
+    Path("shards").mkdir()
+    shard = pictures()[0]
+
+    def ending(*_):
+        raise SystemExit
+
+    with monkeypatch.context() as patch:
+        patch.setattr(shards.parquet, "write", ending)
+        for _ in range(shards.TRIES):
+            with pytest.raises(SystemExit):
+                shards.write(judge, shard, Path("shards"), "one")
+    told = f"3 processes ended at the {len(shard.cells)} pictures from {shard.cells[0]} to {shard.cells[-1]}"
+    with pytest.raises(RunError, match=re.escape(told)) as error:
+        shards.write(judge, shard, Path("shards"), "one")
+    assert "without --on ray" in error.value.hint
+    assert shards.write(judge, shard, Path("shards"), "two").rows == len(shard.cells), "another command tries again"
+    assert not list(Path("shards").glob("*.two.tries"))
+
+
 def test_what_is_there_is_replaced_when_told_so_alone(judge, raw):
     spread(judge)
     with pytest.raises(DataError, match="this folder exists"):
@@ -203,6 +262,20 @@ def test_what_is_there_is_replaced_when_told_so_alone(judge, raw):
             spread(judge, resume=resume)
     spread(judge, overwrite=True)
     assert len(rows()) == 31
+
+
+@pytest.mark.parametrize("name", ["predictions.csv", "predictions.csv.part"])
+def test_rows_of_another_model_are_not_beside_these(name):
+    Path("out").mkdir()
+    (Path("out") / name).write_text("path,status\n", encoding="utf-8")
+    for again in ({"resume": True, "overwrite": False}, {"resume": False, "overwrite": True}):
+        with (
+            pytest.raises(DataError, match="not made with --on ray") as error,
+            shards.going_to(Path("out"), MADE_WITH, **again),
+        ):
+            pass
+        assert error.value.where == Path("out") / name
+    assert [file.name for file in Path("out").iterdir()] == [name]
 
 
 def test_stopped_while_shards_are_put_in_order(judge, raw, monkeypatch):
@@ -227,14 +300,31 @@ def test_stopped_while_shards_are_put_in_order(judge, raw, monkeypatch):
     assert_same(rows(), local())
 
 
-def test_the_gate_is_asked_of_each_shard(judge, raw, monkeypatch):
+def test_a_gate_sets_and_abstentions_are_those_of_the_local_command(tiny_recipe, raw):
     """What the gate said of one shard must not be taken for what it says of the next."""
-    from fxcli.inference.verdict import Judge
+    tiny_recipe()
+    train = ["train", "tiny.yaml", "--set", "train.epochs=1", "--quiet", "--folds", "2", "--out"]
+    for more in (["runs/folds"], ["runs/gate", "--set", "evaluate.negative_class=class_0"]):
+        assert CliRunner().invoke(app, [*train, *more]).exit_code == 0
+    file = Run(Path("runs/folds")).model_file
+    tensors, info = checkpoint.load_model_file(file)
+    info["uncertainty"]["abstentions"] = [[0.2, 0.4]]
+    checkpoint.save_model_file(file, tensors, info)
+    open_one = partial(open_model, device="cpu", fast=True, draft=True)
+    told = partial(open_judge, open_one, "runs/folds", "runs/gate", sets=True, abstain=0.2)
+    spread(told())
+    found = rows()
+    assert len({row["p_finding"] for row in found}) > len(pictures())
+    assert any(row["set"] for row in found)
+    options = ["--model", "runs/folds", "--gate", "runs/gate", "--sets", "--abstain", "0.2"]
+    assert_same(found, local(*options))
 
-    asked = []
-    monkeypatch.setattr(Judge, "ask_gate", lambda self, files: asked.append(tuple(files)))
+
+def test_names_of_shards_outlive_a_power_cut_before_that_of_their_folder(judge, raw, monkeypatch):
+    synced = []
+    monkeypatch.setattr(shards, "sync_folder", lambda folder: synced.append((folder, folder.is_dir(), TABLE.exists())))
     spread(judge)
-    assert asked == [shard.files for shard in pictures()]
+    assert synced == [(PART, True, False), (TABLE.parent, True, True)]
 
 
 def test_told_is_found_again(judge, raw):
@@ -259,8 +349,7 @@ def test_told_is_found_again(judge, raw):
     ],
 )
 def test_what_does_not_go_with_a_cluster_is_refused(options, told, monkeypatch):
-    monkeypatch.setitem(sys.modules, "ray", sys)
-    monkeypatch.setattr(sys, "__spec__", object(), raising=False)
+    with_ray(monkeypatch)
     done = CliRunner().invoke(app, ["predict", "raw", "--on", "ray", *options])
     assert done.exit_code == 2
     assert told in done.stderr

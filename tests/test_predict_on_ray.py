@@ -23,6 +23,30 @@ pytestmark = [pytest.mark.slow]
 
 ROOT = Path(__file__).resolve().parent.parent
 SMALL_SHARDS = "from fxcli.inference import shards; shards.SIZE = 8; from fxcli.cli import main; main()"
+# Its functions go to the actors, which are other processes.
+ENDING = """
+import os
+from fxcli.inference import shards, verdict
+
+shards.SIZE = 8
+here, open_judge = os.getpid(), verdict.open_judge
+
+def open_ending(*given, **more):
+    judge = open_judge(*given, **more)
+    tell = judge.verdict
+
+    def ending(answer):
+        if answer.path.name == "broken.png" and os.getpid() != here:
+            os._exit(1)
+        return tell(answer)
+
+    judge.verdict = ending
+    return judge
+
+verdict.open_judge = open_ending
+from fxcli.cli import main
+main()
+"""
 TABLE = Path("out/predictions.parquet")
 PART = Path("out/predictions.parquet.part")
 
@@ -33,16 +57,16 @@ def environment(**more):
     return {**found, "FX_CACHE_DIR": str(Path("cache").absolute()), **more}
 
 
-def begun(*arguments, address=None):
+def begun(*arguments, address=None, script=SMALL_SHARDS):
     """fx predict in shards of few pictures, as a process."""
-    command = [sys.executable, "-c", SMALL_SHARDS, "predict", *map(str, arguments), "--model", "model.safetensors"]
+    command = [sys.executable, "-c", script, "predict", *map(str, arguments), "--model", "model.safetensors"]
     where = {"RAY_ADDRESS": address} if address else {}
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True, "encoding": "utf-8"}
     return subprocess.Popen(command, env=environment(**where), **pipes)
 
 
-def predict(*arguments, address=None, code=0):
-    process = begun(*arguments, address=address)
+def predict(*arguments, address=None, code=0, script=SMALL_SHARDS):
+    process = begun(*arguments, address=address, script=script)
     stdout, stderr = process.communicate(timeout=600)
     assert process.returncode == code, stderr
     assert stdout == ""
@@ -163,6 +187,14 @@ def test_stopped_and_gone_on_with(raw):
     assert "draft was true, and is false" in predict(
         "raw", "--out", "out", "--on", "ray", "--resume", "--no-draft", code=6
     )
+
+
+def test_a_picture_that_ends_its_process_does_not_end_them_for_ever(raw):
+    told = predict("raw", "--out", "out", "--on", "ray", code=6, script=ENDING)
+    assert "3 processes ended at the " in told
+    assert "--resume goes on" in told
+    predict("raw", "--out", "out", "--on", "ray", "--resume", code=9)
+    assert pq.read_table(TABLE).num_rows == 61
 
 
 def test_a_cluster_that_is_not_there_is_told_at_once(raw):

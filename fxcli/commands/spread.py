@@ -58,6 +58,7 @@ def spread(
             done = len(files) - sum(len(shard.files) for shard in todo)
             bar: tqdm[Any] = console.progress(total=len(files), done=done, what="predict")
             with on_ray.cluster(cores=cores) as room, bar:
+                kept.begin()  # not before there is somebody who answers
                 for told in on_ray.written(task, todo, room=room):
                     failed += told.failed
                     cautions.update(told.cautions)

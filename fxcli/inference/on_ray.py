@@ -58,8 +58,9 @@ class Task:
         torch.set_num_threads(self.cores)
         judge = self.make()
         own = judge.made_with()
-        if differ := [name for name in own if own[name] != self.made_with[name]]:
-            told = ", ".join(f"{name} {own[name]} in place of {self.made_with[name]}" for name in differ)
+        asked = self.made_with
+        if differ := [name for name in {**asked, **own} if own.get(name) != asked.get(name)]:
+            told = ", ".join(f"{name} {own.get(name)} in place of {asked.get(name)}" for name in differ)
             hint = "install the same fx everywhere; where processors differ: --precision fp32"
             raise RunError(f"this machine would answer with {told}", hint=hint)
         return judge
@@ -82,7 +83,8 @@ class Worker:
             told = asdict(shards.write(self.judge, shard, Path(self.task.folder), self.task.command))
         except FxError as error:
             where = f"{error.where}: " if error.where else ""
-            told = {"what": f"on {platform.node()}: {where}{error.what}", "hint": error.hint}
+            what = f"on {platform.node()}: {where}{error.what}"
+            told = {"code": error.exit_code, "what": what, "hint": error.hint}
         return {"told": [json.dumps(told)]}
 
 
@@ -166,7 +168,7 @@ def written(task: Task, todo: Sequence[Shard], *, room: int) -> Iterator[Told]:
         room: For so many actors.
 
     Raises:
-        RunError: A machine cannot do its part.
+        FxError: A machine cannot do its part; of the branch of the tree that its error was of.
     """
     import ray.data
 
@@ -183,5 +185,14 @@ def written(task: Task, todo: Sequence[Shard], *, room: int) -> Iterator[Told]:
     for row in made.iter_rows():
         told = json.loads(row["told"])
         if "what" in told:
-            raise RunError(told["what"], hint=told["hint"] or _KEPT)
+            raise _again(**told)
         yield Told(**told)
+
+
+def _again(code: int, what: str, hint: str | None) -> FxError:
+    """The error of another machine."""
+    kind = {each.exit_code: each for each in FxError.__subclasses__()}.get(code, FxError)
+    # Some classes build their message of what is not known here.
+    error = kind.__new__(kind)
+    FxError.__init__(error, what, hint=hint or _KEPT)
+    return error

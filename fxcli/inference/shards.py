@@ -1,6 +1,6 @@
 """Predictions of very many pictures in shards: each is a Parquet file of its own, that any machine may write.
 
-    predictions.parquet.part/            shards so far: <key>.parquet
+    predictions.parquet.part/            shards so far: <key>.parquet; <key>.<command>.tries of one that is begun
     predictions.parquet/                 all of them, in the order of the pictures: part-<number>-<key>.parquet
     predictions.parquet.part.json …      what they are made with, see notes
     lock.json                            who is at work here
@@ -26,7 +26,7 @@ from typing import Any
 
 from fxcli.console import console
 from fxcli.data import parquet
-from fxcli.errors import RunError
+from fxcli.errors import DataError, RunError
 from fxcli.evaluation.lines import Lines
 from fxcli.evaluation.predictions import PredictionTable
 from fxcli.evaluation.table import kind_of
@@ -38,6 +38,8 @@ from fxcli.run.files import copy, replace, saying, sync_folder
 NAME = "predictions.parquet"
 # Pictures of a shard, on average and at most: some ten seconds of a core, which is what a lost machine costs.
 SIZE, MOST = 256, 1024
+# How often a shard is begun: a machine may be lost, but a picture must not end one process after another.
+TRIES = 3
 
 
 @dataclass(frozen=True)
@@ -109,7 +111,8 @@ def write(judge: Judge, shard: Shard, folder: Path, command: str) -> Told:
         command: Kept in the file; unique.
 
     Raises:
-        RunError: This machine does not see the folder.
+        RunError: This machine does not see the folder, or the shard has ended too many processes.
+        DataError: Its rows cannot be written.
     """
     file = _file(folder, shard.key)
     known = told_of(file)
@@ -118,6 +121,7 @@ def write(judge: Judge, shard: Shard, folder: Path, command: str) -> Told:
     if not folder.is_dir():
         hint = "the pictures, the model and --out DIR must lie where every machine of the cluster sees them"
         raise RunError("this folder is not seen", where=folder, hint=hint)
+    tries = _try(shard, folder, command)
     begun, failed, cautions = time.time(), 0, Counter[str]()
     model = judge.opened.model
     table = PredictionTable(model.classes, model.info, extra=judge.columns)
@@ -129,14 +133,30 @@ def write(judge: Judge, shard: Shard, folder: Path, command: str) -> Told:
         cautions.update(map(str, verdict.pop("cautions")))
         failed += verdict["status"] == "error"
         text.append(lines.line(table.record(cell, **verdict)))
-    told = Told(len(shard.cells), failed, begun, cautions, command)
+    told = Told(len(shard.cells), failed, begun, dict(cautions), command)
     about = {"failed": str(failed), "begun": repr(begun), "cautions": json.dumps(cautions), "command": command}
     # Another machine may be at the same shard, if this one is thought to be lost.
     own = folder / f"{shard.key}.{secrets.token_hex(6)}"
     columns = {name: kind_of(name) for name in table.columns}
     parquet.write(io.BytesIO("".join(text).encode("utf-8", "backslashreplace")), own, columns, about)
-    replace(own, file)
+    with saying(file):
+        replace(own, file)
+    tries.unlink(missing_ok=True)
     return told
+
+
+def _try(shard: Shard, folder: Path, command: str) -> Path:
+    """Counts how often a shard was begun; gives the file that does, one byte each."""
+    file = folder / f"{shard.key}.{command}.tries"
+    with saying(file), file.open("ab") as handle:
+        if handle.tell() < TRIES:
+            handle.write(b".")
+            return file
+    hint = "predict these without --on ray, or leave one out; if memory is short, more --workers make fewer processes"
+    raise RunError(
+        f"{TRIES} processes ended at the {len(shard.cells)} pictures from {shard.cells[0]} to {shard.cells[-1]}",
+        hint=f"{hint}. What is done is kept, and --resume goes on with it",
+    )
 
 
 def told_of(file: Path) -> Told | None:
@@ -161,15 +181,26 @@ class ShardFolder:
 
     def missing(self, shards: Sequence[Shard]) -> list[Shard]:
         """Those that have no file yet, or one with an error, or with a picture that changed since."""
-        there = {file.stem for file in self.folder.glob(f"*{parquet.SUFFIX}")}
-        todo = [shard for shard in shards if shard.key not in there or not self._is_done(shard)]
+        folder = self.folder if self.folder.exists() else self.file
+        there = {_key(file): file for file in folder.glob(f"*{parquet.SUFFIX}")}
+        todo = [shard for shard in shards if shard.key not in there or not _is_done(shard, there[shard.key])]
         if there:
             left, total = (sum(len(shard.files) for shard in part) for part in (todo, shards))
             console.note(f"going on: {total - left} of {total} pictures have their row")
         return todo
 
+    def begin(self) -> None:
+        """Makes place for shards: complete ones are no table from here on. Called again it does nothing."""
+        with saying(self.folder):
+            if not self.folder.exists():
+                replace(notes_of(self.file), notes_of(self.folder))
+                replace(self.file, self.folder)
+            for shard in self.folder.glob(f"part-*{parquet.SUFFIX}"):
+                replace(shard, _file(self.folder, _key(shard)))
+
     def finish(self, shards: Sequence[Shard]) -> None:
         """Puts the shards in the order of the pictures, and gives their folder its name."""
+        self.begin()
         last = {shard.key: number for number, shard in enumerate(shards)}
         with saying(self.file):
             wanted = set()
@@ -181,6 +212,7 @@ class ShardFolder:
             for other in self.folder.iterdir():
                 if other.name not in wanted:
                     other.unlink()
+            sync_folder(self.folder)
             _remove(self.file)
             replace(self.folder, self.file)
             keep_notes(self.file)
@@ -194,12 +226,6 @@ class ShardFolder:
         else:
             _remove(self.folder)
             notes_of(self.folder).unlink(missing_ok=True)
-
-    def _is_done(self, shard: Shard) -> bool:
-        told = told_of(_file(self.folder, shard.key))
-        if told is None or told.failed or told.rows != len(shard.cells):
-            return False
-        return all(changed(file) < told.begun for file in shard.files)
 
 
 @contextlib.contextmanager
@@ -219,23 +245,24 @@ def going_to(folder: Path, made_with: Mapping[str, Any], *, resume: bool, overwr
 
 def _open(kept: ShardFolder, made_with: Mapping[str, Any], *, resume: bool, overwrite: bool) -> None:
     part, file = kept.folder, kept.file
+    alone = file.with_suffix(".csv")
+    for other in (alone, part_of(alone)):
+        if other.exists():
+            what = "these rows were not made with --on ray, and must not lie beside others"
+            raise DataError(what, where=other, hint="--out names another folder")
     if file.is_file() and not overwrite:
         raise taken(file, "these rows were not made with --on ray")
     if resume and file.is_dir() and not part.exists():
         # Complete, and perhaps no longer.
         keep_notes(file)  # stopped between its name and theirs
         check_notes(file, made_with)
-        with saying(part):
-            replace(notes_of(file), notes_of(part))
-            replace(file, part)
+        return
     if file.exists() and not (resume or overwrite):
         raise taken(file, "this folder exists")
     if part.exists() and not resume and not overwrite:
         raise taken(part, "a prediction that was stopped left shards here", "--resume goes on; ")
     if part.exists() and not overwrite:
         check_notes(part, made_with)
-        for shard in part.glob("part-*.parquet"):
-            replace(shard, _file(part, shard.stem.rpartition("-")[2]))
         return
     with saying(part):
         _remove(part)
@@ -245,6 +272,17 @@ def _open(kept: ShardFolder, made_with: Mapping[str, Any], *, resume: bool, over
 
 def _file(folder: Path, key: str) -> Path:
     return folder / f"{key}{parquet.SUFFIX}"
+
+
+def _key(file: Path) -> str:
+    return file.stem.rpartition("-")[2]
+
+
+def _is_done(shard: Shard, file: Path) -> bool:
+    told = told_of(file)
+    if told is None or told.failed or told.rows != len(shard.cells):
+        return False
+    return all(changed(picture) < told.begun for picture in shard.files)
 
 
 def _remove(path: Path) -> None:
