@@ -274,15 +274,13 @@ def _columns(rows: list[Row], asked: Asked) -> list[str]:
 
 def _metadata(opened: Opened, manifest: Manifest, values: dict[str, list[str]], asked: Asked) -> Metadata | None:
     """What the columns that were asked for tell of a finding, learnt from training pictures; None: it is not asked."""
-    from fxcli.data.manifest import COLUMNS
-    from fxcli.evaluation.metadata import metadata_alone
+    from fxcli.inference.measured import metadata_of
 
     negative = opened.model.info.get("negative_class")
     if negative is None or asked.split in (OOF, "train"):
         return None
     learnt = manifest.part("train")
-    columns = {name: [row.column(name) for row in learnt] for name in asked.by if name not in COLUMNS}
-    return metadata_alone(columns, [row.label != negative for row in learnt], values)
+    return metadata_of(learnt, [row.label != negative for row in learnt], values)
 
 
 def _look(opened: Opened, manifest: Manifest, rows: list[Row], asked: Asked) -> dict[str, Any]:

@@ -18,8 +18,7 @@ from fxcli.run import provenance
 from fxcli.run.files import sha256_of, write_json, write_text
 
 if TYPE_CHECKING:
-    from fxcli.data.boxes import Boxes, BoxSet
-    from fxcli.data.manifest import Manifest
+    from fxcli.data.boxes import Boxes
     from fxcli.evaluation.detection import Detections
     from fxcli.evaluation.metadata import Metadata
     from fxcli.inference.detected import OpenedDetector, Sighting
@@ -96,7 +95,7 @@ def _measured(opened: OpenedDetector, data: Path | None, split: str, by: Sequenc
     from fxcli.data.radiograph import warn_of
     from fxcli.evaluation.box_table import BoxTable
     from fxcli.evaluation.detection import measured
-    from fxcli.inference.measured import learnt_from, look_at
+    from fxcli.inference.measured import learnt_from, look_at, metadata_of
     from fxcli.inference.opened import manifest_of
 
     manifest = manifest_of(opened.file, opened.run, opened.model.info, data, "fx evaluate")
@@ -141,22 +140,13 @@ def _measured(opened: OpenedDetector, data: Path | None, split: str, by: Sequenc
         "notice": BoxTable(opened.model.info).notice,
     }
     asked = {name: [values[index] for index in read] for name, values in columns.items()}
-    metadata = _metadata(manifest, boxes, asked, by) if split != "train" else None
-    has_box = np.array([len(each) > 0 for each in true])
+    learnt = boxes.known(manifest.part("train")) if split != "train" else []
+    metadata = metadata_of(learnt, [len(boxes.by_path[row.path]) > 0 for row in learnt], asked)
+    own = [groups[index] for index in read]
     if metadata:
-        result["metadata"] = metadata.to_mapping(has_box, [groups[index] for index in read])
+        result["metadata"] = metadata.to_mapping(np.array([len(each) > 0 for each in true]), own)
     if columns:
-        result["by"] = {name: {} for name in columns}
-    for name, values in asked.items():
-        for value in sorted(set(values)):
-            inside = np.array([each == value for each in values])
-            places = np.flatnonzero(inside)
-            chosen = [[each[place] for place in places] for each in (found, true)]
-            of = [groups[read[place]] for place in places]
-            figures = measured(chosen[0], chosen[1], classes, of)  # type: ignore[arg-type]
-            if metadata:
-                figures["metadata_auroc"] = metadata.auroc(has_box[inside], of, inside=inside)
-            result["by"][name][value] = figures
+        result["by"] = {name: _by_value(values, found, true, own, classes, metadata) for name, values in asked.items()}
     if split == "test" and (look := look_at(opened, manifest, rows)):
         console.note(f"{look.told()} ({manifest.root / 'test_looks.jsonl'})")
         result |= {"look": look.number, "models_that_looked": look.models}
@@ -166,17 +156,33 @@ def _measured(opened: OpenedDetector, data: Path | None, split: str, by: Sequenc
         (row.path, group, each, len(boxes.by_path[row.path]))
         for row, group, each in zip(rows, groups, told, strict=True)
     ]
-    return Measured(opened, result, found, true, [groups[index] for index in read], paths, lines)
+    return Measured(opened, result, found, true, own, paths, lines)
 
 
-def _metadata(manifest: Manifest, boxes: BoxSet, asked: dict[str, list[str]], by: Sequence[str]) -> Metadata | None:
-    """What the columns that were asked for tell of whether there is any box, learnt from training pictures."""
-    from fxcli.data.manifest import COLUMNS
-    from fxcli.evaluation.metadata import metadata_alone
+def _by_value(
+    values: Sequence[str],
+    found: Sequence[Detections],
+    true: Sequence[Boxes],
+    groups: Sequence[str],
+    classes: Sequence[str],
+    metadata: Metadata | None,
+) -> dict[str, dict[str, Any]]:
+    """Figures of the pictures with each value of a column, and what metadata alone tell of them."""
+    import numpy as np
 
-    learnt = boxes.known(manifest.part("train"))
-    columns = {name: [row.column(name) for row in learnt] for name in by if name not in COLUMNS}
-    return metadata_alone(columns, [len(boxes.by_path[row.path]) > 0 for row in learnt], asked)
+    from fxcli.evaluation.detection import measured
+
+    told = {}
+    for value in sorted(set(values)):
+        inside = np.array([each == value for each in values])
+        places = np.flatnonzero(inside).tolist()
+        of = [groups[place] for place in places]
+        figures = measured([found[place] for place in places], [true[place] for place in places], classes, of)
+        if metadata:
+            has_box = np.array([len(true[place]) > 0 for place in places])
+            figures["metadata_auroc"] = metadata.auroc(has_box, of, inside=inside)
+        told[value] = figures
+    return told
 
 
 def _numbered(boxes: Boxes, theirs: Sequence[str], ours: Sequence[str]) -> Boxes:

@@ -235,9 +235,10 @@ def _opened(path: Path, most_rows: int) -> Iterator[Any]:
     import pyarrow.parquet as pq
 
     try:
-        names = [field.name for field in pq.read_schema(path) if _is_text(field.type)]
+        about = pq.read_metadata(path)
+        names = [field.name for field in about.schema.to_arrow_schema() if _is_text(field.type)]
         # Kept as what differs and where it stands: a text of many rows stands in a file once.
-        with pq.ParquetFile(path, read_dictionary=names) as file:
+        with pq.ParquetFile(path, metadata=about, read_dictionary=names) as file:
             if file.metadata.num_rows > most_rows:
                 raise DataError(f"more than {most_rows:,} rows: this is no list of pictures", where=path)
             yield file

@@ -5,14 +5,15 @@ Called by `fx evaluate` and by studies; training's own validation needs logits a
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
 from fxcli.console import console
-from fxcli.data.manifest import Manifest, Row, groups_of, read_manifest
+from fxcli.data.manifest import COLUMNS, Manifest, Row, groups_of, read_manifest
 from fxcli.data.radiograph import warn_of
 from fxcli.errors import DataError, RunError
+from fxcli.evaluation.metadata import Metadata, metadata_alone
 from fxcli.evaluation.predictions import Labelled, LabelledRow, read_labelled
 from fxcli.inference.detected import OpenedDetector
 from fxcli.inference.opened import Opened, by
@@ -56,6 +57,18 @@ def measure(opened: Opened, manifest: Manifest, rows: Sequence[Row]) -> tuple[La
         by_fold=np.stack([members[:, places].mean(axis=1) for places in by("fold", opened.model.info)], axis=1),
     )
     return said, told
+
+
+def metadata_of(learnt: Sequence[Row], positive: Sequence[bool], asked: Mapping[str, Sequence[str]]) -> Metadata | None:
+    """What columns of a manifest tell of a finding without any picture; those that fx writes itself are left out.
+
+    Args:
+        learnt: Training pictures of the same manifest.
+        positive: Whether each of them bears a finding.
+        asked: Column → value of each picture that is measured.
+    """
+    columns = {name: [row.column(name) for row in learnt] for name in asked if name not in COLUMNS}
+    return metadata_alone(columns, positive, asked)
 
 
 def learnt_from(opened: Opened | OpenedDetector, rows: Sequence[Row]) -> int:
