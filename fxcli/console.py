@@ -88,13 +88,16 @@ class Console:
     def progress(
         self, items: Iterable[T] = (), *, total: int | None, what: str, unit: str = "img", done: int = 0
     ) -> tqdm[T]:
-        """A progress bar on stderr; nothing is drawn with --quiet or when stderr is no terminal."""
+        """A progress bar on stderr; a line now and then where that is no terminal, and nothing with --quiet."""
         from tqdm import tqdm
 
-        hidden = self.quiet or not sys.stderr.isatty()
-        return tqdm(
-            items, total=total, desc=what, unit=unit, initial=done, disable=hidden, leave=False, file=sys.stderr
+        from fxcli.progress import Lines
+
+        kind: type[tqdm[Any]] = tqdm if sys.stderr.isatty() else Lines
+        bar: tqdm[T] = kind(
+            items, total=total, desc=what, unit=unit, initial=done, disable=self.quiet, leave=False, file=sys.stderr
         )
+        return bar
 
 
 def json_line(value: Mapping[str, Any]) -> str:
@@ -103,9 +106,13 @@ def json_line(value: Mapping[str, Any]) -> str:
 
 
 def _say(text: str) -> None:
+    if not sys.stderr.isatty():
+        sys.stderr.write(_plain(text) + "\n")
+        sys.stderr.flush()
+        return
     from tqdm import tqdm
 
-    # Not sys.stderr.write: a line must not run into a progress bar.
+    # A line must not run into a progress bar.
     tqdm.write(_plain(text), file=sys.stderr)
 
 

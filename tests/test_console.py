@@ -4,6 +4,7 @@ import inspect
 import io
 import json
 import os
+import re
 import subprocess
 import sys
 
@@ -111,6 +112,34 @@ def test_progress_is_drawn_on_a_terminal_unless_quiet(out, monkeypatch, capsys, 
     assert list(out.progress(range(3), total=3, what="reading")) == [0, 1, 2]
     assert ("reading" in sys.stderr.getvalue()) is drawn
     assert capsys.readouterr().out == ""
+
+
+class Clock:
+    """Each time it is looked at, a minute has gone by."""
+
+    def __init__(self):
+        self.now = 0.0
+
+    def __call__(self):
+        self.now += 60.0
+        return self.now
+
+
+@pytest.mark.parametrize(("quiet", "pictures", "least"), [(False, 40, 3), (False, 2, 0), (True, 40, 0)])
+def test_progress_in_a_log_is_a_line_every_few_minutes(out, monkeypatch, quiet, pictures, least):
+    monkeypatch.setattr(sys, "stderr", io.StringIO())
+    monkeypatch.setattr("tqdm.std.time", Clock())
+    out.configure(quiet=quiet)
+    bar = out.progress(total=pictures, what="reading", unit="pic")
+    for _ in range(pictures):
+        bar.update()
+        out.warn("odd")
+    bar.close()
+
+    lines = [line for line in sys.stderr.getvalue().splitlines() if line != "warning: odd"]
+    assert least <= len(lines) <= pictures / 4  # a line takes further looks
+    assert all(re.fullmatch(r"reading: \d+ of 40 \(pic\), \S+ so far, \S+ left", line) for line in lines)
+    assert "\r" not in sys.stderr.getvalue()
 
 
 def test_progress_goes_on_from_what_is_done(out, monkeypatch):

@@ -29,12 +29,11 @@ LAYERS = (
     {"data"},
     {"recipe", "run"},
     {"zoo"},
-    {"console", "errors"},
+    {"console"},
+    {"errors", "progress"},
 )
 RANKS = {package: rank for rank, layer in enumerate(LAYERS) for package in layer}
 
-# One neighbour that may be imported: the console shows errors.
-ALLOWED = {("console", "errors")}
 # What the public names of `fxcli` are made of.
 PUBLIC = {"api", "errors", "zoo"}
 
@@ -99,7 +98,7 @@ def violations(files: dict[str, str]) -> list[str]:
                 # The version is the one public name that fxcli itself reads.
                 allowed = name == "__version__"
             elif reached is not None and not allowed:
-                allowed = RANKS[home] < RANKS[reached] or (home, reached) in ALLOWED
+                allowed = RANKS[home] < RANKS[reached]
             if not allowed:
                 found.append(f"{module}:{line} imports {target} {name}".rstrip())
     return found
