@@ -26,7 +26,7 @@ from fxcli.model.init import initialise
 from fxcli.recipe.load import load, shipped
 from fxcli.recipe.schema import Model, PretrainRecipe
 from fxcli.run import checkpoint, directory
-from fxcli.training import pretrain
+from fxcli.training import pretrain, watch
 
 CPU = Compute(torch.device("cpu"))
 BYOL_OPTIONS = "options: {hidden_dim: 16, momentum: 0.5}"
@@ -118,6 +118,11 @@ def lines(run):
     ]
 
 
+def epochs(run):
+    """Lines without that of the start."""
+    return [line for line in lines(run) if line["epoch"]]
+
+
 def assert_same(run, other):
     one, two = tensors(run), tensors(other)
     assert one.keys() == two.keys()
@@ -128,8 +133,8 @@ def assert_same(run, other):
 @pytest.mark.parametrize("method", ["simclr", "byol"])
 def test_the_loss_falls_and_the_file_says_what_it_is(recipe_of, go, method):
     run, figures = go(recipe_of(method, "train.epochs=8"))
-    losses = [line["train_loss"] for line in lines(run)]
-    assert [line["step"] for line in lines(run)] == list(range(3, 27, 3))
+    losses = [line["train_loss"] for line in epochs(run)]
+    assert [line["step"] for line in epochs(run)] == list(range(3, 27, 3))
     assert losses[-1] < losses[0]
     assert figures == {"loss": losses[-1]}
     found, header = checkpoint.load_model_file(run.model_file)
@@ -175,8 +180,8 @@ def test_saves_by_the_clock_and_ends_by_it(recipe_of, go, monkeypatch):
     go(recipe)
     assert saved == [1, 2, 3, 3, 4, 5, 6, 6]
     run, figures = go(recipe_of("simclr", "train.max_minutes=1e-9"))
-    assert [line["step"] for line in lines(run)] == [1]
-    assert figures["loss"] == lines(run)[0]["train_loss"]
+    assert [line["step"] for line in epochs(run)] == [1]
+    assert figures["loss"] == epochs(run)[0]["train_loss"]
 
 
 @pytest.mark.parametrize(("batch_size", "steps"), [(23, 1), (22, 2), (12, 2), (64, 1)])
@@ -197,7 +202,7 @@ def test_batches_of_a_step_add_up_to_the_gradient_of_all_its_pictures(recipe_of,
     for whole, batch, accumulate, steps in ((10, 5, 2, 3), (18, 6, 3, 2), (23, 23, 1, 1)):
         one, _ = go(recipe_of("simclr", *sets, f"train.batch_size={whole}"))
         two, _ = go(recipe_of("simclr", *sets, f"train.batch_size={batch}", f"train.accumulate={accumulate}"))
-        assert [line["step"] for line in lines(two)] == [line["step"] for line in lines(one)] == [steps, 2 * steps]
+        assert [line["step"] for line in epochs(two)] == [line["step"] for line in epochs(one)] == [steps, 2 * steps]
         ours, theirs = tensors(two), tensors(one)
         assert all(torch.allclose(ours[name], theirs[name], atol=1e-6) for name in ours)
     told = capsys.readouterr().err
@@ -207,7 +212,7 @@ def test_batches_of_a_step_add_up_to_the_gradient_of_all_its_pictures(recipe_of,
 def test_a_picture_left_alone_ends_the_step_before_it(recipe_of, go):
     """24 pictures in batches of 23 and 1: the first is the last of its epoch, though accumulate asks for four."""
     run, _ = go(recipe_of("simclr", "train.batch_size=23", "train.accumulate=4"))
-    assert [line["step"] for line in lines(run)] == [1, 2]
+    assert [line["step"] for line in epochs(run)] == [1, 2]
 
 
 def test_bf16_and_sgd_run(recipe_of, go):
@@ -333,9 +338,11 @@ def test_looks_are_logged_at_intervals_and_at_the_end(recipe_of, demo_zoo, manif
     recipe = recipe_of("simclr", "train.epochs=5", "train.look_every=2")
     run = directory.create("x", {}, out=None)
     pretrain.train(recipe, manifest, CPU, demo_zoo, {}, run, resume=False)
-    lines = [json.loads(line) for line in run.metrics_file.read_text(encoding="utf-8").splitlines()]
-    assert [line["epoch"] for line in lines if "effective_rank" in line] == [2, 4, 5]
-    for line in lines:
+    found = lines(run)
+    assert [line["epoch"] for line in found if "effective_rank" in line] == [0, 2, 4, 5]
+    assert "train_loss" not in found[0]
+    assert (run.path / "log.txt").read_text(encoding="utf-8").count("knn_balanced_accuracy") == 4
+    for line in found:
         if "effective_rank" in line:
             assert 0 <= line["knn_balanced_accuracy"] <= 1
             assert line["feature_spread"] > 0
@@ -369,22 +376,35 @@ def test_a_collapse_ends_it_with_a_reason(recipe_of, demo_zoo, manifest, monkeyp
     pretrain.train(blind, manifest, CPU, demo_zoo, {}, directory.create("y", {}, out=None), resume=False)
 
 
+def test_a_start_to_which_all_looks_alike_is_told_alone(recipe_of, demo_zoo, manifest, monkeypatch):
+    monkeypatch.setattr(watch.representation, "LEAST_SPREAD", 2.0)
+    run = directory.create("x", {}, out=None)
+    with pytest.raises(RunError, match="has collapsed"):
+        pretrain.train(recipe_of("simclr", "train.look_every=1"), manifest, CPU, demo_zoo, {}, run, resume=False)
+    assert [line["epoch"] for line in lines(run)] == [0]
+
+
 def test_without_labels_it_looks_for_collapse_alone(recipe_of, demo_zoo, manifest):
     alone = replace(manifest, rows=tuple(replace(row, label="x") for row in manifest.rows))
-    watch = pretrain.build(recipe_of("simclr"), alone, CPU, demo_zoo).watch
     backbone = demo_zoo.backbone("demo_tiny").build(BackboneArgs(image_size_px=32))
-    assert set(watch.look(backbone, lambda: None)) == {"feature_spread", "effective_rank"}
+    watching = pretrain.build(recipe_of("simclr"), alone, CPU, demo_zoo).watch
+    assert set(watching.look(backbone, lambda: None)) == {"feature_spread", "effective_rank"}
 
 
-def test_a_stop_during_a_look_is_resumed_to_the_same_lines(recipe_of, demo_zoo, manifest, monkeypatch):
+@pytest.mark.parametrize("done", [0, 1])
+def test_a_stop_during_a_look_is_resumed_to_the_same_lines(recipe_of, demo_zoo, manifest, monkeypatch, done):
     recipe = recipe_of("simclr", "train.look_every=1")
     whole = directory.create("x", {}, out=None)
     pretrain.train(recipe, manifest, CPU, demo_zoo, {}, whole, resume=False)
     run = directory.create("y", {}, out=None)
     real = pretrain._look
 
+    looks = []
+
     def stopped(*arguments):
-        signal.raise_signal(signal.SIGINT)
+        looks.append(arguments)
+        if len(looks) > done:
+            signal.raise_signal(signal.SIGINT)
         return real(*arguments)
 
     with monkeypatch.context() as patch:
@@ -392,17 +412,6 @@ def test_a_stop_during_a_look_is_resumed_to_the_same_lines(recipe_of, demo_zoo, 
         with pytest.raises(Interrupted):
             pretrain.train(recipe, manifest, CPU, demo_zoo, {}, run, resume=False)
     pretrain.train(recipe, manifest, CPU, demo_zoo, {}, run, resume=True)
-    ours, theirs = (
-        [
-            {
-                key: value
-                for key, value in json.loads(line).items()
-                if key not in ("seconds", "data_wait_s", "compute_s")
-            }
-            for line in each.metrics_file.read_text(encoding="utf-8").splitlines()
-        ]
-        for each in (whole, run)
-    )
-    assert ours == theirs
+    assert lines(run) == lines(whole)
     one, two = (checkpoint.load_model_file(each.model_file)[0] for each in (whole, run))
     assert all(torch.equal(one[name], two[name]) for name in one)

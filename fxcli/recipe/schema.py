@@ -236,8 +236,8 @@ class PretrainLoop(Section):
         5,
         ge=0,
         le=1_000_000,
-        description="epochs between looks at what was learnt: nearest neighbours by their labels, and whether all "
-        "pictures look alike, which ends it; 0 = never",
+        description="epochs between looks, from the start on, at what was learnt: nearest neighbours by their labels, "
+        "and whether all pictures look alike, which ends it; 0 = never",
     )
 
     epochs: int = Field(30, ge=1, le=1_000_000, description="passes over the pool")

@@ -159,7 +159,8 @@ def train(
     if resume and run.state_file.exists():
         _restore(pretraining, run)
     timer = Timer(place.spent_s, place.data_wait_s, place.compute_s)
-    log = Log(run, zoo, keep_epochs=place.epoch)
+    # Of the start, epoch 0, it is known only once the first batch is through that it was looked at.
+    log = Log(run, zoo, keep_epochs=place.epoch if place.epoch or place.batch else -1)
     size, passes = recipe.train.batch_size, recipe.train.accumulate
     if passes > 1:
         # Unlike a classifier's, most losses here are not the mean of what each picture gives alone.
@@ -170,6 +171,10 @@ def train(
     try:
         with Stop() as stop:
             _keep(pretraining, run, stop)
+            if recipe.train.look_every and not (place.epoch or place.batch):
+                found = _look(pretraining, run, timer, stop)
+                log.write(0, {"epoch": 0, **found})
+                _tell(pretraining, run, found)
             while place.epoch < recipe.train.epochs and not place.done:
                 started = timer.totals
                 _epoch(pretraining, run, timer, stop)
@@ -298,22 +303,30 @@ def _end_epoch(
     run.update(seconds={name: round(value, 1) for name, value in timer.totals.items()})
     minutes = timer.spent_s / place.epoch * (epochs - place.epoch) / 60
     times = f"data {waited:.1f} s, compute {computed:.1f} s"
-    shown = " ".join(f"{name} {value:.3f}" for name, value in {"train_loss": place.loss, **found}.items())
-    console.note(f"{place.epoch}/{epochs}  {shown}  {times}  {minutes:.1f} min left")
-    run.log(f"epoch {place.epoch} {shown}")
+    _tell(pretraining, run, {"train_loss": place.loss, **found}, f"  {times}  {minutes:.1f} min left")
     # save
     _save(pretraining, run, timer)
 
 
+def _tell(pretraining: Pretraining, run: Run, found: Mapping[str, float], rest: str = "") -> None:
+    """A line for people and for the run's log."""
+    place = pretraining.place
+    shown = " ".join(f"{name} {value:.3f}" for name, value in found.items())
+    console.note(f"{place.epoch}/{pretraining.recipe.train.epochs}  {shown}{rest}")
+    run.log(f"epoch {place.epoch} {shown}")
+
+
 def _look(pretraining: Pretraining, run: Run, timer: Timer, stop: Stop) -> dict[str, float]:
     """What the backbone is worth now. Stopped meanwhile, the epoch is not over, and a resume looks again."""
+    place = pretraining.place
+    is_start = not (place.epoch or place.batch)
 
     def check() -> None:
         if stop.asked:
             _save(pretraining, run, timer)
-            raise stop.interrupted(run, pretraining.place.step)
+            raise stop.interrupted(run, place.step)
 
-    return pretraining.watch.look(pretraining.method.backbone, check)
+    return pretraining.watch.look(pretraining.method.backbone, check, may_be_collapsed=is_start)
 
 
 def _save(pretraining: Pretraining, run: Run, timer: Timer) -> None:

@@ -1,6 +1,7 @@
 """What a pretraining has learnt so far: nearest neighbours by their labels, and whether everything looks alike.
 
-Nothing is chosen by it; it stops a pretraining alone that has collapsed. Called by pretrain at the end of an epoch.
+Nothing is chosen by it; it stops a pretraining alone that has collapsed. Called by pretrain before the first epoch and
+at the end of some.
 """
 
 from __future__ import annotations
@@ -44,12 +45,15 @@ class Watch:
     compute: Compute
     workers: int | None = None
 
-    def look(self, backbone: nn.Module, check: Callable[[], None]) -> dict[str, float]:
+    def look(
+        self, backbone: nn.Module, check: Callable[[], None], *, may_be_collapsed: bool = False
+    ) -> dict[str, float]:
         """What is logged.
 
         Args:
             backbone: Images → feature map; its mode is put back.
             check: Called before each batch; may raise to end it.
+            may_be_collapsed: Before anything is learnt: to random weights all pictures may look alike.
 
         Returns:
             feature_spread and effective_rank of training pictures; with a validation part of two or more classes,
@@ -67,7 +71,10 @@ class Watch:
         found = self._features(backbone, [*voting, *asked], check)
         bank = found[:count]
         told = {"feature_spread": representation.spread(bank), "effective_rank": representation.effective_rank(bank)}
-        if told["feature_spread"] < representation.LEAST_SPREAD or told["effective_rank"] < representation.LEAST_RANK:
+        is_collapsed = (
+            told["feature_spread"] < representation.LEAST_SPREAD or told["effective_rank"] < representation.LEAST_RANK
+        )
+        if is_collapsed and not may_be_collapsed:
             raise RunError(
                 f"the representation has collapsed: all pictures look alike (spread {told['feature_spread']:.2g}, "
                 f"effective rank {told['effective_rank']:.2f})",
