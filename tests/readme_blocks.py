@@ -162,6 +162,7 @@ MAKERS = {
     "bench": bench,
     "experiments": partial(study, "experiments"),
     "beaten": partial(study, "beaten"),
+    "pretraining": partial(study, "pretraining"),
 }
 
 
