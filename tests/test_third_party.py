@@ -136,7 +136,8 @@ train: {{epochs: 12, batch_size: 12}}
     run, plugins = tmp_path / "run", ("fx_demo", "fx_siamese")
     done = fx("train", str(recipe), "--out", str(run), "--json", plugins=plugins)
     assert done.returncode == 0, done.stderr
-    losses = [json.loads(line)["train_loss"] for line in (run / "metrics.jsonl").read_text("utf-8").splitlines()]
+    _start, *epochs = (run / "metrics.jsonl").read_text("utf-8").splitlines()
+    losses = [json.loads(line)["train_loss"] for line in epochs]
     assert -1 <= losses[-1] < losses[0] <= 1
     done = fx("recipe", "check", str(recipe), "--set", "pretrain.options.dim=0", plugins=plugins)
     assert done.returncode == 3
