@@ -80,6 +80,11 @@ class Place:
     data_wait_s: float = 0.0
     compute_s: float = 0.0
 
+    @property
+    def is_start(self) -> bool:
+        """Whether nothing is learnt yet."""
+        return not (self.epoch or self.batch)
+
 
 @dataclass
 class Pretraining:
@@ -160,7 +165,7 @@ def train(
         _restore(pretraining, run)
     timer = Timer(place.spent_s, place.data_wait_s, place.compute_s)
     # Of the start, epoch 0, it is known only once the first batch is through that it was looked at.
-    log = Log(run, zoo, keep_epochs=place.epoch if place.epoch or place.batch else -1)
+    log = Log(run, zoo, keep_epochs=-1 if place.is_start else place.epoch)
     size, passes = recipe.train.batch_size, recipe.train.accumulate
     if passes > 1:
         # Unlike a classifier's, most losses here are not the mean of what each picture gives alone.
@@ -171,7 +176,7 @@ def train(
     try:
         with Stop() as stop:
             _keep(pretraining, run, stop)
-            if recipe.train.look_every and not (place.epoch or place.batch):
+            if recipe.train.look_every and place.is_start:
                 found = _look(pretraining, run, timer, stop)
                 log.write(0, {"epoch": 0, **found})
                 _tell(pretraining, run, found)
@@ -319,14 +324,13 @@ def _tell(pretraining: Pretraining, run: Run, found: Mapping[str, float], rest: 
 def _look(pretraining: Pretraining, run: Run, timer: Timer, stop: Stop) -> dict[str, float]:
     """What the backbone is worth now. Stopped meanwhile, the epoch is not over, and a resume looks again."""
     place = pretraining.place
-    is_start = not (place.epoch or place.batch)
 
     def check() -> None:
         if stop.asked:
             _save(pretraining, run, timer)
             raise stop.interrupted(run, place.step)
 
-    return pretraining.watch.look(pretraining.method.backbone, check, may_be_collapsed=is_start)
+    return pretraining.watch.look(pretraining.method.backbone, check, may_be_collapsed=place.is_start)
 
 
 def _save(pretraining: Pretraining, run: Run, timer: Timer) -> None:
