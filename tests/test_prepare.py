@@ -16,8 +16,8 @@ import pytest
 from PIL import Image
 from sources import draw, files, fx, made, recipe, tree
 
+from fxcli.data import convert as converting
 from fxcli.data import phantom
-from fxcli.data import prepare as preparing
 from fxcli.data.manifest import read_manifest
 from fxcli.data.prepare import prepare
 from fxcli.data.preprocess import Clean
@@ -205,7 +205,7 @@ def test_the_phantom_has_its_own_classes(tiny_plan):
 
 
 def test_phantoms_are_not_searched(tiny_plan, monkeypatch):
-    monkeypatch.setattr(preparing, "view", lambda pixels: pytest.fail("looked at"))
+    monkeypatch.setattr(converting, "view", lambda pixels: pytest.fail("looked at"))
     found = made("phantom", audit__search=True, data__prepared_px=48)
     assert found.audit.pairs == []
     assert len(set(found.audit.groups)) < len(found.rows)
@@ -322,7 +322,7 @@ def test_source_and_target_lie_apart(source, out):
 def test_what_is_interrupted_leaves_nothing(monkeypatch):
     tree()
     made("source")
-    before, real, calls = files("."), preparing._save, []
+    before, real, calls = files("."), converting._save, []
 
     def stop(*arguments):
         calls.append(arguments)
@@ -330,7 +330,7 @@ def test_what_is_interrupted_leaves_nothing(monkeypatch):
             raise KeyboardInterrupt
         real(*arguments)
 
-    monkeypatch.setattr(preparing, "_save", stop)
+    monkeypatch.setattr(converting, "_save", stop)
     with pytest.raises(KeyboardInterrupt):
         prepare(recipe("source"), Path("out"), overwrite=True)
     assert files(".") == before
@@ -343,7 +343,7 @@ def test_what_is_interrupted_leaves_nothing(monkeypatch):
 
 def test_what_waits_is_not_started_after_an_interrupt(monkeypatch):
     tree(count=40)
-    done, real = [], preparing._save
+    done, real = [], converting._save
 
     def slow(*arguments):
         time.sleep(0.005)
@@ -354,8 +354,8 @@ def test_what_waits_is_not_started_after_an_interrupt(monkeypatch):
         yield next(items)
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(preparing, "_save", slow)
-    monkeypatch.setattr(preparing.console, "progress", stopped)
+    monkeypatch.setattr(converting, "_save", slow)
+    monkeypatch.setattr(converting.console, "progress", stopped)
     with pytest.raises(KeyboardInterrupt):
         made("source")
     assert len(done) < 40

@@ -8,17 +8,14 @@ from __future__ import annotations
 import dataclasses
 import functools
 import hashlib
-import json
 import os
 import shutil
-from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass, field
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image, PngImagePlugin
 
 from fxcli import __version__
 from fxcli.console import console
@@ -27,15 +24,16 @@ from fxcli.data.annotations import Source, read_annotations
 from fxcli.data.audit import Audit
 from fxcli.data.box_check import Gathered
 from fxcli.data.boxes import write_boxes
+from fxcli.data.convert import Item, Made, convert, workers
 from fxcli.data.drafting import RECIPE
 from fxcli.data.manifest import Row, counts, write_manifest
-from fxcli.data.names import no_formula, plain_name
+from fxcli.data.names import no_formula
 from fxcli.data.paths import PathStyle
-from fxcli.data.preprocess import Clean, Cleaned
-from fxcli.data.radiograph import Caution, Radiograph
-from fxcli.data.read import MARK, read
-from fxcli.data.views import LOOKED_AT_PX, View, view
-from fxcli.errors import DataError, UnreadableImage
+from fxcli.data.preprocess import Clean
+from fxcli.data.radiograph import Radiograph
+from fxcli.data.read import read
+from fxcli.data.views import View
+from fxcli.errors import DataError
 from fxcli.recipe.preparation import Columns, PrepareRecipe
 from fxcli.run import ledger
 from fxcli.run.directory import Lock, Run
@@ -47,64 +45,6 @@ PHANTOM = "phantom"
 PREPARED = Path("prepared")
 
 _MOST_TOLD = 20
-
-
-@dataclass(frozen=True)
-class Item:
-    """A picture on its way into the prepared folder.
-
-    Attributes:
-        name: Of the source, relative or hashed; named in the manifest and in errors.
-        label: Its class.
-        split: As given, or None.
-        patient: As given, or None.
-        digest: sha256 of the source.
-        load: Decodes it.
-        source: Its relative name, for what names tell; "" if that is `name`.
-        extra: Further columns of the manifest.
-    """
-
-    name: str
-    label: str
-    split: str | None
-    patient: str | None
-    digest: Callable[[], str]
-    load: Callable[[], Radiograph]
-    source: str = ""
-    extra: dict[str, str] = field(default_factory=dict)
-
-
-@dataclass(frozen=True)
-class Made:
-    """A picture that is cleaned and written, but has no split yet.
-
-    Attributes:
-        item: It.
-        file: Where it lies for now.
-        digest: sha256 of the source.
-        width_px: Of the raw picture.
-        height_px: Likewise.
-        is_phantom: Whether fx drew it.
-        view: For the audit; None if pictures are not compared.
-        colour_frac: Coloured fraction of the raw picture; 0 if pictures are not compared.
-        patient: Equal for pictures of one patient, "" if unknown; what it says stays here.
-        study: Likewise.
-        orientation: EXIF's number of the turn that it was given.
-        cautions: What people should know of it.
-    """
-
-    item: Item
-    file: Path
-    digest: str
-    width_px: int
-    height_px: int
-    is_phantom: bool
-    view: View | None
-    colour_frac: float
-    patient: str
-    study: str
-    orientation: int
-    cautions: tuple[Caution, ...]
 
 
 @dataclass(frozen=True)
@@ -157,7 +97,9 @@ def prepare(
     with Lock(Run(part)), saying(folder):
         try:
             shutil.rmtree(part / "pictures", ignore_errors=True)  # of a process that was killed
-            made = _pictures(items, recipe, part, unreadable)
+            # Phantoms are drawn in known groups, and views of one patient would be all that is found.
+            is_searched = recipe.audit.search and recipe.data.source != PHANTOM
+            made = convert(items, recipe, part, unreadable, searched=is_searched)
             gathered = _gathered(made, boxes, recipe) if boxes else None
             found = _audit(made, recipe)
             rows = _rows(made, found, part)
@@ -249,29 +191,6 @@ def _drawn(case: phantom.PhantomCase, size_px: int) -> Radiograph:
     return Radiograph(phantom.draw(case, size_px), {"phantom": True})
 
 
-def _pictures(items: Sequence[Item], recipe: PrepareRecipe, part: Path, unreadable: list[dict[str, str]]) -> list[Made]:
-    """Cleans and writes all pictures that can be read."""
-    # Phantoms are drawn in known groups, and views of one patient would be all that is found.
-    is_searched = recipe.audit.search and recipe.data.source != PHANTOM
-    convert = functools.partial(_convert, Clean(recipe.data.prepared_px, recipe.data.window), part, is_searched)
-    made: list[Made] = []
-    # Threads, not processes: decoding, resizing and compressing all release the interpreter's lock.
-    pool = ThreadPoolExecutor(max_workers=_workers(recipe))
-    try:
-        for result in console.progress(pool.map(convert, items), total=len(items), what="prepare"):
-            if isinstance(result, UnreadableImage):
-                unreadable.append({"path": str(result.where), "reason": result.reason})
-            else:
-                made.append(result)
-    finally:
-        # After Ctrl-C nothing that still waits may start.
-        pool.shutdown(cancel_futures=True)
-    if not made:
-        first = unreadable[0]
-        raise DataError(f"no picture can be read; the first: {first['reason']}", where=first["path"])
-    return made
-
-
 def _gathered(made: Sequence[Made], boxes: Source, recipe: PrepareRecipe) -> Gathered:
     """The boxes on pictures; says what is wrong with them, and refuses them if the recipe does."""
     names = [each.item.source or each.item.name for each in made]
@@ -287,56 +206,13 @@ def _gathered(made: Sequence[Made], boxes: Source, recipe: PrepareRecipe) -> Gat
     return found
 
 
-def _workers(recipe: PrepareRecipe) -> int:
-    workers = recipe.data.workers if recipe.data.workers is not None else os.cpu_count() or 1
-    return max(1, workers)
-
-
-def _convert(clean: Clean, part: Path, is_searched: bool, item: Item) -> Made | UnreadableImage:
-    try:
-        radiograph = item.load()
-        cleaned = clean(radiograph, Path(item.name))
-        # Of what can be read alone: a file that is none may be without end.
-        digest = item.digest()
-    except UnreadableImage as error:
-        return UnreadableImage(item.name, error.reason)
-    except OSError as error:
-        return UnreadableImage(item.name, f"cannot be read: {error.strerror or error}")
-    file = part / "pictures" / _file_name(item.name)
-    _save(cleaned, clean.mark(cleaned), file)
-    seen = _view(clean, cleaned, radiograph) if is_searched else None
-    colour = radiograph.colour_frac if is_searched else 0.0
-    return Made(
-        item=item,
-        file=file,
-        digest=digest,
-        width_px=cleaned.width_px,
-        height_px=cleaned.height_px,
-        is_phantom=cleaned.is_phantom,
-        view=seen,
-        colour_frac=colour,
-        patient=item.patient or radiograph.patient,
-        study=radiograph.study,
-        orientation=radiograph.orientation,
-        cautions=cleaned.cautions,
-    )
-
-
-def _view(clean: Clean, cleaned: Cleaned, radiograph: Radiograph) -> View:
-    if clean.prepared_px < LOOKED_AT_PX and cleaned.pixels is not radiograph.pixels:
-        # What is found must not depend on how small the pictures are wanted.
-        cleaned = Clean(LOOKED_AT_PX, clean.window)(radiograph, Path())
-    left, top, right, bottom = cleaned.box
-    return view(cleaned.pixels[top:bottom, left:right])
-
-
 def _audit(made: Sequence[Made], recipe: PrepareRecipe) -> Audit:
     """Looks for pictures that belong together, divides into splits by them, and says which ones are left out."""
     items = [picture.item for picture in made]
     names, labels = ([getattr(item, key) for item in items] for key in ("name", "label"))
     digests = [picture.digest for picture in made]
     views = _views(made)
-    pairs = audit.find_pairs([item.source or item.name for item in items], digests, views, workers=_workers(recipe))
+    pairs = audit.find_pairs([item.source or item.name for item in items], digests, views, workers=workers(recipe))
     patients, studies = [picture.patient for picture in made], [picture.study for picture in made]
     if doubts := people.doubts(patients):
         console.warn(doubts)
@@ -380,19 +256,6 @@ def _rows(made: Sequence[Made], found: Audit, part: Path) -> list[Row]:
         )
         rows.append(row)
     return rows
-
-
-def _file_name(source: str) -> str:
-    """A name that is safe everywhere and that no other source path gets."""
-    digest = hashlib.sha256(source.encode("utf-8", "surrogateescape")).hexdigest()[:12]
-    return f"{plain_name(Path(source).stem)[:60]}-{digest}.png"
-
-
-def _save(cleaned: Cleaned, mark: dict[str, Any], target: Path) -> None:
-    target.parent.mkdir(exist_ok=True)
-    text = PngImagePlugin.PngInfo()
-    text.add_text(MARK, json.dumps(mark))
-    Image.fromarray(cleaned.pixels).save(target, pnginfo=text, compress_level=3)
 
 
 def _fingerprint(
