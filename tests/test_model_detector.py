@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 from torch import nn
+from torchvision.ops import box_iou
 
 from fxcli import BackboneArgs, DetectorSpec
 from fxcli.data.preprocess import Clean, Preprocessing
@@ -184,14 +185,44 @@ def test_quantiles_are_those_of_numpy():
 
 
 def test_anchor_sides_follow_the_boxes():
-    assert sides_of(SHAPES.sides_px, 4) == pytest.approx((15, 25, 35, 45))
-    assert sides_of(tuple(np.linspace(1.0, 5.0, 21)), 2) == (8, 8), "none smaller than a cell of the finest map"
+    assert sides_of(SHAPES.sides_px) == pytest.approx((15, 25, 35, 45))
+    assert sides_of(tuple(np.linspace(1.0, 5.0, 21))) == (8,) * 4, "none smaller than a cell of the finest map"
 
 
-def test_fcos_gives_the_smaller_half_to_its_finest_level(demo_zoo):
-    generator = make(demo_zoo, "fcos").network.anchor_generator
-    assert generator.sizes[0][0] == pytest.approx(30 / 8)
-    assert generator.sizes[1][0] == pytest.approx(60 / 8)
+def boxes_of(size_px, count=300):
+    """[count, 4] of the sides and ratios of SHAPES, anywhere in a picture."""
+    rng = np.random.default_rng(0)
+    side, ratio = rng.choice(SHAPES.sides_px, count), rng.choice(SHAPES.ratios, count)
+    width, height = side / ratio**0.5, side * ratio**0.5
+    left, top = rng.uniform(0, size_px - width), rng.uniform(0, size_px - height)
+    return torch.from_numpy(np.stack([left, top, left + width, top + height], axis=1)).float()
+
+
+def seen_by(network, size_px=96):
+    """The picture as a detector takes it, and the maps that it makes of it."""
+    images, _ = network.transform([torch.zeros(3, size_px, size_px)])
+    return images, list(network.backbone(images.tensors).values())
+
+
+def test_nearly_every_box_has_anchors_to_be_learnt_from(demo_zoo):
+    network = make(demo_zoo).network
+    overlaps = box_iou(boxes_of(96), network.rpn.anchor_generator(*seen_by(network))[0])
+    enough = overlaps >= network.rpn.proposal_matcher.high_threshold
+    assert enough.any(dim=1).float().mean() > 0.85
+    assert enough.sum(dim=1).float().mean() > 4
+
+
+def test_nearly_every_box_has_cells_to_be_learnt_from(demo_zoo, monkeypatch):
+    network = make(demo_zoo, "fcos").network
+    images, maps = seen_by(network)
+    cells = [each.shape[-1] * each.shape[-2] for each in maps]
+    found = []
+    monkeypatch.setattr(network.head, "compute_loss", lambda targets, outputs, anchors, matched: found.extend(matched))
+    targets = [{"boxes": box[None], "labels": torch.ones(1, dtype=torch.int64)} for box in boxes_of(96)]
+    network.compute_loss(targets, {}, network.anchor_generator(images, maps) * len(targets), cells)
+    counts = (torch.stack(found) >= 0).sum(dim=1).float()
+    assert (counts > 0).float().mean() > 0.95
+    assert counts.mean() > 4
 
 
 def test_options_have_names_that_people_can_find():

@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 # A network sees normalised pictures of one size: torchvision's own transform has nothing to do.
 _AS_IT_IS = {"image_mean": (0.0, 0.0, 0.0), "image_std": (1.0, 1.0, 1.0)}
 _MIN_SIDE_PX = 8.0
+# Sizes of anchors, in each place of each level.
+_SIDES = 4
 
 
 class _Options(BaseModel):
@@ -78,14 +80,17 @@ def _faster_rcnn(backbone: nn.Module, args: DetectorArgs) -> nn.Module:
     options = cast(FasterRcnnOptions, args.options)
     pyramid = args.pyramid(options.channels, options.finest_stride)
     names = cast("list[str]", pyramid.names)
-    sides = sides_of(args.sides_px, len(names))
+    # Small boxes want the finest map, but large ones, too, need anchors closer together than a coarse map has them.
+    sides = sides_of(args.sides_px)
     ratios = quantiles(args.ratios, (1 / 6, 1 / 2, 5 / 6))
     pool = MultiScaleRoIAlign(featmap_names=names, output_size=7, sampling_ratio=2)
     network: nn.Module = FasterRCNN(
         pyramid,
         min_size=args.image_size_px,
         max_size=args.image_size_px,
-        rpn_anchor_generator=AnchorGenerator(tuple((side,) for side in sides), (ratios,) * len(sides)),
+        rpn_anchor_generator=AnchorGenerator((sides,) * len(names), (ratios,) * len(names)),
+        # Of 0.7 that torchvision asks for, which half of the small boxes have no anchor to reach.
+        rpn_fg_iou_thresh=0.5,
         rpn_pre_nms_top_n_train=2 * options.proposals,
         rpn_pre_nms_top_n_test=2 * options.proposals,
         rpn_post_nms_top_n_train=options.proposals,
@@ -110,10 +115,10 @@ def _fcos(backbone: nn.Module, args: DetectorArgs) -> nn.Module:
     options = cast(FcosOptions, args.options)
     pyramid = args.pyramid(options.channels, options.finest_stride)
     levels = len(cast("list[str]", pyramid.names))
-    # A level learns boxes of 4 to 8 of its sides, the first smaller and the last larger ones, too (torchvision's
-    # fcos.py); doubled from level to level, they leave no gap. The smaller half of the boxes is the first level's.
-    first = max(1.0, quantiles(args.sides_px, (0.5,))[0] / 8)
-    generator = AnchorGenerator(tuple((first * 2**level,) for level in range(levels)), ((1.0,),) * levels)
+    # A level learns boxes that reach 4 to 8 of its sizes from a cell within 1.5 of their middle, the first smaller and
+    # the last larger ones, too (torchvision's fcos.py): of smaller sizes than its strides many boxes have no cell.
+    sizes = tuple((options.finest_stride * 2**level,) for level in range(levels))
+    generator = AnchorGenerator(sizes, ((1.0,),) * levels)
     head = FCOSHead(options.channels, 1, args.num_classes + 1, num_convs=options.convolutions)
     network: nn.Module = FCOS(
         pyramid,
@@ -129,9 +134,9 @@ def _fcos(backbone: nn.Module, args: DetectorArgs) -> nn.Module:
     return network
 
 
-def sides_of(sides_px: tuple[float, ...], levels: int) -> tuple[float, ...]:
-    """The side of an anchor for each level: the middles of equal shares of the training boxes, none below 8 px."""
-    found = quantiles(sides_px, tuple((level + 0.5) / levels for level in range(levels)))
+def sides_of(sides_px: tuple[float, ...]) -> tuple[float, ...]:
+    """The sides of anchors: the middles of equal shares of the training boxes, none below 8 px."""
+    found = quantiles(sides_px, tuple((place + 0.5) / _SIDES for place in range(_SIDES)))
     return tuple(max(_MIN_SIDE_PX, side) for side in found)
 
 
