@@ -77,16 +77,16 @@ def test_the_box_stays_around_what_it_was_around(augment):
         assert view.dtype == torch.uint8
 
 
-def test_a_turned_box_still_holds_it():
-    augmenter = Augmenter(Augment(rotate_deg=20), SEEN)
-    for seed in range(10):
-        view, after = augmenter.with_boxes(white(20, 24, 34, 40), boxes((20, 24, 34, 40)), seed)
+@pytest.mark.parametrize("augment", [Augment(rotate_deg=45), Augment(rotate_deg=20, shear_deg=15, scale=(0.8, 1.2))])
+def test_a_turned_box_lies_close_around_what_was_round_in_it(augment):
+    y, x = np.mgrid[:64, :64] + 0.5
+    inside = ((x - 27) / 7) ** 2 + ((y - 32) / 16) ** 2 < 1
+    augmenter = Augmenter(augment, SEEN)
+    for seed in range(20):
+        view, after = augmenter.with_boxes(np.uint8(255 * inside), boxes((20, 16, 34, 48)), seed)
         rows, columns = np.nonzero(view[0].numpy() > 100)
-        left, top, right, bottom = after.corners[0]
-        assert left - 1.5 <= columns.min()
-        assert columns.max() + 1 <= right + 1.5
-        assert top - 1.5 <= rows.min()
-        assert rows.max() + 1 <= bottom + 1.5
+        seen = (columns.min(), rows.min(), columns.max() + 1, rows.max() + 1)
+        assert after.corners[0] == pytest.approx(seen, abs=1.6), seed
 
 
 def test_a_box_that_leaves_the_picture_is_dropped_and_one_at_its_border_cut():

@@ -65,6 +65,9 @@ class Augmenter:
     def with_boxes(self, seen: np.ndarray, boxes: Boxes, seed: int) -> tuple[Tensor, Boxes]:
         """One view and the boxes on it; those of which less than a quarter is left are dropped.
 
+        The corners of a turned box lie on a larger one, and would teach boxes that are too large. What is in a box is
+        taken for an ellipse, and the box around that, turned, is the new one (Kalra et al. 2021, ICCV).
+
         Args:
             seen: As above, uncropped.
             boxes: In its pixels.
@@ -75,18 +78,33 @@ class Augmenter:
         """
         view = tv_tensors.Image(torch.from_numpy(seen.copy())[None])
         corners = tv_tensors.BoundingBoxes(
-            torch.from_numpy(boxes.corners), format="XYXY", canvas_size=seen.shape, clamping_mode=None
+            torch.from_numpy(_axes(boxes.corners)), format="XYXY", canvas_size=seen.shape, clamping_mode=None
         )
         with torch.random.fork_rng(devices=[]):
             torch.default_generator.manual_seed(seed)
             for change in self.changes:
                 view, corners = change(view, corners)
-        moved = corners.as_subclass(Tensor).numpy()
+        moved = _around(corners.as_subclass(Tensor).numpy())
         high = np.tile(np.array(seen.shape[::-1], np.float32), 2)
         kept = np.clip(moved, 0, high).astype(np.float32)
         sides, whole = kept[:, 2:] - kept[:, :2], moved[:, 2:] - moved[:, :2]
         is_left = (sides.min(axis=1, initial=np.inf) >= 1) & (sides.prod(axis=1) >= _LEAST_LEFT * whole.prod(axis=1))
         return view.as_subclass(Tensor), Boxes(kept[is_left], boxes.labels[is_left])
+
+
+def _axes(corners: np.ndarray) -> np.ndarray:
+    """[n, 4] → [2 n, 4]: the axes of the ellipses in boxes, first the level ones, as boxes of no height or width."""
+    left, top, right, bottom = corners.T
+    x, y = (left + right) / 2, (top + bottom) / 2
+    return np.concatenate([np.stack([left, y, right, y], axis=1), np.stack([x, top, x, bottom], axis=1)])
+
+
+def _around(axes: np.ndarray) -> np.ndarray:
+    """[2 n, 4] → [n, 4]: boxes around the ellipses that have these for conjugate axes, as `_axes` before any change."""
+    level, upright = np.split(axes, 2)
+    middle = (level[:, :2] + level[:, 2:]) / 2
+    half = np.hypot(level[:, 2:] - level[:, :2], upright[:, 2:] - upright[:, :2]) / 2
+    return np.concatenate([middle - half, middle + half], axis=1)
 
 
 def _changes(settings: Augment, preprocessing: Preprocessing) -> list[v2.Transform]:
