@@ -87,6 +87,8 @@ def test_a_picture_of_another_size():
         (box(1, 1, 9, 1.5), "empty"),
         (box(200, 1, 210, 9), "wholly outside"),
         (box(1, -20, 9, -10), "wholly outside"),
+        (box(99.2, 10, 100.4, 30), "less than a pixel of it"),
+        (box(99.5, 10, 110, 30), "less than a pixel of it"),
     ],
 )
 def test_boxes_that_are_left_out(wrong, told):

@@ -165,7 +165,7 @@ def _scaled(corners: Corners, size_px: tuple[int, int]) -> Corners:
 
 
 def checked(
-    boxes: Iterable[Annotation], size_px: tuple[int, int], labels: Collection[str]
+    boxes: Iterable[Annotation], size_px: tuple[int, int], labels: Collection[str], *, least_px: float = 1.0
 ) -> tuple[list[Annotation], list[str]]:
     """Boxes that lie within their picture, and what was wrong with others.
 
@@ -173,6 +173,7 @@ def checked(
         boxes: As `placed` gives them.
         size_px: (width, height) of the picture.
         labels: Those that are known.
+        least_px: Of a side that lies in the picture.
 
     Returns:
         The boxes, cut at the picture's border, without those of which nothing can be used; and a line for each that
@@ -191,10 +192,12 @@ def checked(
             wrong = f"unknown class {box.label[:80]!r}"
         elif right < left or bottom < top:
             wrong = "inverted: its right or lower border lies before the other"
-        elif right - left < 1 or bottom - top < 1:
+        elif right - left < least_px or bottom - top < least_px:
             wrong = "empty: less than a pixel wide or high"
         elif inside[2] <= inside[0] or inside[3] <= inside[1]:
             wrong = "wholly outside its picture"
+        elif inside[2] - inside[0] < least_px or inside[3] - inside[1] < least_px:
+            wrong = "less than a pixel of it lies in its picture"
         if not wrong:
             kept.append(replace(box, corners=inside))
             wrong = f"{outside_px:.1f} px outside its picture" if outside_px > _ROUNDING_PX else ""

@@ -23,6 +23,8 @@ from fxcli.errors import DataError
 from fxcli.run.files import write_json
 
 FILE = "boxes.coco.json"
+# A pixel, less what is lost when borders are written to two places.
+_LEAST_PX = 0.98
 
 
 @dataclass(frozen=True)
@@ -81,7 +83,7 @@ def read_boxes(manifest: Manifest) -> BoxSet:
             raise DataError(f"boxes on a picture that the manifest lacks: {path[:200]}", where=file)
         if found.size_px != sizes[path]:
             raise DataError(f"boxes on {path} refer to another size than the manifest states", where=file)
-        kept, wrong = checked(found.boxes, sizes[path], classes)
+        kept, wrong = checked(found.boxes, sizes[path], classes, least_px=_LEAST_PX)
         if wrong:
             raise DataError(wrong[0])
         by_path[path] = Boxes(
