@@ -4,6 +4,7 @@ import csv
 import io
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -100,7 +101,7 @@ def test_outlines_and_coco(detector):
     coco = json.loads(Path("out/found.coco.json").read_text())
     assert {image["file_name"] for image in coco["images"]} == {"in/a/one.png", "in/b/none.png"}
     assert coco["categories"] == [{"id": 1, "name": "fracture"}]
-    (box,) = coco["annotations"]
+    box, *_ = coco["annotations"]
     assert box["bbox"][:2] == pytest.approx((20, 30), abs=5)
     assert box["score"] >= 0.3
 
@@ -290,6 +291,23 @@ def test_a_part_without_boxes_can_be_compared(detector, prepared_boxes):
     shutil.copytree(detector, "runs/other")
     for more in ([], ["--json"]):
         fx("evaluate", detector, "runs/other", "--data", "copy/manifest.csv", "--split", "val", *more)
+
+
+def test_the_detector_with_a_failed_row_is_the_one_that_is_named(detector, prepared_boxes, monkeypatch):
+    from fxcli.inference.detected import Finder
+
+    shutil.copytree(detector, "runs/other")
+    real, started = Finder.over, []
+
+    def failing(self, paths):
+        started.append(self)
+        for number, found in enumerate(real(self, paths)):
+            unread = replace(found, found=None, reason="gone", cleaned=None)
+            yield unread if number == 0 and len(started) == 1 else found
+
+    monkeypatch.setattr(Finder, "over", failing)
+    done = fx("evaluate", detector, "runs/other", "--split", "val", code=9)
+    assert str(Path(detector) / "predictions" / "val.csv") in done.stderr.splitlines()[-1]
 
 
 def test_an_unreadable_picture_has_a_row_and_no_figure(detector, prepared_boxes):

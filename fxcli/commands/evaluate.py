@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from dataclasses import dataclass
 from enum import StrEnum
 from functools import partial
@@ -12,13 +11,14 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from fxcli.commands import completion
+from fxcli.commands.evaluated import columns_of, folders_of, noted_look, warn_of_learnt, write_result
 from fxcli.commands.options import BatchSize, Debug, Device, Engine, Json, Out, Parquet, Precision, Quiet, Workers
 from fxcli.commands.startup import import_torch
 from fxcli.console import console
 from fxcli.data.parquet import beside, forget, require
 from fxcli.errors import SomeRowsFailed, UsageError
 from fxcli.run import provenance
-from fxcli.run.files import write_json, write_text
+from fxcli.run.files import sha256_of, write_text
 
 if TYPE_CHECKING:
     from fxcli.data.manifest import Manifest, Row
@@ -114,7 +114,7 @@ def evaluate(
     from fxcli.evaluation.table import kind_of
     from fxcli.inference.detected import is_detector, open_detector
     from fxcli.inference.measured import out_of_fold
-    from fxcli.inference.opened import open_model
+    from fxcli.inference.opened import ModelFile, open_model
     from fxcli.run.directory import find_model
 
     # All are looked up first: a mistyped name must not end what took an hour.
@@ -134,9 +134,9 @@ def evaluate(
         if run is None:
             raise UsageError(f"{file} lies in no run, and out-of-fold answers are kept in runs")
         out_of_fold(run)
-    names = Counter(run.path.name for _, run in found if run)
     done: list[Evaluated] = []
-    for file, _ in found:
+    folders = folders_of([ModelFile(file, run, sha256_of(file)) for file, run in found], out)
+    for (file, _), folder in zip(found, folders, strict=True):
         opened = open_model(
             str(file),
             device=device,
@@ -147,8 +147,6 @@ def evaluate(
             precision=precision and precision.value,
         )
         evaluated = _evaluated(opened, asked)
-        plain = opened.is_final and names[opened.name] == 1
-        folder = (out / (opened.name if plain else opened.unique_name) if len(found) > 1 else out) if out else None
         evaluated.written = _write(evaluated, folder, own_data=data is None)
         if parquet:
             beside(evaluated.written, kind_of)
@@ -217,7 +215,10 @@ def _evaluated(opened: Opened, asked: Asked) -> Evaluated:
     manifest = opened.manifest(asked.data, "fx evaluate")
     rows = _rows(opened, manifest, asked)
     # Of every picture before any is measured: a mistyped name must not cost a look.
-    columns = {name: {row.path: row.column(name) for row in rows} for name in _columns(rows, asked)}
+    columns = {
+        name: {row.path: row.column(name) for row in rows}
+        for name in columns_of(rows, asked.by, leaked=not asked.study)
+    }
     studies = {row.path: row.column(asked.study) or f"alone: {row.path}" for row in rows} if asked.study else {}
     if asked.split == OOF and opened.run is not None:
         said = out_of_fold(opened.run)
@@ -239,7 +240,7 @@ def _evaluated(opened: Opened, asked: Asked) -> Evaluated:
         "unit": asked.study or "picture",
         "n_failed": n_failed,
         **_report(opened, manifest, said, values, metadata, asked),
-        **_look(opened, manifest, rows, asked),
+        **(noted_look(opened, manifest, rows) if asked.split == "test" else {}),
     }
     return Evaluated(opened, manifest, rows, said, told, result)
 
@@ -250,8 +251,6 @@ def _rows(opened: Opened, manifest: Manifest, asked: Asked) -> list[Row]:
     Raises:
         UsageError: The model's parts learnt from them, and what is known of pictures held out is elsewhere.
     """
-    from fxcli.inference.measured import learnt_from
-
     if asked.split == OOF:
         return [row for row in manifest.rows if row.split != "test"]
     is_own = manifest.digest == opened.model.info.get("manifest_sha256")
@@ -262,14 +261,9 @@ def _rows(opened: Opened, manifest: Manifest, asked: Asked) -> list[Row]:
             hint="--split oof: what each part says of those that it held out",
         )
     rows = opened.part(manifest, asked.split)
-    if asked.data is not None and not is_own and (known := learnt_from(opened, rows)):
-        console.warn(f"{known} of these {len(rows)} pictures were learnt from by this model: figures on them flatter")
+    if asked.data is not None:
+        warn_of_learnt(opened, manifest, rows)
     return rows
-
-
-def _columns(rows: list[Row], asked: Asked) -> list[str]:
-    leaked = ["leaked"] if len({row.leaked for row in rows}) > 1 and not asked.study else []
-    return list(dict.fromkeys([*leaked, *asked.by]))
 
 
 def _metadata(opened: Opened, manifest: Manifest, values: dict[str, list[str]], asked: Asked) -> Metadata | None:
@@ -281,16 +275,6 @@ def _metadata(opened: Opened, manifest: Manifest, values: dict[str, list[str]], 
         return None
     learnt = manifest.part("train")
     return metadata_of(learnt, [row.label != negative for row in learnt], values)
-
-
-def _look(opened: Opened, manifest: Manifest, rows: list[Row], asked: Asked) -> dict[str, Any]:
-    from fxcli.inference.measured import look_at
-
-    found = look_at(opened, manifest, rows) if asked.split == "test" else None
-    if found is None:
-        return {}
-    console.note(f"{found.told()} ({manifest.root / 'test_looks.jsonl'})")
-    return {"look": found.number, "models_that_looked": found.models}
 
 
 def _report(
@@ -324,27 +308,18 @@ def _write(evaluated: Evaluated, out: Path | None, *, own_data: bool) -> Path:
         name += f"-by-{''.join(c if c.isalnum() else '_' for c in result['unit'])}"
     if (result["engine"], result["precision"]) != ("torch", "fp32"):
         name += f"-{result['engine']}-{result['precision']}"
-    base = out or (opened.run.path if opened.run else Path("evaluations") / opened.unique_name)
-    if base == (opened.run and opened.run.path) and not opened.is_final:
-        # A checkpoint's figures beside those of the run's own model.
-        name += f"-model-{opened.digest[:8]}"
-    if not own_data:
-        name += f"-{result['evaluated_manifest_sha256'][:8]}"
-    for folder in ("evaluation", "predictions"):
-        (base / folder).mkdir(parents=True, exist_ok=True)
-    write_json(base / "evaluation" / f"{name}.json", result)
-    predictions = base / "predictions" / f"{name}.csv"
+    figures, predictions = write_result(opened, name, result, out, own_data=own_data)
     if result["split"] == OOF and opened.run is not None and not out:
         predictions = opened.run.oof_file
     else:
         classes, info = opened.model.classes, opened.model.info
         forget(predictions)
         write_text(predictions, labelled_csv(evaluated.told, classes, info, temperature=result["temperature"]))
-    console.note(f"wrote {base / 'evaluation' / name}.json; predictions are in {predictions}")
+    console.note(f"wrote {figures}; predictions are in {predictions}")
     if contradicted := result.get("contradicted"):
         from fxcli.data import label_page
 
-        page = base / "evaluation" / f"{name}-labels.html"
+        page = figures.with_name(f"{figures.stem}-labels.html")
         label_page.write(page, opened.name, evaluated.manifest, contradicted)
         console.note(f"labels to look at again, with their pictures: {page}")
     return predictions
@@ -358,7 +333,7 @@ def _compared(done: list[Evaluated], *, primary: bool) -> list[dict[str, Any]]:
     for number, each in enumerate(done[1:], 1):
         shared = done[0].said.shared(each.said)
         name = each.result["model"]
-        if shared is None:
+        if shared is None or not _are_alike(done[0], each):
             console.warn(f"{name} was measured on other pictures or classes: it is not compared")
             continue
         first, other = shared
@@ -373,3 +348,10 @@ def _compared(done: list[Evaluated], *, primary: bool) -> list[dict[str, Any]]:
         )
         found += [one.to_mapping() for one in compared]
     return found
+
+
+def _are_alike(a: Evaluated, b: Evaluated) -> bool:
+    """Whether the classes are the same, and pictures of one path are: each may have come from a manifest of its own."""
+    known = {row.path: row.sha256 for row in a.rows}
+    same = all(row.sha256 == known[row.path] for row in b.rows if row.sha256 and known.get(row.path))
+    return same and a.opened.model.classes == b.opened.model.classes

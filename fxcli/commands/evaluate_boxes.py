@@ -3,19 +3,18 @@
 from __future__ import annotations
 
 import shlex
-from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from fxcli.commands.evaluated import columns_of, folders_of, noted_look, warn_of_learnt, write_result
 from fxcli.console import console
 from fxcli.data.parquet import beside, forget
 from fxcli.errors import DataError, SomeRowsFailed
 from fxcli.evaluation import words
-from fxcli.evaluation.words import ABOUT_BOXES, BOXES, told
 from fxcli.run import provenance
-from fxcli.run.files import sha256_of, write_json, write_text
+from fxcli.run.files import sha256_of, write_text
 
 if TYPE_CHECKING:
     from fxcli.data.boxes import Boxes
@@ -70,10 +69,7 @@ def evaluate_boxes(
     from fxcli.evaluation.table import kind_of
 
     done = [_measured(opened, data, split, by) for opened in detectors]
-    names = Counter(each.opened.name for each in done)
-    for each in done:
-        plain = each.opened.is_final and names[each.opened.name] == 1
-        folder = out / (each.opened.name if plain else each.opened.unique_name) if out and len(done) > 1 else out
+    for each, folder in zip(done, folders_of(detectors, out), strict=True):
         each.written = _write(each, folder, own_data=data is None)
         if parquet:
             beside(each.written, kind_of)
@@ -83,8 +79,9 @@ def evaluate_boxes(
             console.record(record)
     else:
         _show(done, comparisons, split)
-    if failed := sum(each.result["n_failed"] for each in done):
-        raise SomeRowsFailed(failed, sum(len(each.paths) for each in done) + failed, done[-1].written)
+    if bad := [each for each in done if each.result["n_failed"]]:
+        failed = sum(each.result["n_failed"] for each in bad)
+        raise SomeRowsFailed(failed, sum(len(each.lines) for each in done), bad[-1].written)
 
 
 def _measured(opened: OpenedDetector, data: Path | None, split: str, by: Sequence[str]) -> Measured:
@@ -95,7 +92,7 @@ def _measured(opened: OpenedDetector, data: Path | None, split: str, by: Sequenc
     from fxcli.data.radiograph import warn_of
     from fxcli.evaluation.box_table import BoxTable
     from fxcli.evaluation.detection import measured
-    from fxcli.inference.measured import learnt_from, look_at, metadata_of
+    from fxcli.inference.measured import metadata_of
     from fxcli.inference.opened import manifest_of
 
     manifest = manifest_of(opened.file, opened.run, opened.model.info, data, "fx evaluate")
@@ -115,10 +112,9 @@ def _measured(opened: OpenedDetector, data: Path | None, split: str, by: Sequenc
             where=manifest.root / FILE,
             hint=f"fx evaluate {shlex.quote(str(opened.file))} --data {shlex.quote(str(manifest.root / NAME))}",
         )
-    if data is not None and (known := learnt_from(opened, rows)):
-        console.warn(f"{known} of these {len(rows)} pictures were learnt from by this model: figures on them flatter")
-    leaked = ["leaked"] if len({row.leaked for row in rows}) > 1 else []
-    columns = {name: [row.column(name) for row in rows] for name in dict.fromkeys([*leaked, *by])}
+    if data is not None:
+        warn_of_learnt(opened, manifest, rows)
+    columns = {name: [row.column(name) for row in rows] for name in columns_of(rows, by)}
     groups = groups_of(rows)
     sightings = opened.finder.over([manifest.path_of(row) for row in rows])
     told = list(console.progress(sightings, total=len(rows), what="evaluate"))
@@ -147,9 +143,8 @@ def _measured(opened: OpenedDetector, data: Path | None, split: str, by: Sequenc
         result["metadata"] = metadata.to_mapping(np.array([len(each) > 0 for each in true]), own)
     if columns:
         result["by"] = {name: _by_value(values, found, true, own, classes, metadata) for name, values in asked.items()}
-    if split == "test" and (look := look_at(opened, manifest, rows)):
-        console.note(f"{look.told()} ({manifest.root / 'test_looks.jsonl'})")
-        result |= {"look": look.number, "models_that_looked": look.models}
+    if split == "test":
+        result |= noted_look(opened, manifest, rows)
     paths = [rows[index].path for index in read]
     warn_of(caution for each in told if each.cleaned for caution in each.cleaned.cautions)
     lines = [
@@ -201,18 +196,11 @@ def _write(each: Measured, out: Path | None, *, own_data: bool) -> Path:
     from fxcli.evaluation.box_table import found_csv
 
     opened, result = each.opened, each.result
-    name = result["split"] + ("" if own_data else f"-{result['evaluated_manifest_sha256'][:8]}")
-    base = out or (opened.run.path if opened.run else Path("evaluations") / opened.unique_name)
-    if base == (opened.run and opened.run.path) and not opened.is_final:
-        name += f"-model-{opened.digest[:8]}"
-    for folder in ("evaluation", "predictions"):
-        (base / folder).mkdir(parents=True, exist_ok=True)
-    write_json(base / "evaluation" / f"{name}.json", result)
-    predictions = base / "predictions" / f"{name}.csv"
+    figures, predictions = write_result(opened, result["split"], result, out, own_data=own_data)
     lines = [(path_cell(path), group, told.found, told.reason, count) for path, group, told, count in each.lines]
     forget(predictions)
     write_text(predictions, found_csv(lines, opened.model.classes, result["notice"]))
-    console.note(f"wrote {base / 'evaluation' / name}.json; predictions are in {predictions}")
+    console.note(f"wrote {figures}; predictions are in {predictions}")
     return predictions
 
 
@@ -234,26 +222,13 @@ def _compared(done: Sequence[Measured]) -> list[dict[str, Any]]:
 
 
 def _show(done: Sequence[Measured], comparisons: Sequence[dict[str, Any]], split: str) -> None:
-    title = f"{split} part [95 % interval over groups]; {ABOUT_BOXES}"
-    head = ["detector", "n", "with boxes", "boxes"]
-
-    def cells(name: str, figures: dict[str, Any]) -> list[Any]:
-        counts = [figures["n"], figures["n_positive"], figures["n_boxes"]]
-        return [name, *counts, *(told(figures[key]) for key in BOXES)]
-
-    console.table(
-        [*head, *BOXES.values()], [cells(each.opened.name, each.result["figures"]) for each in done], title=title
-    )
+    whole = [words.boxes_by_value("detector", {each.opened.name: each.result["figures"]}) for each in done]
+    title = f"{split} part [95 % interval over groups]; {words.ABOUT_BOXES}"
+    console.table(whole[0][0], [row for _, rows in whole for row in rows], title=title)
     for each in done:
-        alone = "metadata" in each.result
         for column, values in each.result.get("by", {}).items():
-            rows = [
-                [*cells(value, figures), *([told(figures["metadata_auroc"])] if alone else [])]
-                for value, figures in values.items()
-            ]
-            more = ["AUROC of metadata"] if alone else []
-            console.table([column, *head[1:], *BOXES.values(), *more], rows, title=f"{each.opened.name}, by {column}")
-        if alone:
+            console.table(*words.boxes_by_value(column, values), title=f"{each.opened.name}, by {column}")
+        if "metadata" in each.result:
             console.data(words.metadata(each.result["metadata"]))
     for line in comparisons:
         value = line["difference"]

@@ -6,7 +6,7 @@ from typing import Any
 
 from fxcli.console import console
 from fxcli.evaluation import words
-from fxcli.evaluation.words import OVERALL, PER_CLASS, RATES, told
+from fxcli.evaluation.words import OVERALL, RATES, told
 
 
 def show(results: list[dict[str, Any]], comparisons: list[dict[str, Any]], split: str) -> None:
@@ -36,26 +36,12 @@ def show(results: list[dict[str, Any]], comparisons: list[dict[str, Any]], split
 
 def _of_one(result: dict[str, Any]) -> None:
     name, figures = _shown(result), result["figures"]
-    per_class = figures["per_class"]
-    console.table(
-        ["class", *PER_CLASS, "n", "groups"],
-        [
-            [each, *(told(values[column]) for column in PER_CLASS), values["support"], values["n_groups"]]
-            for each, values in per_class.items()
-        ],
-        title=f"{name}: per class",
-    )
-    console.table(
-        ["true class", *(str(number) for number in range(1, len(per_class) + 1))],
-        [
-            [f"{number} {each}", *row]
-            for number, (each, row) in enumerate(zip(per_class, figures["confusion"], strict=True), 1)
-        ],
-        title="how often it was called which",
-    )
+    console.table(*words.per_class(figures["per_class"]), title=f"{name}: per class")
+    confusion = words.confusion(list(figures["per_class"]), figures["confusion"])
+    console.table(*confusion, title="how often it was called which")
     console.data(words.calibration(figures))
     for column, values in result["by"].items():
-        _by(column, values)
+        console.table(*words.by_value(column, values))
     if "unlike_training" in result:
         console.data(words.unlike(result["unlike_training"]))
     if "binary" in result:
@@ -73,23 +59,6 @@ def _of_one(result: dict[str, Any]) -> None:
             title=f"labels that its out-of-fold answers contradict most surely: {min(10, len(contradicted))} "
             f"of {len(contradicted)}",
         )
-
-
-def _by(column: str, values: dict[str, Any]) -> None:
-    first = next(iter(values.values()))
-    names = [name for name in first if isinstance(first[name], dict)]
-    console.table(
-        [column, "n", "groups", *names],
-        [
-            [
-                value or "–",
-                row["n"],
-                f"{row['n_groups']}{' (few)' if row['few'] else ''}",
-                *(told(row[n]) for n in names),
-            ]
-            for value, row in values.items()
-        ],
-    )
 
 
 def _sets(result: dict[str, Any]) -> None:

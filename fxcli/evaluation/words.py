@@ -1,11 +1,11 @@
-"""What is said of figures, in words: by `fx evaluate` in the terminal and by `fx report`. Mappings in, text out.
+"""What `fx evaluate` in the terminal and `fx report` say of figures, in words and tables. Mappings in, text out.
 
 The mappings are those of `report` and `figures`, as JSON has them.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import pairwise
 from typing import Any
 
@@ -23,6 +23,7 @@ BOXES = {
     "auroc": "AUROC",
 }
 ABOUT_BOXES = "sensitivity at so many false positives a picture; AUROC: is there any box?"
+METADATA = "AUROC of metadata"
 ABSTENTIONS = ("tolerated error", "answers above", "answered here", "error here")
 
 
@@ -33,6 +34,55 @@ def told(value: Mapping[str, float | None] | None) -> str:
     if value["low"] is None or value["high"] is None:
         return f"{value['value']:.3f}"
     return f"{value['value']:.3f} [{value['low']:.3f}, {value['high']:.3f}]"
+
+
+Rows = tuple[list[str], list[list[str]]]
+
+
+def per_class(found: Mapping[str, Any]) -> Rows:
+    """Columns and rows of the figures of each class."""
+    rows = [
+        [name, *(told(each[key]) for key in PER_CLASS), str(each["support"]), str(each["n_groups"])]
+        for name, each in found.items()
+    ]
+    return ["class", *PER_CLASS, "n", "groups"], rows
+
+
+def confusion(names: Sequence[str], counts: Sequence[Sequence[int]]) -> Rows:
+    """Columns and rows of how often each class was called which."""
+    rows = [[f"{at} {name}", *map(str, row)] for at, (name, row) in enumerate(zip(names, counts, strict=True), 1)]
+    return ["true class", *(str(at) for at in range(1, len(names) + 1))], rows
+
+
+def by_value(column: str, found: Mapping[str, Any]) -> Rows:
+    """Columns and rows of the figures at each value of a column; a figure that no value has is left out."""
+    keys: Mapping[str, Any] = next(iter(found.values()), {})
+    names = [key for key in keys if any(isinstance(each[key], dict) for each in found.values())]
+    rows = [
+        [
+            value or "–",
+            str(each["n"]),
+            f"{each['n_groups']}{' (few)' if each['few'] else ''}",
+            *(told(each[name]) for name in names),
+        ]
+        for value, each in found.items()
+    ]
+    return [column, "n", "groups", *names], rows
+
+
+def boxes_by_value(column: str, found: Mapping[str, Any]) -> Rows:
+    """The same of a detector, with what metadata alone tell where that was measured."""
+    more = [METADATA] if any("metadata_auroc" in each for each in found.values()) else []
+    rows = [
+        [
+            value or "–",
+            *(str(each[key]) for key in ("n", "n_positive", "n_boxes")),
+            *(told(each[key]) for key in BOXES),
+            *([told(each.get("metadata_auroc"))] if more else []),
+        ]
+        for value, each in found.items()
+    ]
+    return [column, "n", "with boxes", "boxes", *BOXES.values(), *more], rows
 
 
 def calibration(figures: Mapping[str, Any]) -> str:

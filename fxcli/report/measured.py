@@ -149,8 +149,7 @@ def _boxes(values: Mapping[str, Any]) -> Iterator[Block]:
     if len(found["class_ap50"]) > 1:
         yield Table(["class", "AP50"], [[each, told(value)] for each, value in found["class_ap50"].items()])
     for column, by in values.get("by", {}).items():
-        rows = [[value or "–", str(each["n"]), *(told(each[key]) for key in words.BOXES)] for value, each in by.items()]
-        yield Table([column, "n", *words.BOXES.values()], rows, f"by {column}")
+        yield Table(*words.boxes_by_value(column, by), f"by {column}")
     if "metadata" in values:
         yield Text(words.metadata(values["metadata"]))
 
@@ -170,17 +169,14 @@ def _classes(values: Mapping[str, Any]) -> Iterator[Block]:
         ["figure", "value [95 % interval]"], [[key.replace("_", " "), told(found[key])] for key in words.OVERALL]
     )
     per_class = found["per_class"]
-    rows = [
-        [name, *(told(each[key]) for key in words.PER_CLASS), str(each["support"]), str(each["n_groups"])]
-        for name, each in per_class.items()
-    ]
-    yield Table(["class", *words.PER_CLASS, "n", "groups"], rows, "each class")
+    yield Table(*words.per_class(per_class), "each class")
     yield _confusion(list(per_class), found["confusion"])
     yield _reliability(values)
     yield _risk_coverage(values["risk_coverage"])
     yield from _known_errors(values)
     for column, by in values["by"].items():
-        yield _by(column, by)
+        columns, rows = words.by_value(column, by)
+        yield Table([column, *(name.replace("_", " ") for name in columns[1:])], rows, f"by {column}")
     if "metadata" in values:
         yield Text(words.metadata(values["metadata"]))
 
@@ -189,9 +185,8 @@ def _confusion(names: Sequence[str], counts: Sequence[Sequence[int]]) -> Block:
     if len(names) > _MOST_CLASSES:
         return Text(f"How often each of {len(names)} classes was called which stands in the evaluation's JSON file.")
     shades = [[STRONGEST * count / max(1, sum(row)) for count in row] for row in counts]
-    columns = ["true class", *(str(place) for place in range(1, len(names) + 1))]
-    rows = [[f"{place} {name}", *map(str, row)] for place, (name, row) in enumerate(zip(names, counts, strict=True), 1)]
-    return Table(columns, rows, "confusion matrix: how often a class (row) was called which (column)", shades)
+    title = "confusion matrix: how often a class (row) was called which (column)"
+    return Table(*words.confusion(names, counts), title, shades)
 
 
 def _reliability(values: Mapping[str, Any]) -> Block:
@@ -240,18 +235,3 @@ def _known_errors(values: Mapping[str, Any]) -> Iterator[Block]:
 
 def _sentence(text: str) -> str:
     return f"{text[0].upper()}{text[1:]}."
-
-
-def _by(column: str, by: Mapping[str, Any]) -> Block:
-    first: Mapping[str, Any] = next(iter(by.values()), {})
-    names = [name for name in first if isinstance(first[name], dict)]
-    rows = [
-        [
-            value or "–",
-            str(each["n"]),
-            f"{each['n_groups']}{' (few)' if each['few'] else ''}",
-            *(told(each[name]) for name in names),
-        ]
-        for value, each in by.items()
-    ]
-    return Table([column, "n", "groups", *(name.replace("_", " ") for name in names)], rows, f"by {column}")

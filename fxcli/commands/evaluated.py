@@ -1,0 +1,79 @@
+"""What `fx evaluate` does alike with classifiers and detectors: where results go, and what is said of the pictures."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from fxcli.console import console
+from fxcli.run import ledger
+from fxcli.run.files import write_json
+
+if TYPE_CHECKING:
+    from fxcli.data.manifest import Manifest, Row
+    from fxcli.inference.detected import OpenedDetector
+    from fxcli.inference.opened import ModelFile, Opened
+
+
+def columns_of(rows: Sequence[Row], by: Sequence[str], *, leaked: bool = True) -> list[str]:
+    """The columns whose values are measured apart: those that were asked for, and first whether pictures leaked."""
+    first = ["leaked"] if leaked and len({row.leaked for row in rows}) > 1 else []
+    return list(dict.fromkeys([*first, *by]))
+
+
+def warn_of_learnt(opened: Opened | OpenedDetector, manifest: Manifest, rows: Sequence[Row]) -> None:
+    """Says how many pictures of another manifest than the model's own it learnt from."""
+    from fxcli.inference.measured import learnt_from
+
+    is_own = manifest.digest == opened.model.info.get("manifest_sha256")
+    if not is_own and (known := learnt_from(opened, rows)):
+        console.warn(f"{known} of these {len(rows)} pictures were learnt from by this model: figures on them flatter")
+
+
+def noted_look(opened: Opened | OpenedDetector, manifest: Manifest, rows: Sequence[Row]) -> dict[str, Any]:
+    """Notes a look at a test part, says which it is, and returns what the result says of it."""
+    from fxcli.inference.measured import look_at
+
+    found = look_at(opened, manifest, rows)
+    if found is None:
+        return {}
+    console.note(f"{found.told()} ({manifest.root / ledger.NAME})")
+    return {"look": found.number, "models_that_looked": found.models}
+
+
+def folders_of(models: Sequence[ModelFile], out: Path | None) -> list[Path | None]:
+    """Where results of each go within --out; None: into its run."""
+    if out is None or len(models) == 1:
+        return [out] * len(models)
+    names = Counter(model.name for model in models)
+    return [out / (model.name if model.is_final and names[model.name] == 1 else model.unique_name) for model in models]
+
+
+def write_result(
+    model: ModelFile, name: str, result: Mapping[str, Any], out: Path | None, *, own_data: bool
+) -> tuple[Path, Path]:
+    """Writes the figures of a model.
+
+    Args:
+        model: It.
+        name: Of the part that was measured, and how.
+        result: For people and programs.
+        out: Where to; None: its run, or ./evaluations for a file outside any.
+        own_data: Whether the manifest is that of the run.
+
+    Returns:
+        The file of the figures, and that for its predictions, of the same name; its folder exists.
+    """
+    base = out or (model.run.path if model.run else Path("evaluations") / model.unique_name)
+    if base == (model.run and model.run.path) and not model.is_final:
+        # A checkpoint's figures beside those of the run's own model.
+        name += f"-model-{model.digest[:8]}"
+    if not own_data:
+        name += f"-{result['evaluated_manifest_sha256'][:8]}"
+    for folder in ("evaluation", "predictions"):
+        (base / folder).mkdir(parents=True, exist_ok=True)
+    figures = base / "evaluation" / f"{name}.json"
+    write_json(figures, result)
+    return figures, base / "predictions" / f"{name}.csv"
