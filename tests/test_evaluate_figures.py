@@ -1,8 +1,10 @@
 """`fx evaluate`: comparisons, columns, studies, out-of-fold answers, and looks at a test part."""
 
 import csv
+import hashlib
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -10,6 +12,7 @@ from typer.testing import CliRunner
 
 from fxcli.cli import app
 from fxcli.console import console
+from fxcli.data.manifest import read_manifest, write_manifest
 from fxcli.run.directory import Run
 
 
@@ -89,6 +92,24 @@ def test_models_measured_on_other_labels_are_not_compared(tiny_recipe, prepared)
     assert done.exit_code == 0, done.output
     assert "other was measured on other pictures or classes: it is not compared" in done.stderr
     assert len(done.stdout.splitlines()) == 2
+
+
+@pytest.mark.parametrize("change", ["pictures", "classes"])
+def test_other_pictures_of_the_same_names_are_not_compared(tiny_recipe, prepared, change):
+    """As in two folders prepared from different sources whose files are called alike."""
+    tiny_recipe()
+    shutil.copytree(prepared, "own")
+    file = Path("own/manifest.csv")
+    rows = read_manifest(file).rows
+    if change == "pictures":
+        rows = [replace(row, sha256=hashlib.sha256(row.sha256.encode()).hexdigest()) for row in rows]
+    else:
+        rows = [replace(row, label=f"x{row.label}") for row in rows]
+    write_manifest(file, rows)
+    one, other = train("runs/one"), train("runs/other", "--set", f"data.manifest={file}")
+    done = fx("evaluate", one.path, other.path, "--json")
+    assert done.exit_code == 0, done.output
+    assert "other was measured on other pictures or classes: it is not compared" in done.stderr
 
 
 def test_columns_are_taken_apart_and_leaked_ones_without_being_asked(two, with_columns):
@@ -171,6 +192,15 @@ def test_a_manifest_from_elsewhere_with_pictures_that_were_learnt_from_is_warned
     assert done.exit_code == 0, done.output
     assert "24 of these 24 pictures were learnt from by this model" in done.stderr
     assert "learnt from" not in fx("evaluate", two[0].path, "--data", with_columns).stderr
+
+
+def test_new_pictures_are_measured_where_those_of_training_are_gone(tiny_recipe, prepared):
+    shutil.copytree(prepared, "own")
+    tiny_recipe()
+    one = train("runs/one", "--set", "data.manifest=own/manifest.csv")
+    Path("own").rename("elsewhere")
+    done = fx("evaluate", one.path, "--data", "elsewhere/manifest.csv", "--json")
+    assert done.exit_code == 0, done.output
 
 
 def test_a_mistyped_column_costs_no_look(two, with_columns):

@@ -1,5 +1,6 @@
 import numpy as np
 import pytest
+from scipy import stats
 from sklearn import metrics as sk
 
 from fxcli.evaluation.binary import areas, at_sensitivity, measured_binary, rates
@@ -90,3 +91,16 @@ def test_perfect_order_is_not_certain():
     for name in ("auroc", "auprc"):
         assert found[name].low == pytest.approx(expected), name
         assert found[name].high == found[name].value == 1.0
+
+
+def test_an_area_that_rests_on_few_positives_says_so():
+    """How often the interval holds the truth, 0.80, at three positives and 100 negatives."""
+    rng, held = np.random.default_rng(0), 0
+    positive = np.arange(103) < 3
+    shift = 2**0.5 * stats.norm.ppf(0.8)
+    for _ in range(150):
+        found = areas(stats.norm.cdf(rng.normal(size=103) + shift * positive), positive, resamples=300)["auroc"]
+        held += found.low <= 0.8 <= found.high
+    assert held >= 0.93 * 150
+    one = areas(np.linspace(0, 1, 101), np.arange(101) == 92)["auroc"]
+    assert one.high - one.low > 0.5

@@ -1,3 +1,5 @@
+from itertools import pairwise
+
 import numpy as np
 import pytest
 from scipy import stats
@@ -117,5 +119,19 @@ def test_a_share_of_equal_resamples_has_wilsons_interval():
     expected = stats.binomtest(15, 15).proportion_ci(method="wilson")
     assert (found.value, found.low, found.high) == (1.0, pytest.approx(expected.low), 1.0)
     assert mean(np.ones(30), groups) == Interval(1.0, None, None)
-    half = np.arange(30) % 4 / 3
+    half, groups = np.arange(60) % 4 / 3, np.repeat(np.arange(30), 2)
     assert mean(half, groups, is_share=True) == mean(half, groups)
+
+
+def test_a_better_share_has_no_lower_interval():
+    found = [mean(np.arange(50) < right, is_share=True) for right in range(51)]
+    assert all(a.low <= b.low and a.high <= b.high for a, b in pairwise(found))
+
+
+@pytest.mark.parametrize("share", [0.93, 0.9375])
+def test_shares_near_one_are_covered(share):
+    """Exact: of all counts that 50 pictures can have, those whose interval holds the truth."""
+    rights = np.arange(51)
+    found = [mean(np.arange(50) < right, is_share=True) for right in rights]
+    holds = np.array([each.low <= share <= each.high for each in found])
+    assert stats.binom.pmf(rights, 50, share)[holds].sum() > 0.94

@@ -102,9 +102,16 @@ def test_the_temperature_is_scipys_minimum(sample):
     assert calibration.nll(logits / found, targets) <= calibration.nll(*sample)
 
 
-def test_perfect_and_hopeless_logits_end_at_the_bounds():
+def test_where_all_are_right_nothing_tells_how_surely_and_hopeless_logits_end_at_a_bound():
     logits = np.eye(3)
-    assert fit_temperature(logits, np.arange(3)) == pytest.approx(0.05)
+    assert fit_temperature(logits, np.arange(3)) == 1
     assert fit_temperature(logits, (np.arange(3) + 1) % 3) == pytest.approx(20)
     with pytest.raises(ValueError, match="at least one picture"):
         fit_temperature(logits[:0], np.arange(0))
+
+
+def test_chance_is_simulated_in_parts_of_any_size(monkeypatch):
+    logits = np.random.default_rng(0).normal(size=(70, 4))
+    whole = calibration.ece_if_calibrated(logits)
+    monkeypatch.setattr(calibration, "_DRAWS_AT_ONCE", 7 * 70)
+    assert calibration.ece_if_calibrated(logits) == pytest.approx(whole, rel=1e-12)

@@ -1,4 +1,5 @@
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -98,3 +99,18 @@ def test_the_surest_contradictions_come_first():
     rows = np.arange(900)
     assert margins[0] == pytest.approx((probabilities.max(axis=1) - probabilities[rows, said.targets]).max(), abs=2e-4)
     assert all(row["label"] != row["predicted"] for row in found)
+
+
+@pytest.mark.parametrize("sharpness", [0.2, 1.0, 5.0])
+@pytest.mark.parametrize("unseen", [False, True])
+def test_a_threshold_keeps_what_it_was_fitted_for(sharpness, unseen):
+    said = labelled(2, count=400)
+    said = replace(said, logits=said.logits * sharpness, by_fold=None)
+    for classes, negative in ((("broken", "healthy"), 1), (("healthy", "torn"), 0)):
+        settings = Evaluate(negative_class=classes[negative])
+        known = fit(said, settings, classes, source="oof")
+        found = report(said, classes, known, by={"all": ["x"] * 400}, unseen=unseen, negative=classes[negative])
+        positives = (said.targets != negative).sum()
+        # The highest threshold that keeps 95 %: not one more positive is named than that takes.
+        assert found["binary"]["tp"] == np.ceil(0.95 * positives - 1e-9)
+        assert found["by"]["all"]["x"]["sensitivity"] == found["binary"]["sensitivity"]

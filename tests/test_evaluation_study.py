@@ -66,7 +66,7 @@ def test_seeds_are_averaged_before_the_bootstrap():
     )
     assert figures(twice)["accuracy"] == figures(given)["accuracy"]
     right = (given.said.logits.argmax(axis=2) == given.said.targets).mean(axis=0)
-    assert figures(given)["accuracy"] == mean(right, given.said.groups).to_mapping()
+    assert figures(given)["accuracy"] == mean(right, given.said.groups, is_share=True).to_mapping()
     one = Answers(Labelled(*[*vars(given.said).values()][:3], given.said.logits[:1]), given.leaked, CLASSES)
     widths = [figures(each)["accuracy"]["high"] - figures(each)["accuracy"]["low"] for each in (given, one)]
     assert widths[0] < widths[1]

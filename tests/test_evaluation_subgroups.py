@@ -1,6 +1,7 @@
 import numpy as np
 import pytest
 
+from fxcli.evaluation import words
 from fxcli.evaluation.binary import areas, rates
 from fxcli.evaluation.figures import measured
 from fxcli.evaluation.intervals import proportion
@@ -22,7 +23,7 @@ def sample():
 
 def test_each_value_is_measured_by_itself(sample):
     values, logits, targets, groups = sample
-    found = by_value(*sample, CLASSES, positive=1, threshold=0.4, resamples=200, seed=3)
+    found = by_value(*sample, CLASSES, negative=0, threshold=0.4, resamples=200, seed=3)
     assert list(found) == ["north", "south", "west"]
     south, inside = found["south"], values == "south"
     part = logits[inside], targets[inside], groups[inside]
@@ -41,7 +42,7 @@ def test_each_value_is_measured_by_itself(sample):
 def test_what_columns_alone_tell_stands_beside_each_value(sample):
     values, _, targets, groups = sample
     metadata = Metadata(("site",), 10, targets + 0.1 * np.arange(200))
-    found = by_value(*sample, CLASSES, positive=1, metadata=metadata, resamples=200, seed=3)
+    found = by_value(*sample, CLASSES, negative=0, metadata=metadata, resamples=200, seed=3)
     inside = values == "south"
     alone = areas(metadata.scores[inside], targets[inside] == 1, groups[inside], resamples=200, seed=3)
     assert found["south"]["metadata_auroc"] == alone["auroc"].to_mapping()
@@ -50,7 +51,7 @@ def test_what_columns_alone_tell_stands_beside_each_value(sample):
 
 
 def test_few_groups_are_flagged_and_only_counted(sample):
-    west = by_value(*sample, CLASSES, positive=1, resamples=50)["west"]
+    west = by_value(*sample, CLASSES, negative=0, resamples=50)["west"]
     assert (west["n_groups"], west["few"]) == (9, True)
     assert west["balanced_accuracy"] is west["macro_f1"] is west["auroc"] is None
     assert west["accuracy"]["high"] - west["accuracy"]["low"] > 0.4
@@ -64,7 +65,7 @@ def test_without_a_finding_there_is_no_sensitivity(sample):
 
 def test_values_of_one_class_have_no_specificity(sample):
     _, logits, targets, groups = sample
-    found = by_value(np.where(targets == 1, "yes", ""), logits, targets, groups, CLASSES, positive=1, resamples=50)
+    found = by_value(np.where(targets == 1, "yes", ""), logits, targets, groups, CLASSES, negative=0, resamples=50)
     assert list(found) == ["", "yes"]
     assert found["yes"]["specificity"] is found["yes"]["auroc"] is found[""]["sensitivity"] is None
     assert found["yes"]["n_classes"] == 1
@@ -107,3 +108,15 @@ def test_a_study_with_two_labels_is_named():
         studies(["s1", "s2", "s1"], np.zeros((3, 2)), np.array([0, 1, 1]))
     with pytest.raises(ValueError, match="'s1' and 1 more have"):
         studies(["s1", "s2", "s1", "s2"], np.zeros((4, 2)), np.array([0, 1, 1, 0]))
+
+
+@pytest.mark.parametrize("names", [("ankle", "wrist"), ("wrist", "zygoma")])
+def test_a_small_value_hides_no_figure_of_others(sample, names):
+    _, logits, targets, groups = sample
+    small = np.arange(200) < 4
+    values = np.where(small == (names[0] == "ankle"), *names)
+    columns, rows = words.by_value("part", by_value(values, logits, targets, groups, CLASSES, negative=0, resamples=50))
+    assert {"balanced_accuracy", "macro_f1", "auroc"} <= set(columns)
+    few = rows[names[0] != "ankle"]
+    assert few[columns.index("auroc")] == "–"
+    assert words.by_value("part", {}) == (["part", "n", "groups"], [])

@@ -202,3 +202,10 @@ def test_check_and_show_take_a_study(study):
     refused = CliRunner().invoke(app, ["prepare", "study.yaml"])
     assert refused.exit_code == 3
     assert "run it with: fx train study.yaml" in refused.stderr
+
+
+def test_data_may_be_called_as_a_run_is(study):
+    text = STUDY.replace("one: one.csv", "base: one.csv").replace("set: {", "set: {ensemble.folds: 3, ")
+    text = text.replace("recipe: baseline,", "recipe: baseline, set: {ensemble.folds: 1},")
+    more = "  other: {recipe: baseline}\ncomparisons: [{a: tuned, b: other, data: base, part: oof}]\n"
+    assert study(more, text=text).recipe.comparisons[0].data == "base"

@@ -1,5 +1,7 @@
 import json
 
+import pytest
+
 from fxcli.run.ledger import NAME, look, part_of
 
 
@@ -29,3 +31,9 @@ def test_a_line_cut_short_hides_no_other(tmp_path):
     with (tmp_path / NAME).open("ab") as handle:
         handle.write('{"name": "Ü'.encode()[:-1])
     assert look(tmp_path, part=part, model="m3").number == 3
+
+
+@pytest.mark.parametrize("name", ["a\u2028b", "a\x85b", "a\nb"])
+def test_a_name_that_breaks_lines_breaks_none_here(tmp_path, name):
+    part = part_of([("a", "x")])
+    assert [look(tmp_path, part=part, model="m", name=name).number for _ in range(2)] == [1, 2]

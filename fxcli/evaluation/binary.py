@@ -13,7 +13,19 @@ import numpy as np
 from fxcli.evaluation.bootstrap import RESAMPLES, percentile, replicates
 from fxcli.evaluation.figures import mapping
 from fxcli.evaluation.intervals import Groups, Interval, alike_n, balanced_n, codes_of, proportion
+from fxcli.evaluation.metrics import softmax
 from fxcli.evaluation.weighted import auroc, average_precision
+
+
+def finding(logits: np.ndarray, negative: int) -> np.ndarray:
+    """[N] how probable a finding is: whatever the class without one leaves. Thresholds are of this, to the bit.
+
+    Args:
+        logits: [N, 2].
+        negative: Index of the class without a finding.
+    """
+    probabilities: np.ndarray = 1 - softmax(logits)[:, negative]
+    return probabilities
 
 
 def rates(
@@ -97,18 +109,9 @@ def at_sensitivity(probabilities: np.ndarray, positive: np.ndarray, least: float
     Returns:
         None with one class alone.
     """
-    thresholds, sensitivity, _ = _curve(probabilities, positive)
-    if not len(thresholds):
-        return None
-    return float(thresholds[np.argmax(sensitivity >= least - 1e-9)])
-
-
-def _curve(probabilities: np.ndarray, positive: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Every probability as a threshold, from the highest; sensitivity and specificity there. Empty with one class."""
     if positive.all() or not positive.any():
-        return np.empty(0), np.empty(0), np.empty(0)
+        return None
     order = np.argsort(-probabilities, kind="stable")
     last = np.flatnonzero(np.diff(probabilities[order], append=-np.inf))
     hits = np.cumsum(positive[order])[last]
-    false = last + 1 - hits
-    return probabilities[order][last], hits / hits[-1], 1 - false / false[-1]
+    return float(probabilities[order][last[np.argmax(hits / hits[-1] >= least - 1e-9)]])

@@ -13,6 +13,8 @@ import numpy as np
 from fxcli.evaluation.intervals import CONFIDENCE, Groups, Interval, alike_n, codes_of, wilson
 
 RESAMPLES = 2000
+# With fewer of the rarer outcome an interval does not rest on resamples alone.
+FEW_OUTCOMES = 10
 # Weights held at once: what stays in a processor's cache is several times as fast.
 _CHUNK = 250_000
 
@@ -68,30 +70,34 @@ def percentile(
     n_groups: int,
     *,
     n: float | None = None,
-    confidence: float = CONFIDENCE,
 ) -> Interval | None:
     """The percentile interval of an estimate, expanded for few groups (`tail_of`) and widened to hold the estimate.
+
+    A resample shows nothing that the sample does not hold. Where a figure in 0…1 rests on fewer than ten outcomes of
+    either kind, n·p or n·(1 − p), it is widened to hold Wilson's interval, too: so at 0 and 1, and in a rare class.
 
     Args:
         value: The estimate on the data itself; None or NaN: undefined.
         values: [B] replicates; those that are NaN are left out.
         n_groups: Groups that the estimate rests on.
-        n: For figures in 0…1: the effective number of pictures from which Wilson's interval takes over where all
-            replicates are equal, as at 0 and 1. None for other figures: nothing can be said there.
-        confidence: Of the interval.
+        n: For figures in 0…1, the effective number of pictures that they rest on; None for others, of which nothing
+            can be said where all replicates are equal.
     """
     if value is None or np.isnan(value):
         return None
     defined = values[~np.isnan(values)]
-    tail = tail_of(n_groups, confidence)
+    tail = tail_of(n_groups)
     low, high = np.quantile(defined, [tail, 1 - tail]) if len(defined) else (value, value)
+    low, high = min(low, value), max(high, value)
+    if n is not None:
+        share, n = min(max(value, 0.0), 1.0), max(n, 1.0)
+        if n * min(share, 1 - share) < FEW_OUTCOMES:
+            least, most = wilson(share, n)
+            return Interval(float(value), float(min(low, least)), float(max(high, most)))
     # Rounding makes equal resamples differ in their last bits.
     if high - low > 1e-9 * max(1, abs(value)):
-        return Interval(float(value), float(min(low, value)), float(max(high, value)))
-    if n is None:
-        return Interval(float(value), None, None)
-    low, high = wilson(min(max(value, 0.0), 1.0), max(n, 1.0), confidence)
-    return Interval(float(value), float(low), float(high))
+        return Interval(float(value), float(low), float(high))
+    return Interval(float(value), None, None)
 
 
 def mean(
@@ -101,17 +107,15 @@ def mean(
     is_share: bool = False,
     resamples: int = RESAMPLES,
     seed: int = 0,
-    confidence: float = CONFIDENCE,
 ) -> Interval | None:
     """The mean of any value per picture, [N], with its interval; None without pictures. O(resamples · G).
 
     Args:
         values: [N].
         groups: [N]; None: every picture is its own.
-        is_share: Whether values are in 0…1, so that Wilson's interval can stand in where all resamples are equal.
+        is_share: Whether values are in 0…1, so that Wilson's interval holds where few outcomes are of one kind.
         resamples: How many.
         seed: Of the draws.
-        confidence: Of the interval.
     """
     if not len(values):
         return None
@@ -119,4 +123,4 @@ def mean(
     size, total = np.bincount(codes), np.bincount(codes, weights=values)
     found = replicates(lambda w: {"mean": (total @ w) / (size @ w)}, count, resamples=resamples, seed=seed)
     n = alike_n(codes) if is_share else None
-    return percentile(float(np.mean(values)), found["mean"], count, n=n, confidence=confidence)
+    return percentile(float(np.mean(values)), found["mean"], count, n=n)

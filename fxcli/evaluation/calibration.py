@@ -13,6 +13,7 @@ from fxcli.evaluation.metrics import scores, softmax
 MAX_BINS = 10
 PICTURES_PER_BIN = 20
 SIMULATIONS = 1000
+_DRAWS_AT_ONCE = 1_000_000
 TEMPERATURES = (0.05, 20.0)
 
 
@@ -82,8 +83,11 @@ def ece_if_calibrated(
     """
     confidence = softmax(logits).max(axis=1)
     columns = _columns(_bins(confidence, bins))
-    right = np.random.default_rng(seed).random((simulations, len(confidence))) < confidence
-    found = np.abs((confidence - right) @ columns).sum(axis=1) / len(confidence)
+    rng, found = np.random.default_rng(seed), np.empty(simulations)
+    step = max(1, _DRAWS_AT_ONCE // len(confidence))
+    for start in range(0, simulations, step):
+        right = rng.random((min(step, simulations - start), len(confidence))) < confidence
+        found[start : start + step] = np.abs((confidence - right) @ columns).sum(axis=1) / len(confidence)
     return float(found.mean()), float(np.quantile(found, 0.95))
 
 
@@ -128,14 +132,16 @@ def fit_temperature(logits: np.ndarray, targets: np.ndarray) -> float:
     """The temperature T for which softmax(logits / T) has the least NLL (Guo et al. 2017, section 4.2).
 
     NLL is convex in 1/T, its slope there mean(E_p[z] − z_y) increases: the root is found by bisection of log T within
-    1/20…20, whose ends are the answer where all (or none) are right. Fit it on logits of pictures that the model has
-    not learned from.
+    1/20…20. Where all are right it would make every answer certain, errors to come among them: 1 then. Fit it on
+    logits of pictures that the model has not learned from.
 
     Raises:
         ValueError: There are no pictures.
     """
     if not len(targets):
         raise ValueError("a temperature needs at least one picture")
+    if (logits.argmax(axis=1) == targets).all():
+        return 1.0
     values = logits.astype(np.float64)
     own = values[np.arange(len(targets)), targets]
     cold, hot = np.log(TEMPERATURES)

@@ -76,7 +76,7 @@ class Comparison:
             low, high = sorted(factor * end for end in (self.difference.low, self.difference.high))
             interval = f" [{low:.{digits}f}, {high:.{digits}f}]"
         amount = f"{self.names[b_is_better]} is better in {self.metric} by {factor * value:.{digits}f}{unit}"
-        start = amount if value else f"equal {self.metric}"
+        start = amount if abs(value) > _ROUNDING else f"equal {self.metric}"
         noise = "more than noise" if self.more_than_noise else "no more than noise"
         p = "p < 0.001" if self.p_value < 0.001 else f"p = {self.p_value:.3f}"
         worth = "named beforehand" if self.primary else "exploratory"

@@ -64,11 +64,14 @@ def measured(
         of_class = plain["per_class"][name]
         own_groups = len(np.unique(codes[own]))
         areas = found["class_auroc"][:, index]
+        # Of two classes it is the same figure, with the same interval.
+        rarer = min(own_groups, len(np.unique(codes[~own])))
+        each_against_rest = balanced_n([sizes[index], alike_n(codes[~own])])
         per_class[name] = {
             "precision": mapping(proportion(own[named], codes[named])),
             "recall": mapping(proportion(named[own], codes[own])),
             "f1": mapping(percentile(of_class["f1"], found["f1"][:, index], own_groups, n=sizes[index])),
-            "auroc": mapping(percentile(of_class["auroc"], areas, own_groups, n=sizes[index])),
+            "auroc": mapping(percentile(of_class["auroc"], areas, rarer, n=each_against_rest)),
             "support": of_class["support"],
             "n_groups": own_groups,
         }

@@ -37,8 +37,9 @@ def report(
         classes: K names.
         known: What the model knows of its errors.
         by: Column → value of each picture, [N].
-        unseen: Whether the pictures took no part in training or fitting. If they did, the temperature is not applied,
-            for it was chosen by them, and neither sets nor abstentions are measured.
+        unseen: Whether the pictures took no part in training or fitting. If they did, the temperature is applied to
+            the threshold of a finding alone, which is one of calibrated probabilities: it was chosen by them. Neither
+            sets nor abstentions are measured then.
         negative: Of two classes the one that means no finding.
         metadata: What columns alone tell of a finding on the same pictures.
 
@@ -46,9 +47,10 @@ def report(
         figures (see `figures.measured`), reliability, risk_coverage, by, and where they can be had sets, binary,
         metadata and abstentions.
     """
+    calibrated, targets, groups = said.mean_logits / known.temperature, said.targets, said.groups
     known = known if unseen else replace(known, temperature=1.0)
-    logits, targets, groups = said.mean_logits / known.temperature, said.targets, said.groups
-    positive = 1 - list(classes).index(negative) if negative is not None and len(classes) == 2 else None
+    logits = calibrated if unseen else said.mean_logits
+    without = list(classes).index(negative) if negative is not None and len(classes) == 2 else None
     threshold = 0.5 if known.threshold is None else known.threshold
     curve = selective.risk_coverage(logits, targets)
     found: dict[str, Any] = {
@@ -61,7 +63,7 @@ def report(
         },
         "by": {
             column: subgroups.by_value(
-                values, logits, targets, groups, classes, positive=positive, threshold=threshold, metadata=metadata
+                values, calibrated, targets, groups, classes, negative=without, threshold=threshold, metadata=metadata
             )
             for column, values in by.items()
         },
@@ -72,15 +74,15 @@ def report(
         sets = known.sets.sets(said.by_fold / known.temperature, logits.argmax(axis=1))
         found["sets"] = _sets(sets, said, classes, known)
         found["abstentions"] = _abstentions(logits, targets, known)
-    if positive is not None:
-        probabilities = softmax(logits)[:, positive]
+    if without is not None:
+        probabilities, positive = binary.finding(calibrated, without), targets != without
         found["binary"] = {
-            "positive": classes[positive],
+            "positive": classes[1 - without],
             "threshold_from": known.source or "0.5, for none was fitted",
-            **binary.measured_binary(probabilities, targets == positive, groups, threshold=threshold),
+            **binary.measured_binary(probabilities, positive, groups, threshold=threshold),
         }
         if metadata is not None:
-            found["metadata"] = metadata.to_mapping(targets == positive, groups)
+            found["metadata"] = metadata.to_mapping(positive, groups)
     return found
 
 

@@ -26,7 +26,7 @@ def by_value(
     groups: Groups,
     classes: Sequence[str],
     *,
-    positive: int | None = None,
+    negative: int | None = None,
     threshold: float = 0.5,
     metadata: Metadata | None = None,
     resamples: int = RESAMPLES,
@@ -36,11 +36,11 @@ def by_value(
 
     Args:
         values: [N] as in the manifest.
-        logits: [N, K].
+        logits: [N, K], calibrated where `threshold` is one of calibrated probabilities.
         targets: [N] class indices.
         groups: [N]; None: every picture is its own.
         classes: K names.
-        positive: Of two classes the finding, for sensitivity, specificity and auroc; None leaves them out.
+        negative: Of two classes that without a finding, for sensitivity, specificity and auroc; None leaves them out.
         threshold: For these, see `binary`.
         metadata: What columns alone tell of the finding; None leaves it out.
         resamples: Of the bootstrap.
@@ -73,8 +73,8 @@ def by_value(
         if not few:
             whole = measured(own_logits, own_targets, own, classes, resamples=resamples, seed=seed)
             row |= {name: whole[name] for name in ("balanced_accuracy", "macro_f1")}
-        if positive is not None:
-            data = softmax(own_logits)[:, positive], own_targets == positive, own
+        if negative is not None:
+            data = binary.finding(own_logits, negative), own_targets != negative, own
             rates = binary.rates(*data, threshold=threshold)
             row |= {name: mapping(rates[name]) for name in ("sensitivity", "specificity")}
             areas = {} if few else binary.areas(*data, resamples=resamples, seed=seed)

@@ -119,7 +119,7 @@ def fit(
     alpha, threshold = 1 - settings.coverage, None
     if settings.negative_class is not None:
         negative = list(classes).index(settings.negative_class)
-        threshold = binary.at_sensitivity(1 - softmax(logits)[:, negative], targets != negative, SENSITIVITY)
+        threshold = binary.at_sensitivity(binary.finding(logits, negative), targets != negative, SENSITIVITY)
     return Uncertainty(
         source=source,
         n=len(targets),

@@ -76,7 +76,7 @@ def learnt_from(opened: Opened | OpenedDetector, rows: Sequence[Row]) -> int:
     if opened.run is None or not (opened.run.path / "manifest.csv").is_file():
         return 0
     recorded = opened.run.manifest_file.parent
-    known = read_manifest(opened.run.path / "manifest.csv", root=recorded)
+    known = read_manifest(opened.run.path / "manifest.csv", root=recorded, with_pictures=False)
     learnt = {row.sha256 for row in known.rows if row.split != "test"} - {""}
     return sum(row.sha256 in learnt for row in rows)
 

@@ -138,7 +138,7 @@ def _rules(
                 what = "data" if field == "data" else "run"
                 choices = f"{', '.join(names)}{likely(name, names)}"
                 yield f"{written((*key, field), origins, shown)}: this study has no {what} '{name}'; it has {choices}"
-            elif comparison.part == "oof" and name in runs and runs[name].ensemble.folds == 1:
+            elif field != "data" and comparison.part == "oof" and name in runs and runs[name].ensemble.folds == 1:
                 place = written((*key, "part"), origins, shown)
                 yield f"{place}: run {name} has no out-of-fold predictions; set ensemble.folds for it"
         if comparison.a == comparison.b:

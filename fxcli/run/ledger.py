@@ -68,7 +68,7 @@ def look(folder: Path, *, part: str, model: str, **more: Any) -> Look:
 
 
 def _lines(file: Path) -> Iterable[dict[str, Any]]:
-    for text in file.read_text(encoding="utf-8", errors="replace").splitlines():
+    for text in file.read_text(encoding="utf-8", errors="replace").split("\n"):
         try:
             line = json.loads(text)
         except (ValueError, RecursionError):
