@@ -15,7 +15,7 @@ def test_the_surest_contradictions_come_first_one_a_group():
     found = disagreements(logits, targets, ["p", "q", "p", "r", "s", "p"])
     assert [each.index for each in found] == [5, 1, 3, 0, 2]  # 4 agrees; 0 and 2 share the group of 5
     assert [(each.label, each.predicted) for each in found] == [(1, 0), (1, 0), (0, 1), (1, 0), (1, 0)]
-    assert [each.margin for each in found] == pytest.approx([0.9, 0.6, 0.2, 0.8, 0.4])
+    assert [each.p_predicted - each.p_label for each in found] == pytest.approx([0.9, 0.6, 0.2, 0.8, 0.4])
     assert (found[0].p_label, found[0].p_predicted) == (pytest.approx(0.05), pytest.approx(0.95))
     assert [each.index for each in disagreements(logits, targets)] == [5, 0, 1, 2, 3]
     assert disagreements(logits, targets, most=2) == disagreements(logits, targets)[:2]
@@ -33,7 +33,7 @@ def test_it_is_the_definition():
     found = disagreements(logits, targets, groups)
     assert [each.index for each in found] == first + rest
     assert len(rest) > 20
-    assert [each.margin for each in found] == pytest.approx([margins[i] for i in first + rest])
+    assert [each.p_predicted - each.p_label for each in found] == pytest.approx([margins[i] for i in first + rest])
 
 
 def test_a_model_that_agrees_contradicts_nothing():

@@ -65,7 +65,7 @@ def test_the_threshold_is_found_by_trying_all(sample, target, grouped):
         assert found.n == (top >= found.threshold).sum()
         assert found.error.value == expected[2].value
         assert [found.error.low, found.error.high] == pytest.approx([expected[2].low, expected[2].high])
-        assert found.to_mapping()["error"]["high"] <= target
+        assert found.error.high <= target
 
 
 def test_groups_of_alike_pictures_allow_less(sample):

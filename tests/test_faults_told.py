@@ -19,7 +19,8 @@ from typer.testing import CliRunner
 from fxcli.cli import app
 from fxcli.console import console
 from fxcli.run import checkpoint
-from fxcli.run.directory import Lock, Run
+from fxcli.run.directory import Run
+from fxcli.run.lock import Lock
 from fxcli.training import loop
 
 NOBODY = 65534
@@ -178,8 +179,8 @@ def test_two_runs_on_one_directory(stopped):
     """A live process at work there, and one that begins at the same moment."""
     before = intact(stopped)
     code = (
-        "import sys; from pathlib import Path; from fxcli.run.directory import *\n"
-        "with Lock(Run(Path(sys.argv[1]))): print('in', flush=True); input()"
+        "import sys; from pathlib import Path; from fxcli.run.lock import Lock\n"
+        "with Lock(Path(sys.argv[1])): print('in', flush=True); input()"
     )
     with subprocess.Popen(
         [sys.executable, "-c", code, str(stopped.path)], stdin=subprocess.PIPE, stdout=subprocess.PIPE

@@ -15,7 +15,7 @@ from fxcli.errors import DataError, FxError, RunError
 from fxcli.evaluation.lines import Lines
 from fxcli.evaluation.predictions import PredictionTable
 from fxcli.inference import rows as output
-from fxcli.run.directory import Lock, Run
+from fxcli.run.lock import Lock
 
 OUT, FILE, PART, NOTES = (
     Path("out", *name) for name in ((), ("predictions.csv",), ("predictions.csv.part",), ("predictions.csv.part.json",))
@@ -419,7 +419,7 @@ def test_two_at_once(files):
 
 def test_a_lock_that_a_killed_one_left(files):
     OUT.mkdir()
-    with Lock(Run(OUT)):
+    with Lock(OUT):
         left = Path("out/lock.json").read_text()
     Path("out/lock.json").write_text(json.dumps(json.loads(left) | {"pid": 2**22 + 1}))
     assert predict(files)[0] == list(range(12))

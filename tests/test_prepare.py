@@ -25,6 +25,7 @@ from fxcli.data.read import read
 from fxcli.errors import DataError, RunError
 from fxcli.run import ledger
 
+HEADS = (" class", " all  ")
 LISTS = ("audit.html", "audit.json", "fingerprint.json", "manifest.csv")
 
 
@@ -75,6 +76,17 @@ def test_given_splits(pattern):
         assert (row.split == "test") == ("Test" in row.source)
     fingerprint = json.loads(Path("out/fingerprint.json").read_text())
     assert fingerprint["counts"] == {name: {"train": 12, "val": 2, "test": 3} for name in ("one", "two")}
+
+
+def test_a_calibration_part_is_counted_where_people_see_it():
+    tree(count=40)
+    recipe = "task: prepare\ndata: {source: source, prepared_px: 32, workers: 0}\nsplit: {calibration_frac: 0.2}\n"
+    Path("r.yaml").write_text(recipe, encoding="utf-8")
+    done = fx("r.yaml", "--out", "out")
+    assert done.exit_code == 0, done.output
+    title, last = (next(line.split() for line in done.stdout.splitlines() if line.startswith(head)) for head in HEADS)
+    assert title == ["class", "train", "val", "calibration", "test"]
+    assert sum(map(int, last[1:])) == 80
 
 
 def test_csv():
@@ -395,11 +407,12 @@ def test_fingerprint():
     Path("source/two/bad.png").write_text("no picture")
     with Image.new("L", (100, 40)) as wide:
         wide.save("source/two/0.png")
-    made("source", data__window="minmax")
+    made("source", data__window="minmax", data__licence="CC0")
     found = json.loads(Path("out/fingerprint.json").read_text())
     assert found["name"] == "test"
     assert found["source"] == "source"
     assert found["phantom"] is False
+    assert found["licence"] == "CC0"
     assert found["clean"] == {"prepared_px": 32, "window": "minmax"}
     assert found["classes"] == ["one", "two"]
     assert sum(sum(row.values()) for row in found["counts"].values()) == 17

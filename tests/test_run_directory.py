@@ -1,9 +1,7 @@
 """Runs on disk: made once, held by one process, and found again by what people call them."""
 
 import json
-import os
 import re
-import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -11,8 +9,7 @@ from pathlib import Path
 import pytest
 
 from fxcli.errors import RunError
-from fxcli.run import directory
-from fxcli.run.directory import RUNS, Lock, Run, all_runs, create, find_model, open_run
+from fxcli.run.directory import RUNS, Run, all_runs, create, find_model, open_run
 
 
 def make(name, *, model=True, out=None, **info):
@@ -91,122 +88,6 @@ def test_damaged_run_json(text):
     with pytest.raises(RunError, match=r"run\.json"):
         run.info()
     assert list(all_runs()) == []
-
-
-# --- the lock ---
-
-
-@pytest.fixture
-def other():
-    """Another process, alive."""
-    with subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE) as process:
-        yield process
-        process.stdin.close()
-
-
-def held_by(run, pid, host=None):
-    file = run.path / "lock.json"
-    file.write_text(json.dumps({"pid": pid, "host": host or socket.gethostname()}))
-    return file
-
-
-def test_lock_is_there_while_it_is_held():
-    run = create("final", {}, out=None)
-    with Lock(run):
-        assert json.loads((run.path / "lock.json").read_text()) == {"pid": os.getpid(), "host": socket.gethostname()}
-    assert not (run.path / "lock.json").exists()
-    with pytest.raises(ValueError, match="x"), Lock(run):
-        raise ValueError("x")
-    assert not (run.path / "lock.json").exists()
-
-
-def test_lock_of_a_live_process_is_refused(other):
-    run = create("final", {}, out=None)
-    file = held_by(run, other.pid)
-    with pytest.raises(RunError, match=f"process {other.pid} on .* is at work in this folder"), Lock(run):
-        pytest.fail("it must not be entered")
-    assert json.loads(file.read_text())["pid"] == other.pid
-
-
-def test_lock_of_a_dead_process_is_taken_over(other):
-    run = create("final", {}, out=None)
-    file = held_by(run, other.pid)
-    other.stdin.close()
-    other.wait()
-    with Lock(run):
-        assert json.loads(file.read_text())["pid"] == os.getpid()
-    assert not file.exists()
-
-
-def test_lock_of_another_machine_is_never_taken_over(other):
-    """There the number may be of a live process, though here it is of none."""
-    run = create("final", {}, out=None)
-    other.stdin.close()
-    other.wait()
-    held_by(run, other.pid, "elsewhere")
-    with pytest.raises(RunError, match=f"process {other.pid} on elsewhere") as caught, Lock(run):
-        pytest.fail("it must not be entered")
-    assert "delete the file" in caught.value.hint
-
-
-@pytest.mark.parametrize("text", ["", "{", "[]", '{"pid": "x", "host": ""}', '{"pid": 1e999}'])
-def test_lock_that_a_dead_process_wrote_halfway(monkeypatch, text):
-    monkeypatch.setattr(directory.time, "sleep", lambda _: None)
-    run = create("final", {}, out=None)
-    (run.path / "lock.json").write_text(text)
-    with Lock(run):
-        assert json.loads((run.path / "lock.json").read_text())["pid"] == os.getpid()
-
-
-def test_lock_that_is_being_written(monkeypatch, other):
-    """Another process made the file a moment ago, and has not written it yet."""
-    run = create("final", {}, out=None)
-    (run.path / "lock.json").touch()
-    monkeypatch.setattr(directory.time, "sleep", lambda _: held_by(run, other.pid))
-    with pytest.raises(RunError, match=f"process {other.pid}"), Lock(run):
-        pytest.fail("it must not be entered")
-
-
-def test_a_lock_that_was_taken_over_a_moment_before_is_left_alone(monkeypatch, other):
-    """Both saw the dead one; the other process was faster, and holds its own by now."""
-    run = create("final", {}, out=None)
-    file = held_by(run, 0)
-    real, looks = Lock.is_held.fget, []
-
-    def slow(lock):
-        looks.append(real(lock))
-        if len(looks) == 1:
-            held_by(run, other.pid)
-        return looks[-1]
-
-    monkeypatch.setattr(Lock, "is_held", property(slow))
-    with pytest.raises(RunError, match=f"process {other.pid}"), Lock(run):
-        pytest.fail("it must not be entered")
-    assert looks == [False, True, True]
-    assert json.loads(file.read_text())["pid"] == other.pid
-    assert sorted(path.name for path in run.path.glob("lock*")) == ["lock.json"]
-
-
-def test_a_takeover_that_was_killed_stands_in_nobodys_way(monkeypatch):
-    monkeypatch.setattr(directory.time, "sleep", lambda _: None)
-    run = create("final", {}, out=None)
-    held_by(run, 0)
-    taking = run.path / "lock.json.taking"
-    taking.touch()
-    with pytest.raises(RunError, match="cannot be taken"), Lock(run):
-        pytest.fail("the other may be at it")
-    os.utime(taking, (1, 1))
-    with Lock(run):
-        assert json.loads((run.path / "lock.json").read_text())["pid"] == os.getpid()
-    assert not taking.exists()
-
-
-@pytest.mark.parametrize("pid", [0, -1, 10**30])
-def test_numbers_that_are_no_process(pid):
-    run = create("final", {}, out=None)
-    held_by(run, pid)
-    with Lock(run):
-        assert json.loads((run.path / "lock.json").read_text())["pid"] == os.getpid()
 
 
 # --- finding ---

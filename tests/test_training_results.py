@@ -15,7 +15,7 @@ from fxcli.evaluation.predictions import Labelled
 from fxcli.evaluation.study import Answers
 from fxcli.recipe.load import load, shipped
 from fxcli.recipe.study import entries
-from fxcli.training.results import Results, digest_of, report, states_of
+from fxcli.training.results import Results, deciding_digest, report, states_of
 
 CLASSES = ("bent", "cut")
 TARGETS = np.array([0, 0, 1, 1])
@@ -49,7 +49,7 @@ def kept(results, listed, words):
     for entry in listed:
         if word := words.get(f"{entry.run}{entry.seed}"):
             line = {"data": entry.data, "run": entry.run, "minutes": 3.0 + entry.seed, "manifest_sha256": "m"}
-            results.keep(entry, {"test": answers(word)}, line | {"recipe_sha256": digest_of(entry.recipe)})
+            results.keep(entry, {"test": answers(word)}, line | {"recipe_sha256": deciding_digest(entry.recipe)})
 
 
 @pytest.fixture
@@ -168,7 +168,7 @@ def test_a_class_that_looks_like_a_number_and_a_comma_in_a_path_come_back(listed
 )
 def test_a_recipe_is_the_same_where_its_results_are(sets, same):
     assert load("baseline").recipe.phases["main"].optim.lr == 1e-3
-    assert (digest_of(load("baseline", sets).recipe) == digest_of(load("baseline").recipe)) == same
+    assert (deciding_digest(load("baseline", sets).recipe) == deciding_digest(load("baseline").recipe)) == same
 
 
 def test_the_order_of_phases_counts():
@@ -177,7 +177,7 @@ def test_the_order_of_phases_counts():
     digests = set()
     for text in (f"{a}, {b}", f"{b}, {a}"):
         Path("r.yaml").write_text(write.format(text), encoding="utf-8")
-        digests.add(digest_of(load("r.yaml").recipe))
+        digests.add(deciding_digest(load("r.yaml").recipe))
     assert len(digests) == 2
 
 

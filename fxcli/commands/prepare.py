@@ -54,7 +54,7 @@ def prepare(
     if parquet:
         require()
     loaded = load_recipe(recipe, set_ or [])
-    from fxcli.data.manifest import counts, kind_of
+    from fxcli.data.manifest import counted, counts, kind_of
     from fxcli.data.prepare import PREPARED
     from fxcli.data.prepare import prepare as run
     from fxcli.data.radiograph import Caution, warn_of
@@ -69,10 +69,7 @@ def prepare(
         bad = {"unreadable": made.unreadable, "warnings": made.warnings}
         console.record({"folder": str(made.folder), "counts": table, "audit": figures, **bad})
     else:
-        splits = [name for name in ("train", "val", "test") if any(name in row for row in table.values())]
-        rows = [[name, *(str(row.get(split, 0)) for split in splits)] for name, row in table.items()]
-        total = ["all", *(str(sum(row.get(split, 0) for row in table.values())) for split in splits)]
-        console.table(["class", *splits], [*rows, total], title=str(made.folder))
+        console.table(*counted(made.rows), title=str(made.folder))
         console.table(["audit", ""], made.audit.table())
         console.note(f"the pairs: {made.folder / 'audit.html'}")
         console.note(f"train with: fx train RECIPE --set data.manifest={made.manifest}")

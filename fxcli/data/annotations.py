@@ -1,4 +1,4 @@
-"""Boxes as others write them: COCO, YOLO and Pascal VOC, each read into one form. Called by prepare.
+"""Boxes as others write them: COCO, YOLO and Pascal VOC, each read into one form. Called by prepare and boxes.
 
 What is wrong with a box is told by box_check, which knows the picture's size. See boxes for what fx itself keeps.
 """

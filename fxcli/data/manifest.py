@@ -334,3 +334,12 @@ def counts(rows: Sequence[Row]) -> dict[str, dict[str, int]]:
     found = Counter((row.label, row.split) for row in rows)
     labels = sorted({label for label, _ in found})
     return {label: {split: found[label, split] for split in SPLITS if found[label, split]} for label in labels}
+
+
+def counted(rows: Sequence[Row]) -> tuple[list[str], list[list[str]]]:
+    """The same as a table, for people: columns, and rows of which the last one adds up the others."""
+    table = counts(rows)
+    splits = [split for split in SPLITS if any(split in each for each in table.values())]
+    cells = [[label, *(str(each.get(split, 0)) for split in splits)] for label, each in table.items()]
+    total = ["all", *(str(sum(each.get(split, 0) for each in table.values())) for split in splits)]
+    return ["class", *splits], [*cells, total]

@@ -36,9 +36,9 @@ from fxcli.data.views import View
 from fxcli.errors import DataError
 from fxcli.recipe.preparation import Columns, PrepareRecipe
 from fxcli.run import ledger
-from fxcli.run.directory import Lock, Run
 from fxcli.run.files import replace, saying, sha256_of, write_json
 from fxcli.run.key import hashed
+from fxcli.run.lock import Lock
 from fxcli.run.provenance import now
 
 PHANTOM = "phantom"
@@ -94,7 +94,7 @@ def prepare(
     part = Path(f"{os.path.abspath(folder)}.part")
     with saying(folder):
         part.mkdir(parents=True, exist_ok=True)
-    with Lock(Run(part)), saying(folder):
+    with Lock(part), saying(folder):
         try:
             shutil.rmtree(part / "pictures", ignore_errors=True)  # of a process that was killed
             # Phantoms are drawn in known groups, and views of one patient would be all that is found.
@@ -267,6 +267,7 @@ def _fingerprint(
         "created": now(),
         "fx_version": __version__,
         "source": recipe.data.source,
+        "licence": recipe.data.licence,
         "phantom": any(picture.is_phantom for picture in made),
         "clean": asdict(Clean(recipe.data.prepared_px, recipe.data.window)),
         "classes": sorted({row.label for row in rows}),

@@ -13,8 +13,8 @@ from fxcli.data import keypoints
 from fxcli.data.keypoints import Keypoints
 
 SIDE_PX = 128
-# Keypoints are looked for at twice that.
 ORIENTATIONS = 8
+# Keypoints are looked for at twice SIDE_PX.
 LOOKED_AT_PX = 256
 _HASHED_PX = 32
 # Rows and columns whose grey values lie within this are a bar, not a picture; JPEG noise is less.

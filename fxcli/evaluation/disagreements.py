@@ -28,11 +28,6 @@ class Disagreement:
     p_label: float
     p_predicted: float
 
-    @property
-    def margin(self) -> float:
-        """How much surer of its own answer than of the label, 0…1."""
-        return self.p_predicted - self.p_label
-
 
 def disagreements(
     logits: np.ndarray, targets: np.ndarray, groups: Groups = None, most: int | None = None

@@ -75,10 +75,10 @@ def classification(logits: np.ndarray, targets: np.ndarray, classes: Sequence[st
     return {
         "n": len(targets),
         "accuracy": float((predicted == targets).mean()),
-        "balanced_accuracy": _mean([values["recall"] for values in present]),
-        "macro_f1": _mean([values["f1"] for values in present]),
+        "balanced_accuracy": mean_of_known([values["recall"] for values in present]),
+        "macro_f1": mean_of_known([values["f1"] for values in present]),
         "nll": float(scores(logits, targets)["nll"].mean()),
-        "auroc": _mean([values["auroc"] for values in present]),
+        "auroc": mean_of_known([values["auroc"] for values in present]),
         "per_class": per_class,
         "confusion": confusion.tolist(),
     }
@@ -88,7 +88,8 @@ def _ratio(part: float, whole: float) -> float | None:
     return float(part / whole) if whole else None
 
 
-def _mean(values: Sequence[float | None]) -> float | None:
+def mean_of_known(values: Sequence[float | None]) -> float | None:
+    """The mean of those that are not None; None without any."""
     defined = [value for value in values if value is not None]
     return float(np.mean(defined)) if defined else None
 

@@ -60,14 +60,12 @@ def figures(answers: Answers) -> dict[str, Any]:
         "accuracy_seeds": [float(value) for value in right.mean(axis=1)],
         "nll": float(np.mean([values["nll"] for values in each])),
         "macro_f1": float(np.mean([values["macro_f1"] for values in each])),
-        "recall": {name: _mean([values["per_class"][name]["recall"] for values in each]) for name in answers.classes},
+        "recall": {
+            name: metrics.mean_of_known([values["per_class"][name]["recall"] for values in each])
+            for name in answers.classes
+        },
         **apart,
     }
-
-
-def _mean(values: Sequence[float | None]) -> float | None:
-    known = [value for value in values if value is not None]
-    return float(np.mean(known)) if known else None
 
 
 def compare(a: Answers, b: Answers, names: Sequence[str], metric: str, *, primary: bool) -> Comparison:

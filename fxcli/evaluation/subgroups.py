@@ -95,14 +95,12 @@ class Studies:
         logits: [S, K] means.
         targets: [S].
         groups: [S]; studies that share a group, directly or by way of others, share one.
-        sizes: [S] pictures.
     """
 
     names: list[str]
     logits: np.ndarray
     targets: np.ndarray
     groups: np.ndarray
-    sizes: np.ndarray
 
 
 def studies(
@@ -137,4 +135,4 @@ def studies(
     width = len(names) + count
     graph = coo_array((np.ones(len(codes)), (study_of, len(names) + codes)), shape=(width, width))
     component = connected_components(graph, directed=False)[1][: len(names)]
-    return Studies(names.tolist(), sums / sizes[:, None], own, component, sizes)
+    return Studies(names.tolist(), sums / sizes[:, None], own, component)

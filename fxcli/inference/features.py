@@ -18,8 +18,8 @@ import numpy as np
 
 from fxcli.errors import DataError, RunError
 from fxcli.evaluation.table import csv_line
-from fxcli.run.directory import Lock, Run
 from fxcli.run.files import replacing, saying, write_text
+from fxcli.run.lock import Lock
 
 FEATURES, PATHS, SHEET = "features.npy", "paths.csv", "neighbours.png"
 
@@ -95,7 +95,7 @@ def going_to(
     with saying(file):
         folder.mkdir(parents=True, exist_ok=True)
         is_locked = beside is not None and beside.resolve() == folder.resolve()
-        with contextlib.nullcontext() if is_locked else Lock(Run(folder)), replacing(file) as part:
+        with contextlib.nullcontext() if is_locked else Lock(folder), replacing(file) as part:
             with part.open("wb") as handle:
                 yield FeatureFile(handle, len(paths), width)
             # Those of other features must not stand beside these.

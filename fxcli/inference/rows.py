@@ -24,8 +24,8 @@ from fxcli.errors import DataError
 from fxcli.evaluation.lines import Found, Lines, Place
 from fxcli.evaluation.table import kind_of
 from fxcli.inference.notes import changed, check_notes, keep_notes, notes_of, part_of, taken, write_notes
-from fxcli.run.directory import Lock, Run
 from fxcli.run.files import copy, replace, saying, sync_folder
+from fxcli.run.lock import Lock
 
 _KEPT = "make space there, or write elsewhere; rows in a .part file are kept, and --resume goes on with them"
 
@@ -236,7 +236,7 @@ def going_to(
         return
     with saying(folder):
         folder.mkdir(parents=True, exist_ok=True)
-    with Lock(Run(folder)):
+    with Lock(folder):
         file = folder / lines.file_name
         if not lines.json:
             _check_free(file, may_replace=overwrite)

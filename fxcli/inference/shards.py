@@ -32,8 +32,8 @@ from fxcli.evaluation.predictions import PredictionTable
 from fxcli.evaluation.table import kind_of
 from fxcli.inference.notes import changed, check_notes, keep_notes, notes_of, part_of, taken, write_notes
 from fxcli.inference.verdict import Judge
-from fxcli.run.directory import Lock, Run
 from fxcli.run.files import copy, replace, saying, sync_folder
+from fxcli.run.lock import Lock
 
 NAME = "predictions.parquet"
 # Pictures of a shard, on average and at most: some ten seconds of a core, which is what a lost machine costs.
@@ -233,7 +233,7 @@ def going_to(folder: Path, made_with: Mapping[str, Any], *, resume: bool, overwr
     """Gives what keeps the shards of a prediction; arguments and errors are those of rows.going_to."""
     with saying(folder):
         folder.mkdir(parents=True, exist_ok=True)
-    with Lock(Run(folder)):
+    with Lock(folder):
         kept = ShardFolder(folder / NAME)
         _open(kept, made_with, resume=resume, overwrite=overwrite)
         try:

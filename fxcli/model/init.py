@@ -1,6 +1,6 @@
 """Pretrained weights: found in a package, the cache, the net or a run, checked, and loaded to the last tensor.
 
-Nothing but tensors is ever unpickled. Called once, when a backbone is built for training.
+Nothing but tensors is ever unpickled. Called when a backbone is built for training, and by who asks what is there.
 """
 
 from __future__ import annotations

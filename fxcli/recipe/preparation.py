@@ -38,6 +38,9 @@ class PrepareData(Section):
         "percentile",
         description="how pictures of more than 8 bits become 8-bit: their full range, or their 0.5–99.5 percentiles",
     )
+    licence: str | None = Field(
+        None, max_length=200, description="of the pictures, for people; reports and model cards tell it"
+    )
     workers: int | None = Field(None, ge=0, le=256, description="threads; null = one per core")
 
 

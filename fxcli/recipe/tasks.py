@@ -1,4 +1,4 @@
-"""Which task has which model of a recipe, what a phase may say, and the JSON Schema of each. Called by load."""
+"""Which task has which model of a recipe, what a phase may say, and the JSON Schema of each."""
 
 from __future__ import annotations
 

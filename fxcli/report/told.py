@@ -8,7 +8,7 @@ from itertools import pairwise
 from typing import Any
 
 from fxcli.console import ASSUMES_FRACTURE, DEMO, INTENDED_USE
-from fxcli.data.manifest import SPLITS, counts
+from fxcli.data.manifest import counted
 from fxcli.report import figures
 from fxcli.report.blocks import Block, Bullets, Code, Facts, Figure, Missing, Section, Table, Text
 from fxcli.report.figures import Line
@@ -110,11 +110,7 @@ def data(run: Kept) -> Section:
     if run.info.get("demo"):
         blocks.append(Text("These pictures were drawn by fx: they are phantoms."))
     if run.rows:
-        table = counts(run.rows)
-        splits = [split for split in SPLITS if any(split in each for each in table.values())]
-        rows = [[label, *(str(each.get(split, 0)) for split in splits)] for label, each in table.items()]
-        total = ["all", *(str(sum(each.get(split, 0) for each in table.values())) for split in splits)]
-        blocks.append(Table(["class", *splits], [*rows, total], "pictures of each class and part"))
+        blocks.append(Table(*counted(run.rows), "pictures of each class and part"))
     else:
         blocks.append(Missing("The run has no manifest: how many pictures there are is not known."))
     if audit:

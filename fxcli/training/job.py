@@ -1,7 +1,7 @@
 """One training from a recipe to a finished run: made, run, resumed, told of in run.json. Called by `fx train`.
 
 A recipe that asks for folds or seeds is trained once for each, every time into a run of its own within the run; what
-becomes of those parts together is in ensemble. The loops are in classify and pretrain.
+becomes of those parts together is in ensemble. The loops are in loop and pretrain.
 """
 
 from __future__ import annotations

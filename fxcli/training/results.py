@@ -33,7 +33,7 @@ PICTURES = ("path", "label", "group", "leaked")
 _LOGIT = "logit_"
 
 
-def digest_of(recipe: ClassifyRecipe) -> str:
+def deciding_digest(recipe: ClassifyRecipe) -> str:
     """The hash of what decides a result.
 
     That is neither where the pictures lie nor how a machine computes. Defaults are left out, so that no result is void
@@ -85,7 +85,7 @@ class Results:
         files += [self.pictures(entry.data, part) for part in entry.parts]
         if line is None or not all(file.is_file() for file in files):
             return None
-        now = {"recipe": digest_of(entry.recipe)}
+        now = {"recipe": deciding_digest(entry.recipe)}
         manifest = Path(str(entry.recipe.data.manifest))
         if manifest.is_file():
             # Without its pictures a result can still be shown.

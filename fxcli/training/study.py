@@ -24,9 +24,10 @@ from fxcli.recipe.load import difference, load
 from fxcli.recipe.schema import ClassifyRecipe
 from fxcli.recipe.study import Entry
 from fxcli.run import provenance
-from fxcli.run.directory import Lock, Run, held
+from fxcli.run.directory import Run, held
+from fxcli.run.lock import Lock
 from fxcli.training import job
-from fxcli.training.results import Results, digest_of
+from fxcli.training.results import Results, deciding_digest
 
 
 def work(entries: Sequence[Entry], folder: Path, results: Results) -> None:
@@ -51,7 +52,7 @@ def work(entries: Sequence[Entry], folder: Path, results: Results) -> None:
         results.check(entry.data, manifests[entry.data].digest, index)
         _check(entry, Run(folder / entry.name), manifests[entry.data])
     folder.mkdir(parents=True, exist_ok=True)
-    with Lock(Run(folder)):
+    with Lock(folder):
         for number, entry in enumerate(left, 1 + len(entries) - len(left)):
             if results.find(entry, results.index()):
                 continue  # its result came from another machine in the meantime
@@ -74,7 +75,7 @@ def _check(entry: Entry, run: Run, manifest: Manifest) -> None:
         return
     recipe = load(run.path / "recipe.yaml", check_init=False).recipe
     changed = []
-    if not isinstance(recipe, ClassifyRecipe) or digest_of(recipe) != digest_of(entry.recipe):
+    if not isinstance(recipe, ClassifyRecipe) or deciding_digest(recipe) != deciding_digest(entry.recipe):
         keys = [".".join(key) for key, _ in difference(recipe, entry.recipe) if key != ("data", "manifest")]
         changed.append(f"the recipe ({', '.join(keys)})")
     if run.info()["manifest_sha256"] != manifest.digest:
@@ -137,7 +138,7 @@ def _known(entry: Entry, run: Run, opened: Opened) -> dict[str, Any]:
         "data": entry.data,
         "run": entry.run,
         "seed": entry.seed,
-        "recipe_sha256": digest_of(entry.recipe),
+        "recipe_sha256": deciding_digest(entry.recipe),
         "manifest_sha256": info["manifest_sha256"],
         "model_sha256": opened.digest,
         "backbone": opened.model.info["backbone"],

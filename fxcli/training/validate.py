@@ -1,4 +1,4 @@
-"""Figures of a classifier on the validation part, by the same code as `fx evaluate`. Called by feed and finish."""
+"""Figures of a classifier on the validation part, by the same code as `fx evaluate`."""
 
 from __future__ import annotations
 

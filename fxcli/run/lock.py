@@ -1,0 +1,113 @@
+"""One process at a time in a folder: of a run, a study, a prepared folder in the making, or predictions."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import socket
+import time
+from pathlib import Path
+
+from fxcli.errors import RunError
+
+# What a look and a removal take many times over: older, the file is of a dead process.
+_TAKING_S = 5.0
+
+
+class Lock:
+    """Keeps two processes from writing one folder. Left behind by a dead process of this machine, it is taken over.
+
+    Raises:
+        RunError: On entering, when another process holds it.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.file = folder / "lock.json"
+
+    def __enter__(self) -> None:
+        mine = json.dumps({"pid": os.getpid(), "host": socket.gethostname()})
+        for _ in range(20):
+            try:
+                handle = os.open(self.file, os.O_CREAT | os.O_EXCL | os.O_WRONLY)
+            except FileExistsError:
+                self._take_over()
+                continue
+            try:
+                os.write(handle, mine.encode())
+            except BaseException:
+                self.file.unlink(missing_ok=True)
+                raise
+            finally:
+                os.close(handle)
+            return
+        raise RunError("the lock of this folder cannot be taken", where=self.file)
+
+    def __exit__(self, *_: object) -> None:
+        self.file.unlink(missing_ok=True)
+
+    @property
+    def is_held(self) -> bool:
+        """Whether a process is at work; one of another machine is taken to be alive."""
+        if not self.file.exists():
+            return False
+        pid, host = self._holder()
+        return host != socket.gethostname() or _alive(pid)
+
+    def _take_over(self) -> None:
+        if self.is_held:
+            pid, host = self._holder()
+            raise RunError(
+                f"process {pid} on {host} is at work in this folder",
+                where=self.file,
+                hint="wait for it; if that process is gone, delete the file",
+            )
+        # One at a time: what lies here after the look may be the new lock of another that took over, too.
+        taking = self.file.with_name(f"{self.file.name}.taking")
+        try:
+            os.close(os.open(taking, os.O_CREAT | os.O_EXCL | os.O_WRONLY))
+        except FileExistsError:
+            time.sleep(_TAKING_S / 10)
+            with contextlib.suppress(FileNotFoundError):
+                if time.time() - taking.stat().st_mtime > _TAKING_S:
+                    taking.unlink()
+            return
+        try:
+            if not self.is_held:
+                self.file.unlink(missing_ok=True)
+        finally:
+            taking.unlink(missing_ok=True)
+
+    def _holder(self) -> tuple[int, str]:
+        for _ in range(10):
+            try:
+                holder = json.loads(self.file.read_text(encoding="utf-8"))
+                return int(holder["pid"]), str(holder["host"])
+            except (OSError, ValueError, KeyError, TypeError, OverflowError):
+                time.sleep(0.05)  # it may be being written at this very moment
+        return -1, socket.gethostname()  # written halfway by a process that died
+
+
+def _alive(pid: int) -> bool:
+    if pid <= 0 or pid == os.getpid():
+        return False
+    if os.name == "nt":
+        import ctypes
+
+        # os.kill(pid, 0) would end the process on Windows.
+        kernel32 = ctypes.WinDLL("kernel32")  # type: ignore[attr-defined,unused-ignore]
+        handle = kernel32.OpenProcess(0x1000, False, pid)
+        if handle:
+            kernel32.CloseHandle(handle)
+        return bool(handle)
+    try:
+        os.kill(pid, 0)
+    except (ProcessLookupError, OverflowError):
+        return False
+    except PermissionError:
+        return True
+    try:
+        # Dead, and not yet asked for by its parent; the name before it may hold brackets.
+        return not Path(f"/proc/{pid}/stat").read_bytes().rpartition(b")")[2].lstrip().startswith(b"Z")
+    except OSError:
+        return True

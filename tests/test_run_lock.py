@@ -1,0 +1,117 @@
+"""The lock of a folder: held by one process, and taken over from a dead one."""
+
+import json
+import os
+import socket
+import subprocess
+import sys
+
+import pytest
+
+from fxcli.errors import RunError
+from fxcli.run import lock
+from fxcli.run.lock import Lock
+
+
+@pytest.fixture
+def other():
+    """Another process, alive."""
+    with subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE) as process:
+        yield process
+        process.stdin.close()
+
+
+def held_by(folder, pid, host=None):
+    file = folder / "lock.json"
+    file.write_text(json.dumps({"pid": pid, "host": host or socket.gethostname()}))
+    return file
+
+
+def test_lock_is_there_while_it_is_held(tmp_path):
+    with Lock(tmp_path):
+        assert json.loads((tmp_path / "lock.json").read_text()) == {"pid": os.getpid(), "host": socket.gethostname()}
+    assert not (tmp_path / "lock.json").exists()
+    with pytest.raises(ValueError, match="x"), Lock(tmp_path):
+        raise ValueError("x")
+    assert not (tmp_path / "lock.json").exists()
+
+
+def test_lock_of_a_live_process_is_refused(other, tmp_path):
+    file = held_by(tmp_path, other.pid)
+    with pytest.raises(RunError, match=f"process {other.pid} on .* is at work in this folder"), Lock(tmp_path):
+        pytest.fail("it must not be entered")
+    assert json.loads(file.read_text())["pid"] == other.pid
+
+
+def test_lock_of_a_dead_process_is_taken_over(other, tmp_path):
+    file = held_by(tmp_path, other.pid)
+    other.stdin.close()
+    other.wait()
+    with Lock(tmp_path):
+        assert json.loads(file.read_text())["pid"] == os.getpid()
+    assert not file.exists()
+
+
+def test_lock_of_another_machine_is_never_taken_over(other, tmp_path):
+    """There the number may be of a live process, though here it is of none."""
+    other.stdin.close()
+    other.wait()
+    held_by(tmp_path, other.pid, "elsewhere")
+    with pytest.raises(RunError, match=f"process {other.pid} on elsewhere") as caught, Lock(tmp_path):
+        pytest.fail("it must not be entered")
+    assert "delete the file" in caught.value.hint
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", '{"pid": "x", "host": ""}', '{"pid": 1e999}'])
+def test_lock_that_a_dead_process_wrote_halfway(monkeypatch, text, tmp_path):
+    monkeypatch.setattr(lock.time, "sleep", lambda _: None)
+    (tmp_path / "lock.json").write_text(text)
+    with Lock(tmp_path):
+        assert json.loads((tmp_path / "lock.json").read_text())["pid"] == os.getpid()
+
+
+def test_lock_that_is_being_written(monkeypatch, other, tmp_path):
+    """Another process made the file a moment ago, and has not written it yet."""
+    (tmp_path / "lock.json").touch()
+    monkeypatch.setattr(lock.time, "sleep", lambda _: held_by(tmp_path, other.pid))
+    with pytest.raises(RunError, match=f"process {other.pid}"), Lock(tmp_path):
+        pytest.fail("it must not be entered")
+
+
+def test_a_lock_that_was_taken_over_a_moment_before_is_left_alone(monkeypatch, other, tmp_path):
+    """Both saw the dead one; the other process was faster, and holds its own by now."""
+    file = held_by(tmp_path, 0)
+    real, looks = Lock.is_held.fget, []
+
+    def slow(one):
+        looks.append(real(one))
+        if len(looks) == 1:
+            held_by(tmp_path, other.pid)
+        return looks[-1]
+
+    monkeypatch.setattr(Lock, "is_held", property(slow))
+    with pytest.raises(RunError, match=f"process {other.pid}"), Lock(tmp_path):
+        pytest.fail("it must not be entered")
+    assert looks == [False, True, True]
+    assert json.loads(file.read_text())["pid"] == other.pid
+    assert sorted(path.name for path in tmp_path.glob("lock*")) == ["lock.json"]
+
+
+def test_a_takeover_that_was_killed_stands_in_nobodys_way(monkeypatch, tmp_path):
+    monkeypatch.setattr(lock.time, "sleep", lambda _: None)
+    held_by(tmp_path, 0)
+    taking = tmp_path / "lock.json.taking"
+    taking.touch()
+    with pytest.raises(RunError, match="cannot be taken"), Lock(tmp_path):
+        pytest.fail("the other may be at it")
+    os.utime(taking, (1, 1))
+    with Lock(tmp_path):
+        assert json.loads((tmp_path / "lock.json").read_text())["pid"] == os.getpid()
+    assert not taking.exists()
+
+
+@pytest.mark.parametrize("pid", [0, -1, 10**30])
+def test_numbers_that_are_no_process(pid, tmp_path):
+    held_by(tmp_path, pid)
+    with Lock(tmp_path):
+        assert json.loads((tmp_path / "lock.json").read_text())["pid"] == os.getpid()
