@@ -1,6 +1,7 @@
 """Fixtures of all tests: each runs in an empty folder of its own, with one thread and a cache of its own."""
 
 import os
+import shutil
 import sys
 import tempfile
 from pathlib import Path
@@ -159,15 +160,38 @@ def tiny_recipe(demo_zoo, prepared):
     return make
 
 
+@pytest.fixture(scope="session")
+def _trained_before(tmp_path_factory):
+    """Recipe and command → a folder with the run that they made."""
+    return {}, tmp_path_factory.mktemp("trained")
+
+
 @pytest.fixture
-def trained(tiny_recipe, demo_zoo):
-    """A finished run of two epochs."""
+def run_of(_trained_before, demo_zoo):
+    """Makes a finished run of tiny.yaml as it is: run_of("runs/a", "--folds", 2). Trained once; others get a copy."""
     from fxcli.cli import app
     from fxcli.console import console
     from fxcli.run.directory import Run
 
+    known, folder = _trained_before
+
+    def make(out, *options):
+        command = ["train", "tiny.yaml", "--out", out, "--quiet", *map(str, options)]
+        key = (Path("tiny.yaml").read_text(encoding="utf-8"), *command)
+        if key in known:
+            shutil.copytree(known[key], out)
+        else:
+            done = CliRunner().invoke(app, command)
+            assert done.exit_code == 0, done.output
+            console.configure()
+            known[key] = shutil.copytree(out, folder / str(len(known)))
+        return Run(Path(out))
+
+    return make
+
+
+@pytest.fixture
+def trained(tiny_recipe, run_of):
+    """A finished run of two epochs."""
     tiny_recipe()
-    done = CliRunner().invoke(app, ["train", "tiny.yaml", "--out", "runs/trained", "--quiet"])
-    assert done.exit_code == 0, done.output
-    console.configure()
-    return Run(Path("runs/trained"))
+    return run_of("runs/trained")

@@ -15,6 +15,8 @@ from fxcli.console import console
 from fxcli.data.manifest import read_manifest, write_manifest
 from fxcli.run.directory import Run
 
+SHORT = ("--set", "train.epochs=1")
+
 
 def fx(*arguments):
     done = CliRunner().invoke(app, [str(argument) for argument in arguments])
@@ -23,21 +25,21 @@ def fx(*arguments):
 
 
 def train(out, *more):
-    done = fx("train", "tiny.yaml", "--set", "train.epochs=1", "--out", out, "--quiet", *more)
+    done = fx("train", "tiny.yaml", *SHORT, "--out", out, "--quiet", *more)
     assert done.exit_code == 0, done.output
     return Run(Path(out))
 
 
 @pytest.fixture
-def two(tiny_recipe):
+def two(tiny_recipe, run_of):
     tiny_recipe()
-    return train("runs/one"), train("runs/other", "--set", "seed=5")
+    return run_of("runs/one", *SHORT), run_of("runs/other", *SHORT, "--set", "seed=5")
 
 
 @pytest.fixture
-def folds(tiny_recipe):
+def folds(tiny_recipe, run_of):
     tiny_recipe()
-    return train("runs/folds", "--folds", 2)
+    return run_of("runs/folds", *SHORT, "--folds", 2)
 
 
 @pytest.fixture

@@ -1,28 +1,19 @@
 import json
-from pathlib import Path
 
 import numpy as np
 import pytest
-from typer.testing import CliRunner
 
-from fxcli.cli import app
-from fxcli.console import console
 from fxcli.data.manifest import read_manifest
 from fxcli.errors import RunError
 from fxcli.inference.measured import look_at, measure, out_of_fold
 from fxcli.inference.opened import by, open_model
-from fxcli.run.directory import Run
 from fxcli.run.ledger import NAME
 
 
 @pytest.fixture
-def several(tiny_recipe):
+def several(tiny_recipe, run_of):
     tiny_recipe()
-    sets = ["--set", "train.epochs=1", "--folds", "2", "--seeds", "2", "--out", "runs/all", "--quiet"]
-    done = CliRunner().invoke(app, ["train", "tiny.yaml", *sets])
-    assert done.exit_code == 0, done.output
-    console.configure()
-    return Run(Path("runs/all"))
+    return run_of("runs/all", "--set", "train.epochs=1", "--folds", 2, "--seeds", 2)
 
 
 def test_members_are_told_apart_by_seed_and_by_fold(several):

@@ -14,7 +14,8 @@ from fxcli.evaluation.metrics import softmax
 from fxcli.inference.opened import open_model
 from fxcli.inference.verdict import Judge
 from fxcli.run import checkpoint
-from fxcli.run.directory import Run
+
+FOLDS = ("--set", "train.epochs=1", "--folds", 2)
 
 
 def fx(*arguments):
@@ -23,21 +24,15 @@ def fx(*arguments):
     return done
 
 
-def train(out, *sets):
-    done = fx("train", "tiny.yaml", "--set", "train.epochs=1", "--folds", 2, "--out", out, "--quiet", *sets)
-    assert done.exit_code == 0, done.output
-    return Run(Path(out))
-
-
 @pytest.fixture
-def folds(tiny_recipe):
+def folds(tiny_recipe, run_of):
     tiny_recipe()
-    return train("runs/folds")
+    return run_of("runs/folds", *FOLDS)
 
 
 @pytest.fixture
-def gate(folds):
-    return train("runs/gate", "--set", "evaluate.negative_class=class_0")
+def gate(folds, run_of):
+    return run_of("runs/gate", *FOLDS, "--set", "evaluate.negative_class=class_0")
 
 
 @pytest.fixture

@@ -27,14 +27,10 @@ def fx(*arguments):
 
 
 @pytest.fixture
-def several(tiny_recipe):
+def several(tiny_recipe, run_of):
     """A run of two folds and two seeds, one epoch each."""
     tiny_recipe()
-    done = fx(
-        "train", "tiny.yaml", "--set", "train.epochs=1", "--folds", 2, "--seeds", 2, "--out", "runs/all", "--quiet"
-    )
-    assert done.exit_code == 0, done.output
-    return Run(Path("runs/all"))
+    return run_of("runs/all", "--set", "train.epochs=1", "--folds", 2, "--seeds", 2)
 
 
 def parts_of(run):
