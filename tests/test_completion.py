@@ -47,6 +47,7 @@ def a_run(name, **info):
     (folder / "run.json").write_text(json.dumps({"status": "finished", "task": "classify", **info}))
 
 
+@pytest.mark.slow
 def test_commands_and_options():
     assert offered("fx", "pre") == ["prepare", "predict"]
     assert offered("fx", "recipe", "s") == ["show", "schema"]
@@ -54,6 +55,7 @@ def test_commands_and_options():
     assert offered("fx", "predict", "--precision", "") == ["fp32", "bf16"]
 
 
+@pytest.mark.slow
 def test_recipes_and_what_lies_here():
     for name in ("final_pictures", "final $(date)", ".fin"):
         Path(name).mkdir()
@@ -76,6 +78,7 @@ def test_each_command_is_offered_recipes_for_it():
     assert {name for name, _ in completion.recipes("")} == of_tasks.keys()
 
 
+@pytest.mark.slow
 def test_runs_are_offered_where_they_can_be_used():
     a_run("final-1", recipe="final", created="1")
     a_run("final-2", recipe="final", created="2")
@@ -91,6 +94,7 @@ def test_without_runs_there_is_nothing_to_offer():
     assert completion.models("") == completion.stopped("") == []
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("shell", ["zsh", "fish"])
 def test_backbones_where_the_shell_leaves_the_word_whole(shell):
     words = "fx train final --set model.backbone=efficientnet_lite"
@@ -101,6 +105,7 @@ def test_backbones_where_the_shell_leaves_the_word_whole(shell):
     assert "resnet50" not in found
 
 
+@pytest.mark.slow
 def test_what_is_said_of_a_recipe_is_one_line_in_zsh():
     lines = asked(_FX_COMPLETE="complete_zsh", _TYPER_COMPLETE_ARGS="fx train f")
     names = [name for name in shipped() if name.startswith("f")]

@@ -166,6 +166,7 @@ def test_a_table_on_a_terminal_has_its_width_and_colours(out, monkeypatch):
     assert max(len(line) for line in drawn.splitlines() if "word" in line) <= 40
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("command", [["recipe", "list"], ["plugins"], ["plugins", "--json"]])
 def test_a_reader_that_left_is_no_error(command):
     reader, writer = os.pipe()

@@ -20,6 +20,7 @@ CONV_NETS = ["resnet18", "densenet121", "mobilenetv3_small_050", "test_convnext"
 TOKEN_NETS = ["test_vit", "deit_tiny_distilled_patch16_224", "swin_tiny_patch4_window7_224", "test_mambaout"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", [*load_zoo().backbones(), *(f"timm:{net}" for net in CONV_NETS + TOKEN_NETS)])
 def test_every_backbone_keeps_the_contract(name):
     check_backbone(name)
@@ -155,6 +156,7 @@ def test_the_global_generator_is_left_as_it_was():
     assert torch.equal(before, torch.get_rng_state())
 
 
+@pytest.mark.slow
 def test_import_of_torch_by_a_plugin_is_found(tmp_path, monkeypatch):
     (tmp_path / "fxt_heavy.py").write_text("import torch\n", encoding="utf-8")
     (tmp_path / "fxt_absent.py").write_text("import fxt_nobody\n", encoding="utf-8")

@@ -35,6 +35,7 @@ def moved(picture, matrix, shift=(0, 0)):
     return np.clip(ndimage.affine_transform(picture.astype(float), swap, offset, order=3), 0, 255).astype(np.uint8)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("orientation", range(ORIENTATIONS))
 def test_by_orientation_is_exact(orientation, picture):
     one = view(picture[:, 40:200])
@@ -49,6 +50,7 @@ def test_by_orientation_is_exact(orientation, picture):
     assert agreement(one, other, affine).score > 0.97
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "matrix",
     [

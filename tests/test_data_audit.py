@@ -173,6 +173,7 @@ def test_byte_equal_files_are_pairs_without_looking():
     assert len(many) == 99
 
 
+@pytest.mark.slow
 def test_pairs_of_pictures_names_and_bytes():
     cases = phantom.plan(seed=2, train_per_class=1, val_per_class=0, test_per_class=0)[:4]
     one, two, three, four = (phantom.draw(case, 200) for case in cases)

@@ -135,6 +135,7 @@ def test_boxes_can_give_the_labels():
 # --- what is wrong ---
 
 
+@pytest.mark.slow
 def test_wrong_boxes_are_refused_or_cut_and_listed():
     draw()
     coco({**BOXES, "a": [(20, 30, 60, 120), (50, 10, 40, 20)]})

@@ -52,6 +52,7 @@ def files():
     return sorted((cache_dir() / "pictures").iterdir())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("mode", ["memory", "disk", "auto"])
 @pytest.mark.parametrize("preprocessing", [PREPROCESSING, SQUASH], ids=["letterbox", "squash"])
 @pytest.mark.parametrize("augment", [CROP, WHOLE], ids=["crop", "whole"])

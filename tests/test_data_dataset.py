@@ -18,9 +18,10 @@ from fxcli.data.dataset import (
     attended,
     balanced,
     begun,
-    default_workers,
     ended,
+    evenly,
     loader,
+    workers_of,
 )
 from fxcli.data.preprocess import Clean, Preprocessing
 from fxcli.errors import RunError, UnreadableImage, UsageError
@@ -161,6 +162,7 @@ def epochs(pictures, workers, broken=False):
     return found
 
 
+@pytest.mark.slow
 def test_processes_change_nothing(pictures):
     alone, together = epochs(pictures, 0), epochs(pictures, 2)
     assert [len(epoch) for epoch in alone] == [4, 2, 4]
@@ -172,6 +174,7 @@ def test_processes_change_nothing(pictures):
             assert torch.equal(targets, other_targets)
 
 
+@pytest.mark.slow
 def test_an_unreadable_picture_comes_through_a_process_whole(pictures):
     for workers in (0, 2):
         errors = [batch for batch in epochs(pictures, workers, broken=True)[0] if isinstance(batch, UnreadableImage)]
@@ -179,6 +182,7 @@ def test_an_unreadable_picture_comes_through_a_process_whole(pictures):
         assert errors[0].reason == "not a picture, or of an unknown format"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("workers", [0, 1])
 def test_the_global_generators_are_not_moved(pictures, workers):
     batches = Batches(10, 3, seed=0)
@@ -190,6 +194,7 @@ def test_the_global_generators_are_not_moved(pictures, workers):
     assert (torch.get_rng_state().tolist(), random.getstate(), np.random.get_state()[1].tolist()) == before
 
 
+@pytest.mark.slow
 def test_leaving_early_does_no_harm(pictures):
     batches = Batches(10, 3, seed=0)
     feed = loader(pictures(), batches, workers=1)
@@ -207,14 +212,22 @@ def test_batches_are_as_torch_makes_them(pictures):
     assert targets.shape == (4,)
 
 
-def test_default_workers(monkeypatch, pictures):
+def test_evenly():
+    assert evenly(range(10), 3) == [0, 3, 6]
+    assert evenly("abc", 7) == ["a", "b", "c"]
+    assert evenly([], 3) == []
+
+
+def test_workers_of(monkeypatch, pictures):
     for cores, expected in ((1, 1), (3, 3), (64, 4), (None, 1)):
         monkeypatch.setattr(dataset.os, "cpu_count", lambda cores=cores: cores)
-        assert default_workers() == expected
+        assert workers_of(None) == expected
+    assert workers_of(0) == 0
     assert loader(pictures(), Batches(10, 4, seed=0), workers=None).num_workers == 1
     assert loader(pictures(), Batches(10, 4, seed=0), workers=0).num_workers == 0
 
 
+@pytest.mark.slow
 def test_ended_leaves_no_process(pictures):
     feed = loader(pictures(), Batches(10, 4, seed=0), workers=2)
     before = set(multiprocessing.active_children())

@@ -188,6 +188,7 @@ def test_patients_and_studies_are_told_apart_but_not_named(tmp_path):
     assert (nobody.patient, nobody.study) == ("", "")
 
 
+@pytest.mark.slow
 def test_nothing_is_logged_or_warned(tmp_path):
     """pydicom warns of values that break a rule, and quotes them; and logs what decoders raise."""
     with warnings.catch_warnings():

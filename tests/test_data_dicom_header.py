@@ -43,6 +43,7 @@ def test_the_type_of_an_element_is_missing(tmp_path):
 # --- hostile files ---
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells the peak of one process")
 def test_a_deflated_bomb_is_not_inflated(tmp_path):
     stored = radiograph(12)
@@ -103,6 +104,7 @@ def test_a_lossless_frame_that_crashes_gdcm(tmp_path):
     assert reason(path) == "damaged DICOM: the compressed picture cannot be decoded"
 
 
+@pytest.mark.slow
 def test_damage_is_always_a_reason(tmp_path):
     """Whatever bytes are wrong, the picture is read or refused, without a word of what the file says of people."""
     files = [

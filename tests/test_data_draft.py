@@ -70,6 +70,7 @@ def test_a_very_long_one_is_read(tmp_path):
     assert read(tmp_path / "long.jpg", draft_px=640).pixels.size > 0
 
 
+@pytest.mark.slow
 def test_answers_stay_within_the_stated_tolerance(trained, tmp_path):
     """On the README's word: mean |Δp| at most 0.01."""
     from fxcli.evaluation.agreement import compare

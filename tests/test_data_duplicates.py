@@ -28,6 +28,7 @@ def views(pictures):
 # --- two pictures ---
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", distortions.ALL)
 def test_a_distorted_copy_is_the_same_picture(name, pictures, views):
     for index in (0, 5, 9):
@@ -38,11 +39,13 @@ def test_a_distorted_copy_is_the_same_picture(name, pictures, views):
         assert found.score > (0.9 if name in ("equal", "mirrored", "turned by 90", "barred") else 0.79)
 
 
+@pytest.mark.slow
 def test_other_patients_are_other_pictures(views):
     for a, b in itertools.combinations(range(len(views)), 2):
         assert verify(views, a, b, (a + b) % ORIENTATIONS) is None, (a, b)
 
 
+@pytest.mark.slow
 def test_a_picture_of_another_size_in_one_pose_is_no_copy(pictures):
     """The same outline with other noise in it: only the fine structure tells."""
     rng = np.random.default_rng(0)
@@ -67,6 +70,7 @@ def test_blank_pictures_are_not_compared():
 # --- the search ---
 
 
+@pytest.mark.slow
 def test_search_finds_every_copy_and_nothing_else(pictures):
     names = list(distortions.ALL)
     shown = [*pictures, *(distortions.ALL[name](pictures[i % 14]) for i, name in enumerate(names))]
@@ -75,6 +79,7 @@ def test_search_finds_every_copy_and_nothing_else(pictures):
     assert [(pair.a, pair.b) for pair in found] == sorted((pair.a, pair.b) for pair in found)
 
 
+@pytest.mark.slow
 def test_search_does_not_depend_on_threads_or_runs(pictures):
     shown = [view(p) for p in [*pictures[:4], *map(distortions.cropped, pictures[:4])]]
     first, second = (search(shown, workers=workers) for workers in (1, 3))
@@ -82,6 +87,7 @@ def test_search_does_not_depend_on_threads_or_runs(pictures):
     assert len(first) == 4
 
 
+@pytest.mark.slow
 def test_many_copies_are_all_paired(pictures, monkeypatch):
     """More than the indices list: copies of a copy are looked at too."""
     monkeypatch.setattr(duplicates, "NEIGHBOURS", 2)
@@ -155,6 +161,7 @@ def test_hashes_near_each_other_by_three_bits_are_never_missed():
     assert {(i, 64 + i) for i in range(64)} <= set(found)
 
 
+@pytest.mark.slow
 def test_thousands_of_equal_hashes_do_not_make_millions_of_pairs():
     found = hash_pairs(np.full((1000, ORIENTATIONS), 12345, np.uint64))
     assert len(found) < 1000 * 64
@@ -204,6 +211,7 @@ def test_pictures_without_keypoints_have_no_neighbours(views):
 # --- panels ---
 
 
+@pytest.mark.slow
 def test_parts_of_one_larger_picture_are_panels(pictures):
     left, right = pictures[1], pictures[8]
     shown = [view(p) for p in (left, distortions.beside(left, right), distortions.mirrored(right), pictures[4])]

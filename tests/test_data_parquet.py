@@ -186,6 +186,7 @@ def test_a_list_without_end_is_not_read(monkeypatch):
     refused(None, "this is no list of pictures", parquet.read_table)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", [pa.string(), pa.large_string(), pa.binary()])
 def test_one_long_text_in_many_rows_is_never_unpacked(kind):
     # Stored once, and a terabyte as text of its own in each row.

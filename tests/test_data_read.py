@@ -350,6 +350,7 @@ def test_extensions_can_be_read(tmp_path):
         assert read(save(Image.fromarray(gradient()), tmp_path / f"a{suffix}")).pixels.shape == SIZE[::-1]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("suffix", [".jpg", ".png", ".bmp", ".tif", ".webp", ".gif"])
 def test_damage_is_always_a_reason(tmp_path, suffix):
     """Whatever bytes are wrong, the picture is read or refused; nothing else escapes."""

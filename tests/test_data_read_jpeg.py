@@ -52,6 +52,7 @@ def test_a_jpeg_that_lacks_its_end_marker_alone_is_whole(tmp_path, mode, options
         assert found.cautions == (*whole.cautions, Caution.NO_END)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("mode", "options"), KINDS)
 def test_a_jpeg_that_is_cut_short_is_refused_or_whole_all_the_same(tmp_path, mode, options):
     """Wherever it is cut: no pixel is ever shown that was not in the file."""

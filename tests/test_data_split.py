@@ -84,6 +84,7 @@ def test_no_group_straddles(seed):
     assert all(len(part) == 1 for part in parts.values())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("test_frac", "val_frac"), [(0.15, 0.15), (0.1, 0.05), (0.3, 0.4), (0.5, 0.25), (0.6, 0.1)])
 def test_fractions(test_frac, val_frac):
     labels, group = data_set(count=1200)
@@ -93,6 +94,7 @@ def test_fractions(test_frac, val_frac):
     assert found["val"] == pytest.approx(val_frac * (1 - test_frac), abs=0.02), "of what is left for training"
 
 
+@pytest.mark.slow
 def test_classes_are_drawn_in_proportion():
     labels = ["common"] * 600 + ["rare"] * 60
     result = assign(Split(), 0, labels, [str(i) for i in range(660)], [None] * 660)
@@ -199,6 +201,7 @@ def test_too_few_to_draw_from(labels, group):
         assign(Split(), 0, labels, group, [None] * len(labels))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("groups_in_all", "frac", "expected"), [(1999, None, 0), (2400, None, 306), (60, 0.2, 10)])
 def test_a_calibration_part_is_drawn_where_there_are_groups_enough(groups_in_all, frac, expected):
     labels = ["a", "b"] * (groups_in_all // 2) + ["a"] * (groups_in_all % 2)

@@ -65,6 +65,7 @@ def test_orientations_are_the_eight_of_a_square():
         assert np.array_equal(oriented(oriented(pixels, k), k), pixels)
 
 
+@pytest.mark.slow
 def test_hashes_are_those_of_the_oriented_picture(picture):
     seen = view(picture)
     square = Image.fromarray(seen.pixels).resize((32, 32), Image.Resampling.LANCZOS)

@@ -118,6 +118,7 @@ def study():
 SETS = ("--set", "data.prepared_px=64", "--set", "data.workers=0", "--set", "audit.search=false")
 
 
+@pytest.mark.slow
 def test_patients_and_studies_become_groups(study):
     done = fx("prepare", study, "--out", "out", *SETS)
     manifest = read_manifest(Path("out/manifest.csv"))
@@ -153,6 +154,7 @@ def test_a_column_of_the_list_goes_before_what_files_say(study):
     assert len({row.patient for row in rows}) == 13
 
 
+@pytest.mark.slow
 def test_no_name_leaves_the_source(study, demo_zoo):
     """Prepared under hashed names, trained, measured, predicted, drawn and exported: not one id in any file."""
     named = Path("named")
@@ -198,6 +200,7 @@ def test_prepare_lists_cautions(study):
     assert "warning: 1 picture: the first of several" in done.stderr
 
 
+@pytest.mark.slow
 def test_what_prepare_writes_is_what_predict_sees(study):
     from fxcli.data.preprocess import Clean
     from fxcli.data.read import read

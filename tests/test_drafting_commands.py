@@ -75,6 +75,7 @@ def test_a_raw_folder_is_not_prepared_by_recipe_new(raw, tiny):
     assert "fx train" in done.stderr
 
 
+@pytest.mark.slow
 def test_a_folder_of_pictures_is_prepared_and_trained_on(raw, tiny):
     sets = ["--set", "phases.head.train.epochs=1", "--set", "phases.deep.train.epochs=1", "--set", "ensemble.folds=2"]
     sets += ["--set", "data.workers=0", "--set", "data.image_size_px=32"]
@@ -95,6 +96,7 @@ def test_a_folder_of_pictures_is_prepared_and_trained_on(raw, tiny):
     assert "3 trainings" in done.stderr
 
 
+@pytest.mark.slow
 def test_other_pictures_of_the_same_name_are_refused(raw, tiny):
     fx("prepare", raw)
     Path("elsewhere").mkdir()
@@ -119,6 +121,7 @@ def test_the_backbone_is_that_of_best_where_its_weights_are_here(demo_zoo, monke
     assert drafting._means().spec.name == "resnet50"
 
 
+@pytest.mark.slow
 def test_a_changed_recipe_outlives_preparing_again(raw, tiny):
     fx("prepare", raw)
     file = Path("prepared/my_pictures/train.yaml")

@@ -164,6 +164,7 @@ def test_a_checkpoint_never_overwrites_the_figures_of_its_run(trained, demo_zoo)
     assert (trained.path / "predictions" / f"test-model-{digest}.csv").is_file()
 
 
+@pytest.mark.slow
 def test_files_of_one_name_keep_apart(trained, demo_zoo, prepared):
     files = [Path("a/mine.safetensors"), Path("b/mine.safetensors")]
     files[0].parent.mkdir()
@@ -184,6 +185,7 @@ def test_a_run_and_its_checkpoint_keep_apart(trained, demo_zoo):
     assert len(list(Path("there").iterdir())) == 2
 
 
+@pytest.mark.slow
 def test_models_as_options_or_not_at_all(trained):
     done = fx("evaluate", "--model", trained.path, "--model", trained.path, trained.path, "--json", "--quiet")
     assert done.exit_code == 0, done.output

@@ -65,6 +65,7 @@ def record(done):
     return json.loads(done.stdout.splitlines()[0])
 
 
+@pytest.mark.slow
 def test_one_comparison_was_named_and_the_others_are_exploratory(two):
     done = fx("evaluate", two[0].path, two[1].path, "--json", "--quiet")
     found = [json.loads(line)["comparison"] for line in done.stdout.splitlines()[2:]]
@@ -82,6 +83,7 @@ def test_one_comparison_was_named_and_the_others_are_exploratory(two):
     assert found[0]["verdict"] in done.stdout
 
 
+@pytest.mark.slow
 def test_models_measured_on_other_labels_are_not_compared(tiny_recipe, prepared):
     tiny_recipe()
     shutil.copytree(prepared, "own")
@@ -114,6 +116,7 @@ def test_other_pictures_of_the_same_names_are_not_compared(tiny_recipe, prepared
     assert "other was measured on other pictures or classes: it is not compared" in done.stderr
 
 
+@pytest.mark.slow
 def test_columns_are_taken_apart_and_leaked_ones_without_being_asked(two, with_columns):
     found = record(fx("evaluate", two[0].path, "--data", with_columns, "--by", "hospital", "--json", "--quiet"))
     assert list(found["by"]) == ["leaked", "hospital"]
@@ -128,6 +131,7 @@ def test_columns_are_taken_apart_and_leaked_ones_without_being_asked(two, with_c
     assert "hospital, study" in refused.stderr
 
 
+@pytest.mark.slow
 def test_studies_are_measured_in_place_of_pictures(two, with_columns):
     found = record(fx("evaluate", two[0].path, "--data", with_columns, "--study", "study", "--json", "--quiet"))
     assert found["unit"] == "study"
@@ -141,6 +145,7 @@ def test_studies_are_measured_in_place_of_pictures(two, with_columns):
     assert fx("evaluate", two[0].path, "--data", with_columns, "--study", "study", "--by", "hospital").exit_code == 2
 
 
+@pytest.mark.slow
 def test_looks_at_a_test_part_are_counted(two, with_columns):
     done = fx("evaluate", two[0].path, "--data", with_columns)
     assert "look 1 at this test part, by 1 model so far" in done.stderr
@@ -151,6 +156,7 @@ def test_looks_at_a_test_part_are_counted(two, with_columns):
     assert [line["name"] for line in lines] == ["one", "other"]
 
 
+@pytest.mark.slow
 def test_out_of_fold_answers_are_measured_and_contradicted_labels_listed(folds):
     table = folds.path / "predictions" / "oof.parquet"
     fx("evaluate", folds.path, "--split", "oof", "--parquet", "--quiet")
@@ -211,6 +217,7 @@ def test_a_mistyped_column_costs_no_look(two, with_columns):
     assert not Path("own/test_looks.jsonl").exists()
 
 
+@pytest.mark.slow
 def test_a_comparison_of_some_of_the_pictures_says_so(tiny_recipe, prepared):
     tiny_recipe()
     shutil.copytree(prepared, "own")
@@ -246,6 +253,7 @@ def test_out_of_fold_answers_that_a_run_lacks_are_told_before_any_work(folds, tw
     assert not (folds.path / "evaluation" / "oof.json").exists()
 
 
+@pytest.mark.slow
 def test_two_classes_get_sensitivity_and_specificity(tiny_recipe, prepared):
     shutil.copytree(prepared, "own")
     file = Path("own/manifest.csv")

@@ -19,6 +19,7 @@ def models(seed, n=200, gain=0.6, classes=3):
     return targets, hard + truth, hard + 0.3 * rng.normal(size=hard.shape) + (1 + gain) * truth
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("metric", ["accuracy", "nll", "brier"])
 @pytest.mark.parametrize("n", [12, 200])
 def test_the_p_is_scipys(metric, n):

@@ -29,6 +29,7 @@ def test_the_band_is_vovks():
     assert found.band_high == np.searchsorted(cumulative, 0.975) / m
 
 
+@pytest.mark.slow
 def test_about_95_of_100_splits_are_inside():
     rng = np.random.default_rng(0)
     inside = 0

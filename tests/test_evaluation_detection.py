@@ -175,6 +175,7 @@ def test_intervals_hold_their_estimate_and_widen_with_groups():
     assert set(alone["class_ap50"]) == {"a", "b"}
 
 
+@pytest.mark.slow
 def test_an_interval_covers_what_is_true_of_many_pictures():
     said, true = drawn(100, pictures=3000, classes=1)
     truth = detection.detection(said, true, 1)["ap50"]

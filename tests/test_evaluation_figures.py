@@ -89,6 +89,7 @@ def test_a_seed_decides(sample):
     assert measured(*sample, CLASSES, resamples=50) != measured(*sample, CLASSES, resamples=50, seed=1)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("sharpness", [1.0, 1.6])
 def test_the_interval_of_ece_holds_the_truth(sharpness):
     """Of a calibrated model ECE is 0, of the other 0.068; the estimates are 0.056 and 0.080 on average."""

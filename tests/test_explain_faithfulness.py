@@ -99,6 +99,7 @@ def test_rank_correlation_is_that_of_scipy():
 # --- the methods ---
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("method", "theirs"), [("gradcam", "GradCAM"), ("gradcam++", "GradCAMPlusPlus"), ("layercam", "LayerCAM")]
 )

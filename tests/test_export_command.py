@@ -44,6 +44,7 @@ def raw():
     return tiny_dataset(Path("raw"), per_class=4)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("runtime", ["onnx", "openvino"])
 def test_the_exported_file_alone_predicts_the_same(trained, raw, runtime):
     done = fx("export", runtime, trained.path, "--json")
@@ -71,6 +72,7 @@ def test_the_exported_file_alone_predicts_the_same(trained, raw, runtime):
             assert np.abs(np.asarray(mine).astype(int) - np.asarray(theirs)).max() <= 4
 
 
+@pytest.mark.slow
 def test_an_exported_file_gives_no_features(trained, raw):
     file = Path(json.loads(fx("export", "onnx", trained.path, "--json").stdout)["file"])
     done = fx("predict", raw, "--model", file, "--features", "learnt")
@@ -79,6 +81,7 @@ def test_an_exported_file_gives_no_features(trained, raw):
     assert not Path("learnt").exists()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("engine", ["openvino", "onnxruntime"])
 def test_a_run_is_converted_once_for_an_engine(trained, raw, engine):
     first = fx("predict", raw, "--engine", engine, "--precision", "fp32", "--out", "a")
@@ -134,6 +137,7 @@ def test_no_path_of_this_machine_is_in_the_file(trained, demo_zoo):
             assert path not in content
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["../../evil", "/tmp/evil", "", "a b"])
 def test_the_name_in_a_foreign_file_leads_nowhere(trained, prepared, demo_zoo, name):
     model = models.load(trained.model_file, demo_zoo)
@@ -159,6 +163,7 @@ def test_int8_looks_at_pictures_of_every_class():
         assert found[-1] >= count - 1 - count / 150
 
 
+@pytest.mark.slow
 def test_a_damaged_conversion_is_made_anew(trained, raw):
     fx("predict", raw, "--engine", "onnxruntime", "--out", "a")
     (file,) = Path("cache/exported").iterdir()
@@ -169,6 +174,7 @@ def test_a_damaged_conversion_is_made_anew(trained, raw):
     assert Path("a/predictions.csv").read_bytes() == Path("b/predictions.csv").read_bytes()
 
 
+@pytest.mark.slow
 def test_a_conversion_that_gives_other_answers_is_not_kept(trained, raw, monkeypatch):
     graph_of = export.graph_of
 
@@ -184,6 +190,7 @@ def test_a_conversion_that_gives_other_answers_is_not_kept(trained, raw, monkeyp
     assert list(Path("cache/exported").iterdir()) == []
 
 
+@pytest.mark.slow
 def test_an_engine_without_bf16_gives_no_advice_on_it(trained, raw, monkeypatch):
     monkeypatch.setattr(hardware, "has_bf16", lambda _: True)
     done = fx("predict", raw, "--engine", "onnxruntime")
@@ -218,6 +225,7 @@ def test_mistakes(trained, prepared, raw):
     assert json.loads(done.stdout)["engine"] == "onnxruntime"
 
 
+@pytest.mark.slow
 def test_an_exported_file_in_its_run_is_measured_on_the_runs_data(trained):
     assert fx("export", "openvino", trained.path).exit_code == 0
     done = fx("evaluate", trained.path / "exports" / "tiny.openvino", "--json")
@@ -264,6 +272,7 @@ class TestHostileFiles:
                 packed.writestr(name, content)
         return "bad.openvino"
 
+    @pytest.mark.slow
     def test_openvino(self, openvino_file, raw):
         xml, header = openvino_file["model.xml"], openvino_file["fx.json"]
         for changed, words in (

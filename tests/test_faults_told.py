@@ -78,6 +78,7 @@ def small_files():
     resource.setrlimit(resource.RLIMIT_FSIZE, before)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("limit", [100, 20_000])
 def test_no_space_for_a_checkpoint(stopped, small_files, limit):
     """Neither for run.json, or for that but not for weights."""
@@ -335,6 +336,7 @@ def test_what_changed_since_is_refused(own, change, code, said):
     assert own.info()["status"] == ("finished" if code == 0 else "interrupted")
 
 
+@pytest.mark.slow
 def test_a_state_of_another_run_is_refused(own, tiny_recipe):
     """Of the same network, so that its tensors fit."""
     before = own.state_file.read_bytes()
@@ -366,6 +368,7 @@ def test_a_damaged_state_is_refused(own, change):
     assert any(word in done.stderr for word in ("does not fit", "damaged"))
 
 
+@pytest.mark.slow
 def test_a_run_that_was_stopped_before_it_began(tiny_recipe):
     """What is left of making it, by a process that was killed: the same command makes it."""
     tiny_recipe()

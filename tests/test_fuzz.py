@@ -241,6 +241,7 @@ def with_odd_values(value):
     return st.lists(one, min_size=1, max_size=3).map(apply)
 
 
+@pytest.mark.slow
 @amounts("recipe")
 def test_recipes(count):
     seeds = [file.read_text(encoding="utf-8") for file in shipped().values()]
@@ -253,6 +254,7 @@ def test_recipes(count):
     assert set(ends) == {"used", "RecipeError"}
 
 
+@pytest.mark.slow
 @amounts("values")
 def test_values_in_recipes(count):
     complete = [load(name).recipe.model_dump(mode="json") for name in ("quickstart", "pretrain_simclr", "experiments")]
@@ -318,6 +320,7 @@ EXTREMES = {
 }
 
 
+@pytest.mark.slow
 @amounts("training", few=8)
 def test_trainings_of_extremes(count, demo_zoo, tiny_recipe, prepared):
     manifest = read_manifest(prepared / "manifest.csv")

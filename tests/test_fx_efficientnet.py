@@ -73,6 +73,7 @@ def test_data_is_that_of_timm(name):
         assert source.sha256 is None
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["efficientnet_b0", "efficientnetv2_s"])
 def test_features_and_weights_are_those_of_timm(name):
     spec = load_zoo().backbone(name)
@@ -114,6 +115,7 @@ def by_hand(state: dict[str, torch.Tensor], net: nn.Module) -> dict[str, torch.T
     return {parts[key.rpartition(".")[0]] + "." + key.rpartition(".")[2]: value for key, value in state.items()}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", LITE)
 def test_lite_weights(name):
     spec = load_zoo().backbone(name)

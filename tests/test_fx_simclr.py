@@ -208,10 +208,12 @@ def test_family_is_the_backbone_with_other_weights():
         find_backbone("simclr:resnet81")
 
 
+@pytest.mark.slow
 def test_family_keeps_the_contract():
     check_backbone("simclr:resnet18")
 
 
+@pytest.mark.slow
 def test_weights_are_those_of_the_last_finished_run(capsys):
     finished_run("1-older", "simclr", 1)
     wanted = finished_run("2-wanted", "simclr", 2, demo=True)

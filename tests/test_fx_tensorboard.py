@@ -53,6 +53,7 @@ def test_a_value_that_says_nothing_is_refused(tiny_recipe, monkeypatch):
     assert "FX_TENSORBOARD is 1 (TensorBoard) or 0 (none), not 'yes'" in train(code=2)
 
 
+@pytest.mark.slow
 def test_wanted_but_not_installed_ends_the_training_before_it_begins(tiny_recipe, monkeypatch):
     monkeypatch.setenv(WANTED, "1")
     monkeypatch.delitem(sys.modules, "fx_tensorboard.tracker", raising=False)
@@ -67,6 +68,7 @@ def test_wanted_but_not_installed_ends_the_training_before_it_begins(tiny_recipe
     assert done.exit_code == 0, done.output
 
 
+@pytest.mark.slow
 def test_curves_settings_and_pictures(tiny_recipe, monkeypatch, read):
     monkeypatch.setenv(WANTED, "1")
     tiny_recipe()
@@ -83,6 +85,7 @@ def test_curves_settings_and_pictures(tiny_recipe, monkeypatch, read):
     assert (found.Images("train/class_0")[0].width, found.Images("train/class_0")[0].height) == (1024, 128)
 
 
+@pytest.mark.slow
 def test_settings_stand_beside_the_last_figures(tiny_recipe, monkeypatch, read):
     monkeypatch.setenv(WANTED, "1")
     tiny_recipe()

@@ -29,6 +29,7 @@ def test_registering_imports_neither_torch_nor_timm():
     assert done.stdout.splitlines()[-1] == "set()"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "name", ["resnet18", "test_convnext", "test_vit", "mobilenetv3_small_050", "regnetx_002", "test_mambaout"]
 )
@@ -91,6 +92,7 @@ def test_weights_without_a_published_hash_come_from_the_hub():
     assert source.sha256 is None
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("prefix", ["hf_hub", "hf-hub"])
 def test_a_repository_of_timm_is_the_net_with_the_weights_there(prefix):
     spec, same = load_zoo().backbone(f"{prefix}:timm/resnet18.tv_in1k"), load_zoo().backbone("timm:resnet18.tv_in1k")
@@ -125,10 +127,12 @@ def test_a_repository_like_nothing_of_timm():
         load_zoo().backbone("hf_hub:someone/0815")
 
 
+@pytest.mark.slow
 def test_weights_that_are_not_of_imagenet_are_not_called_so():
     assert set(load_zoo().backbone("timm:vit_small_patch14_dinov2").weights) == {"pretrained"}
 
 
+@pytest.mark.slow
 def test_net_without_weights():
     assert load_zoo().backbone("timm:mixer_s32_224").weights == {}
 
@@ -140,11 +144,13 @@ def test_names_that_timm_does_not_know():
         load_zoo().backbone("timm:resnet18.nonsense")
 
 
+@pytest.mark.slow
 def test_net_that_gives_no_map():
     with pytest.raises(PluginError, match="gives no square feature map but list"):
         load_zoo().backbone("timm:crossvit_tiny_240")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "cells"),
     [
@@ -157,6 +163,7 @@ def test_net_whose_map_grows_otherwise_than_the_picture(name, cells):
         load_zoo().backbone(f"timm:{name}")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "name", ["convmixer_768_32", "vgg11", "ghostnet_050", "repvgg_a0", "test_maxvit", "mobilevit_xxs"]
 )
@@ -178,6 +185,7 @@ def test_what_a_net_does_not_take():
     assert any(type(part).__name__ == "DropPath" for part in deep.modules())
 
 
+@pytest.mark.slow
 def test_a_net_of_one_size_says_so():
     spec = load_zoo().backbone("timm:efficientformer_l1")
     with pytest.raises(ValueError, match="efficientformer_l1 of timm sees pictures of 224 px alone, not of 64"):
@@ -232,6 +240,7 @@ def outputs_of(backbone: nn.Module, stages, images: torch.Tensor) -> list[torch.
     return found
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "name", ["test_vit", "deit_tiny_distilled_patch16_224", "swin_tiny_patch4_window7_224", "test_mambaout"]
 )
@@ -284,6 +293,7 @@ def test_a_copy_is_seen_apart_from_its_original():
         assert torch.equal(features, backbone(images))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["hiera_tiny_224", "levit_128s"])
 def test_finer_tokens_than_those_of_the_end_are_taken_for_no_map(name):
     """Hiera keeps them in another order."""
@@ -291,6 +301,7 @@ def test_finer_tokens_than_those_of_the_end_are_taken_for_no_map(name):
     assert (stage.name, stage.modules) == ("all", ("",))
 
 
+@pytest.mark.slow
 def test_a_map_of_one_token_is_none():
     with pytest.raises(PluginError, match=r"pit_ti_224 of timm gives no square feature map but \(1, 1, 256\)"):
         load_zoo().backbone("timm:pit_ti_224")
@@ -322,6 +333,7 @@ def test_resolving_draws_no_random_number():
     assert torch.equal(before, torch.get_rng_state())
 
 
+@pytest.mark.slow
 def test_a_net_of_tokens_is_exported_for_any_batch():
     spec = load_zoo().backbone("timm:test_vit")
     backbone = spec.build(ARGS).eval()

@@ -32,6 +32,7 @@ def make(zoo, backbone="demo_tiny", **options):
     return detectors.build(zoo.backbone(backbone), zoo.detector("yolox"), model, settings, 96, 2, SHAPES, 0)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("backbone", "finest"), [("demo_tiny", 4), ("demo_tiny", 8), ("resnet18", 8), ("efficientnet_lite0", 8)]
 )
@@ -64,6 +65,7 @@ def test_labels_are_centres_and_sides():
     assert labels.tolist() == [[[1, 25, 31, 30, 38]], [[0, 0, 0, 0, 0]]]
 
 
+@pytest.mark.slow
 def test_it_decodes_what_it_learns(demo_zoo):
     """One picture, learnt by heart: the box comes back where it was, as its class."""
     network = make(demo_zoo, score_threshold=0.3).train()
@@ -86,6 +88,7 @@ def test_training_needs_targets(demo_zoo):
         make(demo_zoo).train()(torch.rand(1, 3, 96, 96))
 
 
+@pytest.mark.slow
 def test_a_recipe_trains_and_predicts_with_it(tiny_detect):
     tiny_detect("detect.detector=yolox")
 

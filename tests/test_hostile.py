@@ -65,6 +65,7 @@ def pickled(request):
     assert Path("trace").exists(), "it would have been"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["evil.pth", "model.safetensors", "evil.onnx", "evil.openvino"])
 def test_a_pickle_is_no_model(pickled, prepared, name):
     pickled.rename(name) if name != pickled.name else None
@@ -387,6 +388,7 @@ def test_another_order_of_classes_is_another_order_of_answers(whole, trained, pr
 LIMIT_MIB = 400
 
 
+@pytest.mark.slow
 def test_a_header_as_deep_or_long_as_it_may_be(soon):
     room = (8 << 20) - 100
     for raw in (b'{"__metadata__":' + b"[" * room, b'{"a":[' + b"[]," * (room // 3) + b"0]}"):
@@ -443,6 +445,7 @@ BOMBS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", BOMBS)
 def test_recipes_that_grow(name):
     Path("r.yaml").write_text(BOMBS[name])

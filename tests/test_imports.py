@@ -104,6 +104,7 @@ def violations(files: dict[str, str]) -> list[str]:
     return found
 
 
+@pytest.mark.slow
 def test_imports_point_down():
     files = {name: path.read_text(encoding="utf-8") for name, path in modules(ROOT).items()}
     assert {name.partition(".")[0] for name in files} - {"__init__"} <= set(RANKS), "a package without a layer"
@@ -146,6 +147,7 @@ def test_a_right_import_is_let_through(module, source):
     assert violations({module: source}) == []
 
 
+@pytest.mark.slow
 def test_no_plugin_is_imported_by_fx():
     own = {path.name for path in PLUGINS.iterdir() if path.is_dir() and (path / "__init__.py").is_file()}
     assert own >= {"fx_efficientnet", "fx_simclr", "fx_tensorboard", "fx_timm", "fx_yolo"}
@@ -249,6 +251,7 @@ LIGHT_COMMANDS = (
 )
 
 
+@pytest.mark.slow
 def test_light_commands_import_nothing_heavy():
     code = """
 import json, sys

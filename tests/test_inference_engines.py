@@ -158,6 +158,7 @@ def test_a_header_that_says_nothing_of_use_means_fp32(trained, demo_zoo, native_
     assert open_model(str(trained.path), fast=True).pipeline.engine.precision == "fp32"
 
 
+@pytest.mark.slow
 def test_what_was_trained_is_not_lost_to_a_comparison_that_fails(tiny_recipe, demo_zoo, monkeypatch):
     from typer.testing import CliRunner
 

@@ -27,6 +27,7 @@ def norms(net):
     return [module for module in net.modules() if isinstance(module, nn.BatchNorm2d)]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["demo_tiny", "resnet18", "resnet50", "efficientnet_lite0", "timm:regnetx_002"])
 def test_every_norm_is_folded_and_no_answer_changes(name, demo_zoo):
     net = network(name)

@@ -300,6 +300,7 @@ def test_stopped_while_shards_are_put_in_order(judge, raw, monkeypatch):
     assert_same(rows(), local())
 
 
+@pytest.mark.slow
 def test_a_gate_sets_and_abstentions_are_those_of_the_local_command(tiny_recipe, raw):
     """What the gate said of one shard must not be taken for what it says of the next."""
     tiny_recipe()

@@ -191,6 +191,7 @@ def test_heat_maps_say_the_probability_of_the_table(folds, pictures):
     assert json.loads(told.stdout)["p"] == pytest.approx(float(row[f"p_{row['class']}"]), abs=1e-4)
 
 
+@pytest.mark.slow
 def test_a_gate_and_going_on(folds, gate, pictures, monkeypatch):
     from fxcli.inference.rows import Growing
 

@@ -121,6 +121,7 @@ def test_arguments_may_come_by_name(taken):
     assert weight.grad.shape == weight.shape
 
 
+@pytest.mark.slow
 def test_a_whole_network_learns_the_same(taken):
     """EfficientNet-Lite0 of timm, whose layers with a stride pad by hand: as near to fp32 as autocast alone."""
     timm = pytest.importorskip("timm")

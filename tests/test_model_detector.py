@@ -97,6 +97,7 @@ def test_each_thread_gets_its_own_maps(demo_zoo):
 # --- the contract ---
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("detector", ["faster_rcnn", "fcos"])
 @pytest.mark.parametrize("backbone", ["demo_tiny", "resnet18", "efficientnet_lite0"])
 def test_contract(demo_zoo, detector, backbone):

@@ -69,6 +69,7 @@ def test_a_network_is_not_empty_outside():
 BUFFERS = ("timm:eva02_tiny_patch14_224", "timm:swin_tiny_patch4_window7_224")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["resnet18", "efficientnet_lite0", "timm:vit_tiny_patch16_224", *BUFFERS])
 def test_a_model_file_gives_every_number_back(name, tmp_path):
     from fxcli.data.preprocess import Clean, Preprocessing

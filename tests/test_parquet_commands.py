@@ -90,6 +90,7 @@ def test_what_is_there_is_replaced_when_told_so_alone(trained, raw):
     assert "--on ray" in predict(raw, "--out", "out", "--parquet", "--overwrite", code=4).stderr
 
 
+@pytest.mark.slow
 def test_a_table_that_is_all_there_is_outlives_a_prediction_without_parquet(trained, raw):
     (raw / "class_1" / "broken.png").unlink()
     predict(raw, "--out", "out", "--parquet")
@@ -162,6 +163,7 @@ def test_figures_of_an_evaluation_have_their_rows_as_parquet(trained):
     assert not file.exists()
 
 
+@pytest.mark.slow
 def test_boxes_are_lists_of_boxes(tiny_detect):
     tiny_detect("train.epochs=1")
     fx("train", "boxes.yaml", "--out", "runs/boxed", "--quiet")
@@ -202,6 +204,7 @@ def test_a_prepared_folder_from_parquet_is_that_from_the_csv():
     assert as_cells(table) == made
 
 
+@pytest.mark.slow
 def test_a_manifest_may_be_parquet(tiny_recipe, prepared):
     from fxcli.data import parquet
     from fxcli.data.manifest import kind_of, read_manifest

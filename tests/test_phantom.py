@@ -203,6 +203,7 @@ class TestGeometry:
             assert whole.mean() > 0.85
 
 
+@pytest.mark.slow
 def test_a_linear_model_on_pixels_does_badly():
     # Its point is that the label is in the shape of a small region, not in brightness or framing.
     from sklearn.linear_model import RidgeClassifier

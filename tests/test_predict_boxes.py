@@ -148,6 +148,7 @@ def test_the_score_is_that_of_the_operating_point(detector):
     assert f"boxes of a score of {points['0.5']:.3f} or more" in done.stderr
 
 
+@pytest.mark.slow
 def test_type_and_place_in_one_pass(detector, trained):
     picture(Path("in/a.png"), 20, 30, 38, 48)
     alone = rows_of(fx("predict", "in", "--model", trained.path).stdout)[0]
@@ -191,6 +192,7 @@ def test_what_a_classifier_cannot(detector, trained):
 # --- evaluate ---
 
 
+@pytest.mark.slow
 def test_evaluate_gives_what_training_gave(detector):
     info = json.loads((detector / "run.json").read_text())
     done = fx("evaluate", detector, "--split", "val", "--json")
@@ -206,12 +208,14 @@ def test_evaluate_gives_what_training_gave(detector):
     assert "look" not in result
 
 
+@pytest.mark.slow
 def test_a_look_at_the_test_part_is_noted(detector):
     first = json.loads(fx("evaluate", detector, "--json").stdout)
     again = json.loads(fx("evaluate", detector, "--json").stdout)
     assert again["look"] == first["look"] + 1
 
 
+@pytest.mark.slow
 def test_evaluate_by_a_column(detector):
     result = json.loads(fx("evaluate", detector, "--split", "val", "--by", "label", "--json").stdout)
     broken, none = result["by"]["label"]["broken"], result["by"]["label"]["none"]
@@ -220,6 +224,7 @@ def test_evaluate_by_a_column(detector):
     assert broken["ap50"]["value"] > 0
 
 
+@pytest.mark.slow
 def test_what_metadata_alone_tell_stands_beside_the_detector(detector, prepared_boxes):
     shutil.copytree(prepared_boxes, "own")
     lines = Path("own/manifest.csv").read_text().splitlines()
@@ -236,6 +241,7 @@ def test_what_metadata_alone_tell_stands_beside_the_detector(detector, prepared_
     assert "metadata" not in json.loads(fx("evaluate", detector, "--split", "val", "--json").stdout)
 
 
+@pytest.mark.slow
 def test_evaluate_shows_a_table(detector):
     done = fx("evaluate", detector, "--split", "val")
     assert "AP50" in done.stdout
@@ -253,6 +259,7 @@ def test_evaluate_needs_boxes(detector, prepared):
     assert "no boxes beside this manifest" in done.stderr
 
 
+@pytest.mark.slow
 def test_two_detectors_are_compared(detector):
     shutil.copytree(detector, "runs/other")
     lines = [
@@ -264,6 +271,7 @@ def test_two_detectors_are_compared(detector):
     assert comparison["difference"]["value"] == 0
 
 
+@pytest.mark.slow
 def test_detectors_of_one_name_do_not_overwrite_each_other(detector, prepared_boxes):
     for name, score in (("a", 1), ("b", 2)):
         Path(name).mkdir()
@@ -283,6 +291,7 @@ def test_detectors_of_one_name_do_not_overwrite_each_other(detector, prepared_bo
     assert len(list(Path("o").glob("*/evaluation/*.json"))) == 2
 
 
+@pytest.mark.slow
 def test_a_part_without_boxes_can_be_compared(detector, prepared_boxes):
     shutil.copytree(prepared_boxes, "copy")
     content = json.loads(Path("copy/boxes.coco.json").read_text())
@@ -310,6 +319,7 @@ def test_the_detector_with_a_failed_row_is_the_one_that_is_named(detector, prepa
     assert str(Path(detector) / "predictions" / "val.csv") in done.stderr.splitlines()[-1]
 
 
+@pytest.mark.slow
 def test_an_unreadable_picture_has_a_row_and_no_figure(detector, prepared_boxes):
     from fxcli.data.manifest import read_manifest
 
@@ -353,6 +363,7 @@ def test_evaluate_notices_other_boxes(found_folder, prepared_boxes):
     assert "the boxes were changed since training" in fx("evaluate", "runs/where", "--split", "val", code=4).stderr
 
 
+@pytest.mark.slow
 def test_true_boxes_beside_pictures_stay(detector, prepared_boxes):
     shutil.copytree(prepared_boxes, "copy")
     before = Path("copy/boxes.coco.json").read_bytes()
@@ -360,6 +371,7 @@ def test_true_boxes_beside_pictures_stay(detector, prepared_boxes):
     assert Path("copy/boxes.coco.json").read_bytes() == before
 
 
+@pytest.mark.slow
 def test_from_python_boxes_are_those_of_the_rows(detector, prepared_boxes, tmp_path):
     folder = prepared_boxes / "pictures" / "test"
     done = CliRunner().invoke(app, ["predict", str(folder), "--model", str(detector), "--json", "--quiet"])

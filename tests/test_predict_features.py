@@ -59,6 +59,7 @@ def by_hand(backbone, preprocessing, files):
     return np.stack(found)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("options", [(), ("--workers", "3", "--batch-size", "2"), ("--workers", "0")])
 def test_features_are_what_the_head_sees(raw, demo_zoo, options):
     predict("--features", "learnt", "--out", "out", *options)
@@ -74,6 +75,7 @@ def test_features_are_what_the_head_sees(raw, demo_zoo, options):
     assert written("learnt") == WRITTEN
 
 
+@pytest.mark.slow
 def test_rows_and_heat_maps_are_as_without(raw):
     plain = predict("--cam", "maps")
     done = predict("--cam", "maps-too", "--features", "learnt")
@@ -106,6 +108,7 @@ def test_what_cannot_be_read_is_a_row_of_nan(raw):
     assert written("strict") == []
 
 
+@pytest.mark.slow
 def test_nothing_to_compare(raw):
     for file in sorted(raw.rglob("*.png"))[1:]:
         file.write_bytes(b"nothing")
@@ -175,6 +178,7 @@ def test_it_cannot_go_on(raw):
     assert not Path("learnt").exists()
 
 
+@pytest.mark.slow
 def test_networks_of_one_model_stand_side_by_side(raw, demo_zoo):
     model = models.load(RUN / "model.safetensors", demo_zoo)
     other = models.build(model.spec, models.Model(backbone="demo_tiny", init="random"), 64, 3, seed=5)

@@ -100,6 +100,7 @@ def test_from_within_no_cell_is_a_formula(tree, monkeypatch):
     assert {row["path"] for row in rows} >= {"./-lead.png", "./+1.png", "./=dir/1.png", "./\ttab.png"}
 
 
+@pytest.mark.slow
 def test_features(tree):
     done = fx("predict", "in", "--features", "learnt")
     assert done.exit_code == 9, done.output
@@ -131,6 +132,7 @@ def test_heat_maps(tree):
     assert os.path.isfile(b"maps/caf\xe9.png.png")
 
 
+@pytest.mark.slow
 def test_cam(tree):
     done = fx("cam", "in", "--out", "why", "--quiet")
     assert done.exit_code == 9, done.output
@@ -233,6 +235,7 @@ def hostile():
     return Path("in")
 
 
+@pytest.mark.slow
 def test_a_page_with_hostile_names(hostile):
     done = prepare(hostile)
     assert done.exit_code == 0, done.output

@@ -101,6 +101,7 @@ def killed_at(row, *options, torn=False):
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == -signal.SIGKILL
 
 
+@pytest.mark.slow
 @forks
 @pytest.mark.parametrize("options", [("--cam", "maps"), ("--workers", "0", "--batch-size", "5")])
 def test_killed_and_resumed(raw, decoded, options):
@@ -151,6 +152,7 @@ def test_heat_maps_that_are_gone_are_drawn_again(raw, decoded):
     assert len(pictures("maps")) == 48
 
 
+@pytest.mark.slow
 def test_heat_maps_among_the_pictures(raw):
     options = ("--cam", "raw/maps")
     predict(*options)
@@ -181,6 +183,7 @@ def test_no_heat_map_takes_the_place_of_a_picture(raw, command):
     assert len(pictures("raw")) == 49
 
 
+@pytest.mark.slow
 def test_cam_twice_beside_the_pictures(raw):
     for _ in range(2):
         done = fx("cam", "raw/class_0", "--model", "runs/trained", "--out", "raw/class_0/why", "--quiet")

@@ -227,6 +227,7 @@ def test_phantoms_are_not_searched(tiny_plan, monkeypatch):
 # --- what cannot be used ---
 
 
+@pytest.mark.slow
 def test_unreadable_files_are_listed_and_the_exit_code_says_so():
     tree()
     Path("source/one/text.jpg").write_text("no picture")
@@ -374,6 +375,7 @@ def test_what_waits_is_not_started_after_an_interrupt(monkeypatch):
     assert os.listdir() == ["source"]
 
 
+@pytest.mark.slow
 def test_leftovers_of_a_killed_process_are_cleared():
     tree()
     Path("out.part/pictures/train/old").mkdir(parents=True)

@@ -49,6 +49,7 @@ def by_source(found):
     return {row.source: row for row in found.rows}
 
 
+@pytest.mark.slow
 def test_what_the_audit_finds(drawn):
     found = audited(leaking(drawn), data__prepared_px=160)
     record = json.loads(Path("out/audit.json").read_text())
@@ -81,6 +82,7 @@ def test_what_the_audit_finds(drawn):
     assert len(read_manifest(found.manifest).straddling) == 2
 
 
+@pytest.mark.slow
 def test_dropping_leaks_keeps_every_test_picture(drawn):
     whole, found = audited(leaking(drawn), "whole"), audited("source", "clean", audit__leaks="drop_train")
     rows = by_source(found)
@@ -96,11 +98,13 @@ def test_dropping_leaks_keeps_every_test_picture(drawn):
     assert all(rows[row.source].split == row.split for row in whole.rows if row.source in rows)
 
 
+@pytest.mark.slow
 def test_copies_with_other_labels_can_be_left_out(drawn):
     found = audited(leaking(drawn), audit__label_conflicts="drop")
     assert set(files("source")) - set(by_source(found)) == {"one/Train/08.png", "two/Train/08 small.png"}
 
 
+@pytest.mark.slow
 def test_refusing_leaves_nothing(drawn):
     with pytest.raises(DataError, match="2 of 6 test pictures share a group with a picture that is learnt from") as e:
         audited(leaking(drawn), audit__leaks="refuse")
@@ -109,6 +113,7 @@ def test_refusing_leaves_nothing(drawn):
     assert os.listdir() == ["source"]
 
 
+@pytest.mark.slow
 def test_a_drawn_split_never_divides_copies(drawn):
     found = audited(leaking(drawn), split__policy="grouped", audit__leaks="refuse")
     assert read_manifest(found.manifest).straddling == []
@@ -146,6 +151,7 @@ def audit_of(folder, names):
     return [audit.Pair(place[pair["a"]], place[pair["b"]], pair["kind"], pair["score"]) for pair in pairs]
 
 
+@pytest.mark.slow
 def test_the_command_shows_the_audit(drawn):
     leaking(drawn)
     done = fx("source", "--set", "data.prepared_px=32", "--out", "out")

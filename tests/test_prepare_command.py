@@ -3,11 +3,13 @@
 import json
 from pathlib import Path
 
+import pytest
 from sources import draw, fx, tree
 
 from fxcli.data.manifest import read_manifest
 
 
+@pytest.mark.slow
 def test_command_on_a_folder():
     tree("my pictures", parts=("Train", "Test"))
     done = fx("my pictures", "--set", "data.prepared_px=32")
@@ -21,6 +23,7 @@ def test_command_on_a_folder():
     assert f"fx train RECIPE --set data.manifest={Path('prepared/my_pictures/manifest.csv')}" in done.stderr
 
 
+@pytest.mark.slow
 def test_command_on_a_csv():
     draw(*(f"{i}.png" for i in range(12)))
     Path("a list's.CSV").write_text("path,label\n" + "".join(f"{i}.png,c{i % 2}\n" for i in range(12)))
@@ -29,6 +32,7 @@ def test_command_on_a_csv():
     assert {name: sum(row.values()) for name, row in record["counts"].items()} == {"c0": 6, "c1": 6}
 
 
+@pytest.mark.slow
 def test_command_on_a_recipe():
     tree()
     Path("mine.yaml").write_text("task: prepare\ndata: {source: source, prepared_px: 32, classes: {one: x, two: y}}\n")
@@ -39,6 +43,7 @@ def test_command_on_a_recipe():
     assert manifest.fingerprint()["name"] == "mine"
 
 
+@pytest.mark.slow
 def test_command_says_what_is_wrong():
     tree()
     assert "no such file, and no recipe of this name" in fx("gone", code=3).stderr
@@ -50,6 +55,7 @@ def test_command_says_what_is_wrong():
     fx("source", "--set", "data.prepared_px=32", "--quiet", "--overwrite")
 
 
+@pytest.mark.slow
 def test_command_on_a_name_that_means_two_things():
     tree("phantom")
     assert "phantom is a folder here, and a recipe of fx" in fx("phantom", code=2).stderr
@@ -57,6 +63,7 @@ def test_command_on_a_name_that_means_two_things():
     assert read_manifest(Path("prepared/phantom/manifest.csv")).classes == ("one", "two")
 
 
+@pytest.mark.slow
 def test_command_warns_of_a_single_class():
     tree("outer/inner")
     assert "there is one class, inner" in fx("outer", "--set", "data.prepared_px=32", "--quiet").stderr

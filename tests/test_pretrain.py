@@ -130,6 +130,7 @@ def assert_same(run, other):
     assert lines(run) == lines(other)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", ["simclr", "byol"])
 def test_the_loss_falls_and_the_file_says_what_it_is(recipe_of, go, method):
     run, figures = go(recipe_of(method, "train.epochs=8"))
@@ -143,6 +144,7 @@ def test_the_loss_falls_and_the_file_says_what_it_is(recipe_of, go, method):
     assert Preprocessing.from_mapping(header["preprocessing"]).image_size_px == 32
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", ["simclr", "byol"])
 @pytest.mark.parametrize("step", [1, 3, 5])
 @pytest.mark.parametrize("more", [(), ("train.batch_size=5", "train.accumulate=2", "optim.name=lars")])
@@ -162,6 +164,7 @@ def test_resume_ends_bitwise_equal(recipe_of, go, monkeypatch, method, step, mor
     assert_same(whole, run)
 
 
+@pytest.mark.slow
 def test_bits_do_not_depend_on_workers_and_cache(recipe_of, go):
     variants = [(0, "none"), (2, "none"), (0, "memory"), (2, "disk"), (2, "auto")]
     first, *rest = [
@@ -172,6 +175,7 @@ def test_bits_do_not_depend_on_workers_and_cache(recipe_of, go):
         assert_same(first, run)
 
 
+@pytest.mark.slow
 def test_saves_by_the_clock_and_ends_by_it(recipe_of, go, monkeypatch):
     saved = []
     real = checkpoint.save_state
@@ -184,12 +188,14 @@ def test_saves_by_the_clock_and_ends_by_it(recipe_of, go, monkeypatch):
     assert figures["loss"] == epochs(run)[0]["train_loss"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("batch_size", "steps"), [(23, 1), (22, 2), (12, 2), (64, 1)])
 def test_a_last_batch_of_one_picture_is_left_out(recipe_of, go, batch_size, steps):
     run, _ = go(recipe_of("simclr", f"train.batch_size={batch_size}", "train.epochs=1"))
     assert lines(run)[-1]["step"] == steps
 
 
+@pytest.mark.slow
 def test_batches_of_a_step_add_up_to_the_gradient_of_all_its_pictures(recipe_of, go, monkeypatch, capsys):
     """By a loss that is a mean over pictures; 24 of them, so that the last step has fewer, and one is left over."""
 
@@ -209,6 +215,7 @@ def test_batches_of_a_step_add_up_to_the_gradient_of_all_its_pictures(recipe_of,
     assert "a step learns from 10 pictures, 5 at a time: each is compared with the 4 others of its own batch" in told
 
 
+@pytest.mark.slow
 def test_a_picture_left_alone_ends_the_step_before_it(recipe_of, go):
     """24 pictures in batches of 23 and 1: the first is the last of its epoch, though accumulate asks for four."""
     run, _ = go(recipe_of("simclr", "train.batch_size=23", "train.accumulate=4"))
@@ -275,6 +282,7 @@ def test_views_are_drawn_apart_and_leave_the_global_generator_alone(recipe_of, d
     assert not torch.equal(first, views[Draw(0, 6)][0])
 
 
+@pytest.mark.slow
 def test_from_the_command_line_to_a_classifier(recipe_of, demo_zoo, manifest):
     recipe_of("simclr")
     done = CliRunner().invoke(app, ["train", "pre.yaml", "--out", "runs/pre", "--json"])
@@ -307,6 +315,7 @@ def test_from_the_command_line_to_a_classifier(recipe_of, demo_zoo, manifest):
     assert "fx train pretrain_simclr --set model.backbone=demo_tiny" in done.stderr
 
 
+@pytest.mark.slow
 def test_a_stopped_run_goes_on_from_the_command_line(recipe_of, monkeypatch):
     recipe_of("byol")
     runner = CliRunner()
@@ -334,6 +343,7 @@ def test_shipped_recipes_load_and_say_how_they_are_run(name):
 # --- looks ---
 
 
+@pytest.mark.slow
 def test_looks_are_logged_at_intervals_and_at_the_end(recipe_of, demo_zoo, manifest):
     recipe = recipe_of("simclr", "train.epochs=5", "train.look_every=2")
     run = directory.create("x", {}, out=None)
@@ -348,6 +358,7 @@ def test_looks_are_logged_at_intervals_and_at_the_end(recipe_of, demo_zoo, manif
             assert line["feature_spread"] > 0
 
 
+@pytest.mark.slow
 def test_looks_change_nothing(recipe_of, demo_zoo, manifest):
     states = []
     for every in (0, 1):
@@ -358,6 +369,7 @@ def test_looks_change_nothing(recipe_of, demo_zoo, manifest):
     assert all(torch.equal(states[0][name], states[1][name]) for name in states[0])
 
 
+@pytest.mark.slow
 def test_a_collapse_ends_it_with_a_reason(recipe_of, demo_zoo, manifest, monkeypatch):
     """Every feature becomes the same, as where BYOL finds the trivial answer."""
 
@@ -391,6 +403,7 @@ def test_without_labels_it_looks_for_collapse_alone(recipe_of, demo_zoo, manifes
     assert set(watching.look(backbone, lambda: None)) == {"feature_spread", "effective_rank"}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("done", [0, 1])
 def test_a_stop_during_a_look_is_resumed_to_the_same_lines(recipe_of, demo_zoo, manifest, monkeypatch, done):
     recipe = recipe_of("simclr", "train.look_every=1")

@@ -9,6 +9,7 @@ import pytest
 from readme_blocks import BLOCK, MAKERS, README, filled
 
 
+@pytest.mark.slow
 def test_generated_blocks_are_up_to_date():
     text = README.read_text(encoding="utf-8")
     assert {found["name"] for found in BLOCK.finditer(text)} == set(MAKERS)

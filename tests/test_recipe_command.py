@@ -30,6 +30,7 @@ def files():
     Path("worse.yaml").write_text("a: [", encoding="utf-8")
 
 
+@pytest.mark.slow
 def test_list_shows_every_shipped_recipe_with_its_first_comment():
     lines = fx("list").stdout.splitlines()
     for name, path in shipped().items():
@@ -178,6 +179,7 @@ def refused(value, schema, root, where="recipe"):
     return []
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", shipped())
 def test_the_schema_takes_every_shipped_recipe_as_it_is_written(name):
     text = shipped()[name].read_text(encoding="utf-8")

@@ -69,6 +69,7 @@ def test_two_steps_of_each_phase(name, demo_zoo, prepared):
         assert not any(moved and not learns for moved, learns in zip(changed, learning, strict=True)), phase
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", [name for name, task in TASKS.items() if task == "detect"])
 def test_two_steps_of_each_phase_of_a_detector(name, demo_zoo, prepared_boxes):
     recipe = load(name, small(name, prepared_boxes)).recipe

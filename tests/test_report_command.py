@@ -88,6 +88,7 @@ def evaluation(run, name):
     return json.loads((run.path / "evaluation" / f"{name}.json").read_text())
 
 
+@pytest.mark.slow
 def test_figures_are_those_that_were_measured(own):
     run = own("one")
     found = report(run.path, "--pictures", 0)
@@ -114,6 +115,7 @@ def test_figures_are_those_that_were_measured(own):
     assert "by group" in found.text
 
 
+@pytest.mark.slow
 def test_what_was_run_and_on_which_data(own):
     run = own("one")
     found, info = report(run.path, "--pictures", 0), run.info()
@@ -131,6 +133,7 @@ def test_what_was_run_and_on_which_data(own):
     assert [row[:2] for row in rows] == [[str(line["epoch"]), f"{line['train_loss']:.4g}"] for line in lines]
 
 
+@pytest.mark.slow
 def test_sections_have_headings_that_are_linked(own):
     found = report(own("one").path, "--pictures", 0)
     titles = ["What was run", "Data and audit", "Learning curves", "Figures", "Model card"]
@@ -145,17 +148,20 @@ def test_sections_have_headings_that_are_linked(own):
     assert sum(tag == "summary" for tag, _ in found.tags) >= len(figures), "a table beside each"
 
 
+@pytest.mark.slow
 def test_a_report_is_no_look_at_the_test_part(own, prepared):
     before = (prepared / "test_looks.jsonl").read_bytes()
     report(own("one").path)
     assert (prepared / "test_looks.jsonl").read_bytes() == before
 
 
+@pytest.mark.slow
 def test_without_pictures_torch_is_never_imported(own):
     run = own("folds")
     report_without_torch(run.path, "--pictures", "0")
 
 
+@pytest.mark.slow
 def test_what_a_run_started_from_is_told_without_asking_its_plugin(own):
     """The nets of timm: are known after torch and timm are imported alone."""
     run = own("one")
@@ -167,6 +173,7 @@ def test_what_a_run_started_from_is_told_without_asking_its_plugin(own):
     assert "imagenet weights (https://example.org/net; licence Apache-2.0)" in found.text
 
 
+@pytest.mark.slow
 def test_what_is_missing_is_told_with_the_command_that_makes_it(own):
     run = own("one")
     shutil.rmtree(run.path / "evaluation")
@@ -184,6 +191,7 @@ def test_what_is_missing_is_told_with_the_command_that_makes_it(own):
     }
 
 
+@pytest.mark.slow
 def test_pictures_are_the_surest_answers(own):
     run = own("one")
     found = report(run.path, "--pictures", 2)
@@ -204,6 +212,7 @@ def test_pictures_are_the_surest_answers(own):
     assert len(shown) - cards == cards + min(2, wrong)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("hashes", [True, False])
 def test_pictures_of_folds_are_drawn_by_networks_that_had_not_seen_them(own, monkeypatch, hashes):
     from fxcli.report import pictures
@@ -234,6 +243,7 @@ def test_pictures_of_folds_are_drawn_by_networks_that_had_not_seen_them(own, mon
             assert one.equal(other)
 
 
+@pytest.mark.slow
 def test_pictures_that_are_gone_are_told(own, prepared):
     run = own("one")
     shutil.copytree(prepared, "gone")
@@ -244,6 +254,7 @@ def test_pictures_that_are_gone_are_told(own, prepared):
     assert "Model card" in found.text
 
 
+@pytest.mark.slow
 def test_a_picture_that_cannot_be_read_leaves_the_others(own, prepared):
     run = own("one")
     shutil.copytree(prepared, "spoilt")
@@ -257,6 +268,7 @@ def test_a_picture_that_cannot_be_read_leaves_the_others(own, prepared):
     assert "Right answers" in found.text
 
 
+@pytest.mark.slow
 def test_a_part_that_the_manifest_lacks_is_not_missing(own):
     run = own("one")
     (run.path / "evaluation" / "test.json").unlink()
@@ -266,6 +278,7 @@ def test_a_part_that_the_manifest_lacks_is_not_missing(own):
     assert "The test part was not measured" not in report(run.path, "--pictures", 0).text
 
 
+@pytest.mark.slow
 def test_a_damaged_part_is_told_and_the_rest_is_shown(own):
     run = own("folds")
     (run.path / "folds/1/run.json").write_text("{", encoding="utf-8")
@@ -274,6 +287,7 @@ def test_a_damaged_part_is_told_and_the_rest_is_shown(own):
     assert "fold 0: finished" in found.text
 
 
+@pytest.mark.slow
 def test_the_card_counts_what_was_learnt_from(own):
     run = own("one")
     rows = read_manifest(run.path / "manifest.csv", with_pictures=False).rows
@@ -285,6 +299,7 @@ def test_the_card_counts_what_was_learnt_from(own):
     assert f": {count} pictures, 25 % of them drawn" in report(run.path, "--pictures", 0).text
 
 
+@pytest.mark.slow
 def test_folds(own):
     run = own("folds")
     found = report(run.path, "--pictures", 0)
@@ -306,6 +321,7 @@ def test_detectors(own):
     assert "boxes around what it finds" in found.text
 
 
+@pytest.mark.slow
 def test_pictures_of_detectors_have_boxes_and_need_no_torch(own):
     run = own("boxes")
     well("evaluate", run.path, "--split", "val", "--quiet")
@@ -354,12 +370,14 @@ def test_a_run_that_was_killed_before_its_first_epoch(own):
     assert "The run has no manifest" in found.text
 
 
+@pytest.mark.slow
 def test_a_run_that_failed_says_why(own):
     run = own("one")
     run.update(status="failed", error="the loss is nan at step 3 <b>")
     assert "This run failed before its end: the loss is nan at step 3 <b>." in report(run.path, "--pictures", 0).text
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("text", ["{", "[]", "{}", '{"figures": {"accuracy": 3}}', '{"figures": null, "n_failed": 0}'])
 def test_damaged_evaluations_are_told_and_the_rest_is_shown(own, text):
     run = own("one")
@@ -369,6 +387,7 @@ def test_damaged_evaluations_are_told_and_the_rest_is_shown(own, text):
     assert "Validation part" in found.text
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["fingerprint.json", "recipe.yaml", "manifest.csv", "model.safetensors"])
 def test_damaged_files_are_told_and_the_rest_is_shown(own, name):
     run = own("one")
@@ -376,12 +395,14 @@ def test_damaged_files_are_told_and_the_rest_is_shown(own, name):
     assert f"{name} cannot be read" in report(run.path, "--pictures", 0).text
 
 
+@pytest.mark.slow
 def test_figures_of_another_model_are_told(own, made):
     run = own("one")
     shutil.copy(made / "other" / "model.safetensors", run.model_file)
     assert "This was measured of another model file than the run has now." in report(run.path, "--pictures", 0).text
 
 
+@pytest.mark.slow
 def test_hostile_text_stays_text(own):
     run = own("one", NAME)
     evil = "<script>alert(1)</script><img src=x onerror=alert(1)>{{ 7 * 7 }}"
@@ -405,6 +426,7 @@ def test_hostile_text_stays_text(own):
     assert f"Run {NAME}" in found.text
 
 
+@pytest.mark.slow
 def test_several_runs_are_compared(own):
     one, other = own("one"), own("other")
     found = report(one.path, other.path, "--out", "both.html", "--pictures", 0)
@@ -421,6 +443,7 @@ def test_several_runs_are_compared(own):
         assert verdict in found.text
 
 
+@pytest.mark.slow
 def test_runs_of_different_tasks_and_data_beside_each_other(own):
     names = ("one", "boxes", "views", "folds")
     found = report(*(own(name).path for name in names), "--out", "all.html", "--pictures", 0)
@@ -431,6 +454,7 @@ def test_runs_of_different_tasks_and_data_beside_each_other(own):
     assert "runs/copies/one" in found.text
 
 
+@pytest.mark.slow
 def test_a_run_is_found_by_its_recipe(own):
     own("one")
     assert well("report", "tiny", "--pictures", 0).stdout.strip() == str(Path("runs/one/report.html"))
@@ -441,6 +465,7 @@ def test_a_run_is_found_by_its_recipe(own):
     assert fx("report", "runs/one/run.json").exit_code == 6
 
 
+@pytest.mark.slow
 def test_what_is_not_its_own_is_not_replaced(own):
     run = own("one")
     file = run.path / "report.html"
@@ -478,6 +503,7 @@ def test_without_matplotlib(own, monkeypatch):
     assert not (run.path / "report.html").exists()
 
 
+@pytest.mark.slow
 def test_plugins_add_sections(own, demo_zoo, monkeypatch):
     returned = [("Extra <b>", "text <b>"), ("Rows", [["what", "value"], ["a<b>", 3]])]
     monkeypatch.setattr(
@@ -509,6 +535,7 @@ RANGES = ({"value": "x", "low": None, "high": None}, {"value": 0.5, "low": "a", 
 ODD = (*RANGES, None, True, 3, -1.5, 1e308, "x", [], [1], [[1], "a"], {}, {"a": 1}, {"a": {"b": [None]}})
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["run.json", "fingerprint.json", "evaluation/test.json", "metrics.jsonl"])
 def test_odd_values_end_nothing(own, name, monkeypatch):
     from markupsafe import Markup
@@ -533,6 +560,7 @@ def test_odd_values_end_nothing(own, name, monkeypatch):
             assert "Model card" in build.build([kept(run)], 0).text, (key, odd)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("odd", RANGES)
 def test_an_interval_that_is_none_is_damage(own, odd):
     run = own("one")

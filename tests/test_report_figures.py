@@ -59,6 +59,7 @@ def test_what_is_undefined_is_left_out():
     assert figures.reliability([0.3], [Range(0.2)], alt="a").startswith("<svg")
 
 
+@pytest.mark.slow
 def test_the_same_numbers_give_the_same_bytes():
     lines = [Line("a", [1, 2], [0.3, 0.2]), Line("b", [1, 2], [0.3, 0.4])]
     assert curve(*lines) == curve(*lines)

@@ -142,6 +142,7 @@ def test_detectors_have_a_page_with_boxes(models, pictures):
         assert row["boxes"] == ", ".join(f"{box['class']} {box['score']:.2f}" for box in record.get("boxes", ()))
 
 
+@pytest.mark.slow
 def test_boxes_beside_a_classifier(models, pictures):
     options = ("--model", models / "folds", "--detector", models / "boxes", "--score", "0")
     done = fx("predict", pictures, *options, "--report", "look.html")

@@ -61,6 +61,7 @@ def resnet(tmp_path_factory):
     return folder
 
 
+@pytest.mark.slow
 def test_predict_imports_no_library_that_it_does_not_use(resnet):
     arguments = ("predict", resnet / "picture.png", "--model", resnet / "model.safetensors", "--quiet")
     found, collects, frozen = process_after(*arguments)

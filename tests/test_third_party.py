@@ -62,6 +62,7 @@ def listing(done: subprocess.CompletedProcess[str]) -> tuple[dict[str, dict], di
     return {each["name"]: each for each in record["plugins"]}, {each["name"]: each for each in record["backbones"]}
 
 
+@pytest.mark.slow
 def test_the_demo_is_found_and_works(fx, installed):
     plugins, backbones = listing(fx("plugins", "--json", plugins=("fx_demo",)))
     assert plugins["demo"] == {
@@ -93,6 +94,7 @@ def test_broken_plugins_are_listed_with_stage_and_reason(fx):
     assert "demo_tiny" not in backbones
 
 
+@pytest.mark.slow
 def test_the_table_names_what_failed(fx):
     done = fx("plugins", plugins=("fx_broken", "fx_misspelt"))
     assert done.returncode == 0
@@ -101,6 +103,7 @@ def test_the_table_names_what_failed(fx):
     assert "a_package_that_nobody_has" in done.stdout
 
 
+@pytest.mark.slow
 def test_check_exits_with_5_if_a_plugin_failed(fx):
     done = fx("plugins", "--check", plugins=("fx_broken",))
     assert done.returncode == 5
@@ -144,6 +147,7 @@ train: {{epochs: 12, batch_size: 12}}
     assert "pretrain.options.dim" in done.stderr
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("arguments", [("--help",), ("--version",), ("plugins", "--help"), ("recipe", "list")])
 def test_broken_plugins_stop_no_command_that_does_not_need_them(fx, arguments):
     done = fx(*arguments, plugins=tuple(VERSIONS))
@@ -151,6 +155,7 @@ def test_broken_plugins_stop_no_command_that_does_not_need_them(fx, arguments):
     assert "a_package_that_nobody_has" not in done.stderr
 
 
+@pytest.mark.slow
 def test_a_recipe_with_a_contested_name_is_refused(fx, tmp_path):
     recipe = tmp_path / "contested.yaml"
     text = "task: classify\nname: contested\ndata: {manifest: m.csv}\nmodel: {backbone: %s, init: random}\n"
@@ -167,6 +172,7 @@ def test_a_recipe_with_a_contested_name_is_refused(fx, tmp_path):
     assert "not loaded: broken (fx-broken 0.0.1): ModuleNotFoundError" in done.stderr
 
 
+@pytest.mark.slow
 def test_a_blocked_plugin_is_shown_and_frees_the_name(fx):
     done = fx("plugins", "--json", plugins=("fx_demo", "fx_clash"), FX_DISABLE_PLUGINS="clash,nobody")
     plugins, backbones = listing(done)

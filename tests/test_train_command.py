@@ -63,6 +63,7 @@ def test_the_resolved_recipe_alone_reproduces_the_run(trained):
     assert again.info()["recipe_sha256"] == trained.info()["recipe_sha256"]
 
 
+@pytest.mark.slow
 def test_a_leaking_manifest_is_told(tiny_recipe, prepared):
     tiny_recipe()
     quick = ("--set", "train.epochs=1", "--quiet")
@@ -159,6 +160,7 @@ def test_resume_refuses_what_changed(trained, what, prepared):
     assert f"the {what} changed" in done.stderr
 
 
+@pytest.mark.slow
 def test_ctrl_c_exits_130_and_resume_finishes(tiny_recipe, monkeypatch):
     tiny_recipe("train.epochs=3")
     real, steps = loop._step, []
@@ -305,6 +307,7 @@ def test_a_share_of_the_training_part_is_all_that_is_learnt_from(tiny_recipe, de
     assert {row.path for row in again.part("train")} != paths[0.25]
 
 
+@pytest.mark.slow
 def test_parts_of_a_run_in_folds_each_learn_from_their_share(tiny_recipe):
     tiny_recipe("train.epochs=1", "train.monitor=none")
     sets = ("train.epochs=1", "train.monitor=none", "data.train_frac=0.5", "ensemble.folds=2")
@@ -340,6 +343,7 @@ def killed_in(monkeypatch, epoch):
 ONE_WORKER = ("--set", "data.workers=1", "--set", "train.save_every_min=1e-9", "--quiet")
 
 
+@pytest.mark.slow
 @pytest.mark.skipif("fork" not in multiprocessing.get_all_start_methods(), reason="needs fork")
 def test_a_killed_decoding_process_loses_nothing(tiny_recipe, monkeypatch):
     tiny_recipe()
@@ -359,6 +363,7 @@ def test_a_killed_decoding_process_loses_nothing(tiny_recipe, monkeypatch):
     assert all(torch.equal(value, hit[name]) for name, value in whole.items())
 
 
+@pytest.mark.slow
 @pytest.mark.skipif("fork" not in multiprocessing.get_all_start_methods(), reason="needs fork")
 def test_a_part_of_a_run_goes_on_with_the_whole(tiny_recipe, monkeypatch):
     tiny_recipe()

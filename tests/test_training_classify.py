@@ -69,6 +69,7 @@ phases:
 """
 
 
+@pytest.mark.slow
 def test_training_learns_and_writes_everything(begin, tiny_recipe):
     training, run = begin(tiny_recipe("train.epochs=12"))
     found = loop.train(training, run, resume=False)
@@ -83,6 +84,7 @@ def test_training_learns_and_writes_everything(begin, tiny_recipe):
     assert header["classes"] == ["class_0", "class_1", "class_2"]
 
 
+@pytest.mark.slow
 def test_the_same_recipe_gives_the_same_bits_with_any_worker_count(begin, tiny_recipe):
     recipe = tiny_recipe("augment.rotate_deg=20", "augment.erase=0.5", "augment.mixup=0.3")
     runs = []
@@ -93,6 +95,7 @@ def test_the_same_recipe_gives_the_same_bits_with_any_worker_count(begin, tiny_r
     assert_same(*runs)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("workers", [0, 2])
 def test_kept_pictures_give_the_same_bits(begin, tiny_recipe, workers):
     """Through phases that see the same of the pictures, and one that crops them."""
@@ -112,6 +115,7 @@ phases:
         assert_same(runs[0], run)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("steps", [1, 3, 4, 6, 8, 11])
 def test_resume_ends_bitwise_equal(begin, tiny_recipe, monkeypatch, steps):
     """Three steps an epoch, two epochs a phase: mid-epoch, at the end of an epoch, and of a phase."""
@@ -138,6 +142,7 @@ def test_resume_before_the_first_save_starts_again(begin, tiny_recipe):
     assert_same(whole, run)
 
 
+@pytest.mark.slow
 def test_resume_cuts_metrics_that_came_after_the_checkpoint(begin, tiny_recipe, monkeypatch):
     recipe = tiny_recipe()
     training, whole = begin(recipe)
@@ -166,6 +171,7 @@ def test_accumulation_equals_the_large_batch(begin, tiny_recipe):
     assert all(torch.allclose(one[name].float(), two[name].float(), atol=1e-5) for name in one)
 
 
+@pytest.mark.slow
 def test_phases_start_from_best_or_last(begin, tiny_recipe, monkeypatch):
     seen = {}
     real = loop.set_up
@@ -203,6 +209,7 @@ def test_early_stopping_looks_at_validation(begin, tiny_recipe, monkeypatch):
     assert [line["epoch"] for line in figures(run)] == [1, 2, 3]
 
 
+@pytest.mark.slow
 def test_waiting_and_computing_are_told_apart(begin, tiny_recipe, monkeypatch):
     """Slow pictures and a slow loss; validation and saving count as neither."""
     real, real_call, real_validate = feed._loss, Augmenter.__call__, validate.validate
@@ -306,6 +313,7 @@ def test_parts_are_checked_before_anything_is_computed(begin, tiny_recipe, prepa
             begin(recipe)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("epoch", [1, 2, 3, 4])
 def test_death_after_an_epoch_that_was_not_saved(begin, tiny_recipe, monkeypatch, epoch):
     """Epochs are short: the state is older than the best model and the metrics. The second phase starts from a file
@@ -332,6 +340,7 @@ def test_death_after_an_epoch_that_was_not_saved(begin, tiny_recipe, monkeypatch
     assert_same(whole, run)
 
 
+@pytest.mark.slow
 def test_short_epochs_are_saved_by_the_clock_and_at_the_end_of_a_phase(begin, tiny_recipe, monkeypatch):
     saved = []
     real = loop._save
@@ -345,6 +354,7 @@ def test_short_epochs_are_saved_by_the_clock_and_at_the_end_of_a_phase(begin, ti
     assert saved == [1, 2, 3, 3, 4, 5]
 
 
+@pytest.mark.slow
 def test_death_between_the_best_of_a_phase_and_its_first_save(begin, tiny_recipe, monkeypatch):
     """The second phase starts from a file that its own first epoch overwrites."""
     monkeypatch.setattr(loop, "EPOCH_SAVE_MIN", 0.0)
@@ -388,6 +398,7 @@ def test_ctrl_c_during_the_last_validation_is_heard(begin, tiny_recipe, monkeypa
     assert_same(whole, run)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("precision", "channels_last", "workers"), [("bf16", False, 0), ("bf16", True, 2), ("fp32", True, 0)]
 )
@@ -407,6 +418,7 @@ def test_resume_is_exact_in_bf16_and_with_processes(begin, tiny_recipe, monkeypa
     assert_same(whole, run)
 
 
+@pytest.mark.slow
 def test_no_metrics_line_is_doubled(begin, tiny_recipe, monkeypatch):
     """A timed save at the last step of an epoch, then death after the line was written."""
     recipe = tiny_recipe("train.save_every_min=1e-9")

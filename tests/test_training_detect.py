@@ -88,6 +88,7 @@ def test_it_learns_where_the_bar_is(begin, tiny_detect, demo_zoo, method):
     assert figures == pytest.approx(found), "the file gives what training told, in pixels of the originals"
 
 
+@pytest.mark.slow
 def test_the_same_recipe_gives_the_same_bits_with_any_worker_count(begin, tiny_detect):
     recipe = tiny_detect("augment.rotate_deg=10", "augment.hflip=0.5", "train.epochs=1")
     runs = []
@@ -98,6 +99,7 @@ def test_the_same_recipe_gives_the_same_bits_with_any_worker_count(begin, tiny_d
     assert_same(*runs)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("cache", ["none", "disk"])
 def test_kept_pictures_give_the_same_bits(begin, tiny_detect, cache):
     runs = []
@@ -128,6 +130,7 @@ def test_resume_ends_bitwise_equal(begin, tiny_detect, monkeypatch, steps, compu
     assert_same(whole, run)
 
 
+@pytest.mark.slow
 def test_a_frozen_stage_stays(begin, tiny_detect):
     training, run = begin(tiny_detect("model.freeze='until:stem'", "train.epochs=1"))
     before = {name: value.clone() for name, value in training.model.backbone.state_dict().items()}
@@ -233,6 +236,7 @@ def fx(*arguments):
     return CliRunner().invoke(app, [str(each) for each in arguments])
 
 
+@pytest.mark.slow
 def test_train_and_dry_run(tiny_detect):
     tiny_detect()
     done = fx("train", "boxes.yaml", "--dry-run", "--json")
@@ -302,6 +306,7 @@ def test_bn_eval_is_of_the_backbone_alone(begin, tiny_detect):
     assert {is_training for name, is_training in norms.items() if ".backbone." not in name} == {True}
 
 
+@pytest.mark.slow
 def test_a_classifier_and_a_detector_start_from_a_detector(begin, tiny_detect, tiny_recipe):
     training, run = begin(tiny_detect("train.epochs=1"))
     loop.train(training, run, resume=False)

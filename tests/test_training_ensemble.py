@@ -105,6 +105,7 @@ def test_every_command_takes_the_ensemble(several, prepared):
     assert len(list(Path("why").rglob("*.npy"))) == 12
 
 
+@pytest.mark.slow
 def test_stopped_in_a_part_it_goes_on_to_the_same_model(several, tiny_recipe, monkeypatch):
     expected = several.model_file.read_bytes()
     tiny_recipe()
@@ -136,6 +137,7 @@ def oof_of(run):
     return run.oof_file.read_text(encoding="utf-8")
 
 
+@pytest.mark.slow
 def test_seeds_alone_train_on_the_manifest_as_it_is(tiny_recipe, prepared):
     tiny_recipe()
     done = fx("train", "tiny.yaml", "--set", "train.epochs=1", "--seeds", 2, "--out", "runs/seeds", "--quiet")
@@ -199,6 +201,7 @@ def test_predictions_of_a_part_that_are_gone_are_told(several, prepared, tiny_re
         ensemble.oof(several, manifest, parts, {})
 
 
+@pytest.mark.slow
 def test_seeds_of_a_calibration_part_learn_their_errors_together(tiny_recipe, prepared):
     tiny_recipe()
     own = with_splits(prepared, lambda row: "calibration" if row.split == "val" else row.split)
@@ -243,6 +246,7 @@ def test_patients_stay_together_where_there_are_no_groups(tiny_recipe, prepared)
     assert not held_out[0] & held_out[1]
 
 
+@pytest.mark.slow
 def test_what_was_left_of_making_a_part_is_made_anew(several, tiny_recipe, monkeypatch):
     tiny_recipe()
     again = Run(Path("runs/again"))
@@ -264,6 +268,7 @@ def test_what_was_left_of_making_a_part_is_made_anew(several, tiny_recipe, monke
     assert done.exit_code == 0, done.output
 
 
+@pytest.mark.slow
 def test_a_backbone_without_statistics_is_trained_in_folds_all_the_same(tiny_recipe, monkeypatch):
     def fit(_):
         raise ValueError("the features of all pictures are equal")
@@ -279,6 +284,7 @@ def test_a_backbone_without_statistics_is_trained_in_folds_all_the_same(tiny_rec
     assert known.sets is not None
 
 
+@pytest.mark.slow
 def test_names_that_spreadsheets_mistake_survive_the_folds(tiny_recipe, prepared):
     tiny_recipe()
     shutil.copytree(prepared, "own")

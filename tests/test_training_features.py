@@ -105,6 +105,7 @@ def test_a_stage_that_is_the_last_is_all(begin, tiny_recipe):
     assert features.may_cache(training, training.phases[0][1])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 @pytest.mark.parametrize("sets", [(), (*FLIPS, "model.dropout=0.5", "train.ema=0.8", "train.sampler=balanced")])
 def test_the_head_learns_what_it_learns_from_pictures(begin, tiny_recipe, precision, sets):
@@ -177,6 +178,7 @@ def test_without_a_validation_part(begin, tiny_recipe, prepared, tmp_path):
     assert "val_loss" not in lines_of(run)[0]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 @pytest.mark.parametrize("step", [1, 3, 5, 12])
 def test_resume_ends_bitwise_equal(begin, tiny_recipe, monkeypatch, step, precision):
@@ -217,6 +219,7 @@ def test_a_phase_that_was_over_is_not_fed_again(begin, tiny_recipe, monkeypatch)
     assert loop.train(training, run, resume=True) == figures
 
 
+@pytest.mark.slow
 def test_ctrl_c_while_features_are_computed(begin, tiny_recipe, monkeypatch):
     recipe = tiny_recipe(*HEAD)
     training, whole = begin(recipe)
@@ -247,6 +250,7 @@ def test_the_next_run_finds_them_and_looks_at_one_batch(begin, tiny_recipe, forw
     assert torch.equal(first.val, again.val)
 
 
+@pytest.mark.slow
 def test_whatever_they_depend_on_makes_others(begin, tiny_recipe, monkeypatch):
     def files():
         return {path.name for path in (cache_dir() / "features").iterdir()}

@@ -91,6 +91,7 @@ def files(folder):
     return {file.relative_to(folder).as_posix(): file.read_bytes() for file in Path(folder).rglob("*.*")}
 
 
+@pytest.mark.slow
 def test_each_is_trained_measured_once_and_kept(study, trainings):
     done = fx("train", study, "--quiet")
     assert done.exit_code == 0, done.output
@@ -116,6 +117,7 @@ def test_each_is_trained_measured_once_and_kept(study, trainings):
     assert len(trainings[0]) == len(looks()) == 4
 
 
+@pytest.mark.slow
 def test_the_index_tells_what_was_done_and_nothing_of_the_machine(study):
     fx("train", study, "--set", "seeds=[0]", "--quiet")
     run = Run(Path("runs/study/one/slow-s0"))
@@ -130,6 +132,7 @@ def test_the_index_tells_what_was_done_and_nothing_of_the_machine(study):
     assert "/" not in text.replace('"one/', "")
 
 
+@pytest.mark.slow
 def test_it_says_what_is_done_and_shows_the_table(study):
     looked = fx("train", study, "--dry-run")
     assert looked.exit_code == 0, looked.output
@@ -157,6 +160,7 @@ def test_it_says_what_is_done_and_shows_the_table(study):
     assert "one: slow against plain: " in shown
 
 
+@pytest.mark.slow
 def test_stopped_within_a_training_the_same_command_goes_on(study, monkeypatch):
     assert fx("train", study, "--out", "runs/straight", "--set", "results=straight", "--quiet").exit_code == 0
     real, steps = loop._step, []
@@ -185,6 +189,7 @@ def test_stopped_within_a_training_the_same_command_goes_on(study, monkeypatch):
     assert resumed == straight
 
 
+@pytest.mark.slow
 def test_stopped_between_trainings_or_before_measuring_it_goes_on(study, trainings, monkeypatch):
     begun, stops = trainings
     stops[3] = KeyboardInterrupt()
@@ -202,6 +207,7 @@ def test_stopped_between_trainings_or_before_measuring_it_goes_on(study, trainin
     assert len(looks()) == 4
 
 
+@pytest.mark.slow
 def test_a_failed_training_stops_and_leaves_the_rest(study, trainings):
     begun, stops = trainings
     stops[2] = RunError("the loss is nan at step 3")
@@ -213,6 +219,7 @@ def test_a_failed_training_stops_and_leaves_the_rest(study, trainings):
     assert begun == [ORDER[0], ORDER[1], *ORDER[1:]]
 
 
+@pytest.mark.slow
 def test_results_alone_count_as_done_on_a_fresh_machine(study, trainings):
     fx("train", study, "--set", "seeds=[0]", "--quiet")
     shutil.rmtree("runs")
@@ -230,6 +237,7 @@ def test_results_alone_count_as_done_on_a_fresh_machine(study, trainings):
     assert len(trainings[0]) == 4
 
 
+@pytest.mark.slow
 def test_a_missing_file_of_results_is_made_again_without_training(study, trainings):
     fx("train", study, "--set", "seeds=[0]", "--quiet")
     before = files("results")
@@ -242,6 +250,7 @@ def test_a_missing_file_of_results_is_made_again_without_training(study, trainin
     assert after == before
 
 
+@pytest.mark.slow
 def test_a_changed_recipe_is_refused_before_anything_is_trained(study, trainings):
     fx("train", study, "--set", "seeds=[0]", "--quiet")
     changed = ["--set", "runs.slow.set.optim.lr=1e-5"]
@@ -263,6 +272,7 @@ def test_a_changed_recipe_is_refused_before_anything_is_trained(study, trainings
     assert fx("train", study, *changed, "--quiet").exit_code == 0
 
 
+@pytest.mark.slow
 def test_a_changed_manifest_is_refused(study):
     fx("train", study, "--set", "seeds=[0]", "--quiet")
     file = Path("data/manifest.csv")
@@ -306,6 +316,7 @@ def test_a_manifest_without_a_test_part_is_refused_at_once(study, trainings):
     assert trainings[0] == []
 
 
+@pytest.mark.slow
 def test_a_damaged_test_picture_stops_and_the_training_is_kept(study, trainings):
     row = read_manifest(Path("data/manifest.csv")).part("test")[1]
     good = Path("data", row.path).read_bytes()
@@ -320,6 +331,7 @@ def test_a_damaged_test_picture_stops_and_the_training_is_kept(study, trainings)
     assert trainings[0] == ORDER[:2]
 
 
+@pytest.mark.slow
 def test_folds_bring_out_of_fold_answers(study):
     sets = ["--set", "seeds=[0]", "--set", "runs.plain.set.ensemble.folds=2"]
     done = fx("train", study, *sets, "--json", "--quiet")
@@ -337,6 +349,7 @@ def test_folds_bring_out_of_fold_answers(study):
     assert "out-of-fold predictions" in fx("train", study, *sets, "--quiet").stdout
 
 
+@pytest.mark.slow
 def test_a_ledger_that_cannot_be_written_is_a_warning(study):
     Path("data", ledger.NAME).mkdir()
     done = fx("train", study, "--set", "seeds=[0]", "--quiet")
@@ -344,6 +357,7 @@ def test_a_ledger_that_cannot_be_written_is_a_warning(study):
     assert done.stderr.count("this look at the test part cannot be noted") == 2
 
 
+@pytest.mark.slow
 def test_resume_and_its_run_belong_together(study, trainings):
     """A training of a study that was resumed by hand is measured by the study."""
     trainings[1][1] = KeyboardInterrupt()
@@ -359,6 +373,7 @@ def test_folds_and_seeds_are_of_a_recipe_and_not_of_a_study(study):
     assert "a study has seeds of its own, and folds as ensemble.folds of a run" in done.stderr
 
 
+@pytest.mark.slow
 def test_a_result_that_comes_while_it_works_is_not_made_again(study, trainings, monkeypatch):
     fx("train", study, "--quiet")
     shutil.copytree("results", "theirs")

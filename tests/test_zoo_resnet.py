@@ -17,6 +17,7 @@ NAMES = ["resnet18", "resnet50"]
 ARGS = BackboneArgs(image_size_px=64)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", NAMES)
 def test_feature_map_is_torchvisions(name):
     spec = load_zoo().backbone(name)

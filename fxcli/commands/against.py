@@ -107,10 +107,9 @@ def _cells(line: dict[str, Any]) -> list[Any]:
 
 def _warn_of_learnt(opened: Opened, rows: list[Row]) -> None:
     """Says how many of the pictures are explained by networks that learnt from them."""
-    from fxcli.explain.held import is_in_folds, members_of
-    from fxcli.inference.measured import learnt_from
+    from fxcli.inference.measured import learnt_from, members_of
 
-    if is_in_folds(opened) and opened.run is None:
+    if opened.is_in_folds and opened.run is None:
         console.warn("without its run nobody knows which pictures each fold held out: what is told may flatter")
         return
     everyone = len(opened.model.info.get("members") or [{}])

@@ -254,8 +254,7 @@ def _rows(opened: Opened, manifest: Manifest, asked: Asked) -> list[Row]:
     if asked.split == OOF:
         return [row for row in manifest.rows if row.split != "test"]
     is_own = manifest.digest == opened.model.info.get("manifest_sha256")
-    in_folds = any(member.get("fold") is not None for member in opened.model.info.get("members") or ())
-    if is_own and in_folds and asked.split != "test":
+    if is_own and opened.is_in_folds and asked.split != "test":
         raise UsageError(
             f"the parts of this run learnt from its {asked.split} pictures",
             hint="--split oof: what each part says of those that it held out",

@@ -121,11 +121,10 @@ def _file(opened: Opened, runtime: Runtime, precision: ExportPrecision, out: Pat
 
 def _calibration(opened: Opened, manifest: Manifest) -> list[Path]:
     """Training pictures, evenly over the manifest's order, in which classes follow each other."""
+    from fxcli.data.dataset import evenly
     from fxcli.inference.export import CALIBRATION_PICTURES
 
-    rows = opened.part(manifest, "train")
-    count = min(len(rows), CALIBRATION_PICTURES)
-    return [manifest.path_of(rows[index * len(rows) // count]) for index in range(count)]
+    return [manifest.path_of(row) for row in evenly(opened.part(manifest, "train"), CALIBRATION_PICTURES)]
 
 
 def _compared_on(opened: Opened, manifest: Manifest) -> list[Row]:

@@ -12,7 +12,7 @@ import threading
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -26,6 +26,7 @@ from fxcli.errors import RunError, UnreadableImage, UsageError
 from fxcli.recipe.schema import Augment
 from fxcli.run.randomness import derive, generator
 
+T = TypeVar("T")
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 # Seconds that a decoding process lives after SIGTERM: enough for the loop to end its step and save.
@@ -215,7 +216,7 @@ def loader(
     Raises:
         UsageError: FX_MAX_WORKERS is no number.
     """
-    count = min(default_workers() if workers is None else workers, _most())
+    count = min(workers_of(workers), _most())
     return DataLoader(
         dataset,
         batch_sampler=batches,
@@ -284,9 +285,15 @@ def _ignore_signals(_: int) -> None:
         signal.signal(signal.SIGTERM, lambda *_: signal.alarm(_GRACE_S))
 
 
-def default_workers() -> int:
-    """One decoding process or thread per core, at most 4."""
-    return min(4, os.cpu_count() or 1)
+def workers_of(asked: int | None) -> int:
+    """How many processes or threads decode: as many as were asked for; None: one per core, at most 4."""
+    return min(4, os.cpu_count() or 1) if asked is None else asked
+
+
+def evenly(items: Sequence[T], most: int) -> list[T]:
+    """All of them, or `most`, spread evenly over their order."""
+    count = min(len(items), most)
+    return [items[place * len(items) // count] for place in range(count)]
 
 
 def _most() -> int:

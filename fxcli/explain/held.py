@@ -6,7 +6,7 @@ A model that was trained in folds is held by the networks alone that never saw t
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -16,20 +16,22 @@ from torch import Tensor
 
 from fxcli.console import console
 from fxcli.data.boxes import Boxes
-from fxcli.data.manifest import HELD_OUT, Manifest, Row, groups_of, read_manifest
+from fxcli.data.manifest import Manifest, Row, groups_of
 from fxcli.data.preprocess import Cleaned, Preprocessing
 from fxcli.errors import DataError, UnreadableImage, UsageError
 from fxcli.explain import faithfulness, gradcam, overlay
 from fxcli.inference.engines import TorchEngine
+from fxcli.inference.measured import members_of
 from fxcli.inference.opened import Opened
 from fxcli.model import classifier as models
 from fxcli.model.classifier import Classifier
 from fxcli.model.hardware import Compute
 from fxcli.recipe.schema import Model
-from fxcli.run.directory import Run
 
 # What of a network that knows nothing is random numbers.
 RANDOM_PARTS = ("head", "all")
+# Networks that know nothing, which pictures take in turn: one alone is alike, or unlike, by chance.
+_DRAWS = 5
 
 
 @dataclass(frozen=True)
@@ -38,8 +40,8 @@ class Holder:
 
     Attributes:
         members: Networks on the device, in fp32 and eval mode.
-        headless: Each of them with a head of random numbers.
-        blank: A network of random numbers.
+        headless: For each draw of random numbers: the members with such a head.
+        blanks: For each draw: a network of random numbers.
         stages: Of the backbone, by name, from the input on: those whose maps are held.
         modules: Their last modules.
         preprocessing: Of the pictures, at the size that is asked for.
@@ -47,8 +49,8 @@ class Holder:
     """
 
     members: tuple[Classifier, ...]
-    headless: tuple[Classifier, ...]
-    blank: Classifier
+    headless: tuple[tuple[Classifier, ...], ...]
+    blanks: tuple[Classifier, ...]
     stages: tuple[str, ...]
     modules: tuple[str, ...]
     preprocessing: Preprocessing
@@ -79,17 +81,16 @@ class Holder:
         compute = engine.compute if isinstance(engine, TorchEngine) else Compute(torch.device("cpu"))
         settings = Model.model_validate_json(json.dumps(model.info["model"]))
         own_px, count = model.preprocessing.image_size_px, len(model.classes)
-        blank = compute.place(models.build(model.spec, settings, own_px, count, seed=1).eval())
-        headless = []
-        for member in model.members:
-            other = Classifier(member.backbone, model.spec.num_features, count)
-            other.head = blank.head
-            headless.append(other.eval())
+        blanks = tuple(
+            compute.place(models.build(model.spec, settings, own_px, count, seed=seed).eval())
+            for seed in range(1, _DRAWS + 1)
+        )
+        headless = tuple(tuple(_with_head(member, blank) for member in model.members) for blank in blanks)
         modules = tuple(known[name].modules[-1] for name in chosen)
-        found = cls(model.members, tuple(headless), blank, chosen, modules, seen, compute)
+        found = cls(model.members, headless, blanks, chosen, modules, seen, compute)
         try:
             with torch.no_grad():
-                blank(found.batch(np.zeros((seen.image_size_px,) * 2, np.uint8)))
+                blanks[0](found.batch(np.zeros((seen.image_size_px,) * 2, np.uint8)))
         except Exception as error:
             what = (
                 f"{model.spec.name} was made for pictures of {own_px} px, and cannot see those of {seen.image_size_px}"
@@ -118,6 +119,13 @@ class Holder:
                     made = make(activation, gradient)[0].float().cpu().numpy()
                     found.setdefault((method, stage), []).append(made)
         return {key: np.mean(maps, axis=0) for key, maps in found.items()}
+
+
+def _with_head(member: Classifier, of: Classifier) -> Classifier:
+    """A network with the backbone of one and the head of another."""
+    other = Classifier(member.backbone, of.head.in_features, of.head.out_features)
+    other.head = of.head
+    return other.eval()
 
 
 @dataclass
@@ -203,9 +211,10 @@ def _hold(
     images = holder.batch(holder.preprocessing.fit(cleaned))
     chosen = holder.answer(numbers, images) if target is None else target
     maps = holder.maps([holder.members[number] for number in numbers], images, chosen)
+    draw = (len(tally.rows) - 1) % len(holder.blanks)
     random = {
-        "head": holder.maps([holder.headless[number] for number in numbers], images, chosen),
-        "all": holder.maps([holder.blank], images, chosen),
+        "head": holder.maps([holder.headless[draw][number] for number in numbers], images, chosen),
+        "all": holder.maps([holder.blanks[draw]], images, chosen),
     }
     left, top, right, bottom = cleaned.box
     scale = np.tile([(right - left) / cleaned.width_px, (bottom - top) / cleaned.height_px], 2)
@@ -221,26 +230,3 @@ def _hold(
 def _mean(values: Sequence[float]) -> float | None:
     defined = [value for value in values if not np.isnan(value)]
     return float(np.mean(defined)) if defined else None
-
-
-def members_of(opened: Opened, rows: Sequence[Row]) -> Iterator[list[int]]:
-    """The members, by number, for each picture: of a model in folds those that held it out, if any of them saw it."""
-    folds = [member.get("fold") for member in opened.model.info.get("members") or [{}]]
-    by_picture = _folds(opened.run) if opened.run and is_in_folds(opened) else {}
-    for row in rows:
-        fold = by_picture.get(row.sha256 or row.path)
-        yield [number for number, its in enumerate(folds) if fold is None or its == fold]
-
-
-def is_in_folds(opened: Opened) -> bool:
-    """Whether its networks held pictures out, each others."""
-    return any(member.get("fold") is not None for member in opened.model.info.get("members") or ())
-
-
-def _folds(run: Run) -> dict[str, int]:
-    """By the hash of its raw file, or its path where none is known: the fold that held a picture out."""
-    found: dict[str, int] = {}
-    for file in sorted(run.path.rglob("folds/*/manifest.csv")):
-        part = read_manifest(file, root=run.manifest_file.parent)
-        found |= {row.sha256 or row.path: int(file.parent.name) for row in part.rows if row.split == HELD_OUT}
-    return found

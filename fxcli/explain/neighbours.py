@@ -9,6 +9,7 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont, ImageOps
 
 from fxcli.console import console
+from fxcli.data.dataset import evenly
 from fxcli.data.preprocess import Preprocessing
 from fxcli.evaluation import representation
 from fxcli.evaluation.predictions import notice
@@ -74,11 +75,10 @@ def sheet(
     Raises:
         UnreadableImage: A picture is no longer there.
     """
-    count = min(QUERIES, len(readable))
-    asked = [readable[place * len(readable) // count] for place in range(count)]
+    asked = evenly(readable, QUERIES)
     found = representation.nearest(features, asked, readable, NEIGHBOURS)
     step_px, row_px = _TILE_PX + _GAP_PX, _TILE_PX + _TEXT_LINES * _LINE_PX + _GAP_PX
-    size = (_GAP_PX + _MARGIN_PX + (1 + len(found[0])) * step_px, _HEAD_PX + count * row_px)
+    size = (_GAP_PX + _MARGIN_PX + (1 + len(found[0])) * step_px, _HEAD_PX + len(asked) * row_px)
     drawn = Image.new("RGB", size, _GROUND)
     draw, font = ImageDraw.Draw(drawn), ImageFont.load_default(_FONT_PX)
     draw.text((_GAP_PX, 8), _fitted(title, font, size[0] - 2 * _GAP_PX), fill=_BRIGHT, font=font)

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from fxcli.console import console
 from fxcli.data.boxes import to_original
-from fxcli.data.dataset import default_workers
+from fxcli.data.dataset import workers_of
 from fxcli.data.preprocess import Cleaned, Preprocessing
 from fxcli.data.tree import unusable
 from fxcli.errors import RunError, UnreadableImage
@@ -82,7 +82,7 @@ class Finder:
         Raises:
             RunError: A score is not finite.
         """
-        workers = default_workers() if self.workers is None else self.workers
+        workers = workers_of(self.workers)
         decode = functools.partial(_decoded, self.model.preprocessing)
         pictures = ordered_map(decode, paths, workers=workers, ahead=2 * self.batch_size)
         while chunk := list(itertools.islice(pictures, self.batch_size)):

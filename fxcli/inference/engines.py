@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from fxcli.data.dataset import default_workers
+from fxcli.data.dataset import workers_of
 from fxcli.data.preprocess import Preprocessing
 from fxcli.inference.fold import fold_batchnorm
 from fxcli.model.classifier import Classifier, Outputs
@@ -113,7 +113,7 @@ class TorchEngine:
     @property
     def streams(self) -> int:
         """See Engine."""
-        return min(torch.get_num_threads(), MOST_STREAMS) if self.is_on_cpu else default_workers()
+        return min(torch.get_num_threads(), MOST_STREAMS) if self.is_on_cpu else workers_of(None)
 
     @property
     def batch_size(self) -> int:

@@ -5,12 +5,12 @@ Called by `fx evaluate` and by studies; training's own validation needs logits a
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 
 from fxcli.console import console
-from fxcli.data.manifest import COLUMNS, Manifest, Row, groups_of, read_manifest
+from fxcli.data.manifest import COLUMNS, HELD_OUT, Manifest, Row, groups_of, read_manifest
 from fxcli.data.radiograph import warn_of
 from fxcli.errors import DataError, RunError
 from fxcli.evaluation.metadata import Metadata, metadata_alone
@@ -108,3 +108,21 @@ def out_of_fold(run: Run) -> Labelled:
     except (OSError, ValueError) as error:
         raise RunError(f"damaged: {error}", where=files[0].parent) from error
     return Labelled.of_seeds(found)
+
+
+def members_of(opened: Opened, rows: Sequence[Row]) -> Iterator[list[int]]:
+    """The members, by number, for each picture: of a model in folds those that held it out, if any of them saw it."""
+    folds = [member.get("fold") for member in opened.model.info.get("members") or [{}]]
+    by_picture = _folds(opened.run) if opened.run and opened.is_in_folds else {}
+    for row in rows:
+        fold = by_picture.get(row.sha256 or row.path)
+        yield [number for number, its in enumerate(folds) if fold is None or its == fold]
+
+
+def _folds(run: Run) -> dict[str, int]:
+    """By the hash of its raw file, or its path where none is known: the fold that held a picture out."""
+    found: dict[str, int] = {}
+    for file in sorted(run.path.rglob("folds/*/manifest.csv")):
+        part = read_manifest(file, root=run.manifest_file.parent)
+        found |= {row.sha256 or row.path: int(file.parent.name) for row in part.rows if row.split == HELD_OUT}
+    return found

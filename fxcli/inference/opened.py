@@ -103,6 +103,11 @@ class Opened(ModelFile):
         return self.told(info, **computed, assumes_fracture=assumes_fracture(info))
 
     @property
+    def is_in_folds(self) -> bool:
+        """Whether its networks held pictures out, each others."""
+        return any(member.get("fold") is not None for member in self.model.info.get("members") or ())
+
+    @property
     def described(self) -> str:
         """Which model it is, for people."""
         info, engine = self.model.info, self.pipeline.engine

@@ -116,8 +116,8 @@ def _card(classes: Sequence[str], chosen: Chosen, views: Sequence[View]) -> Card
 
 def _drawn(run: Kept, manifest: Manifest, chosen: Sequence[Chosen]) -> list[list[View]]:
     """The picture and its heat maps: for the answer, and for the true class where that is another."""
-    from fxcli.explain.held import members_of
     from fxcli.inference.engines import TorchEngine
+    from fxcli.inference.measured import members_of
     from fxcli.inference.opened import open_model
 
     opened = open_model(str(run.run.model_file), workers=0)

@@ -24,7 +24,7 @@ from fxcli import __version__
 from fxcli.console import console
 from fxcli.data.augment import Augmenter
 from fxcli.data.cache import LIMIT_BYTES, contents
-from fxcli.data.dataset import Draw, default_workers
+from fxcli.data.dataset import Draw, evenly, workers_of
 from fxcli.errors import RunError
 from fxcli.evaluation import metrics
 from fxcli.inference.pipeline import ordered_map
@@ -144,10 +144,9 @@ def build(training: ClassifyTraining, phase: Phase, check: Callable[[], None]) -
 def of_training_pictures(training: ClassifyTraining) -> Tensor:
     """[N, D] float32 of training pictures as prediction sees them: of all, or of some thousands, evenly spread."""
     compute = training.compute
-    paths = part(training, "train")[0]
-    count = min(len(paths), STATISTICS_PICTURES)
+    paths = evenly(part(training, "train")[0], STATISTICS_PICTURES)
     source = _Source(training, Compute(compute.device, "fp32", compute.channels_last), (0,), BATCH_SIZE, _nothing)
-    return torch.cat([*source._computed([paths[place * len(paths) // count] for place in range(count)])])[:, 0]
+    return torch.cat([*source._computed(paths)])[:, 0]
 
 
 def _nothing() -> None:
@@ -195,8 +194,7 @@ class _Source:
     @torch.inference_mode()
     def _computed(self, paths: Sequence[Path]) -> Iterator[Tensor]:
         """[B, V, D] of each batch, in order."""
-        model, workers = self.training.model, self.training.workers
-        workers = default_workers() if workers is None else workers
+        model, workers = self.training.model, workers_of(self.training.workers)
 
         def fitted(path: Path) -> np.ndarray:
             return model.preprocessing.fit(model.preprocessing.load(path))

@@ -235,7 +235,7 @@ def _keep(pretraining: Pretraining, run: Run, stop: Stop) -> None:
             raise stop.interrupted(run, pretraining.place.step)
 
     data, views = pretraining.recipe.data, cast(dataset.Views, pretraining.loader.dataset)
-    workers = dataset.default_workers() if data.workers is None else data.workers
+    workers = dataset.workers_of(data.workers)
     views.kept = cache.keep(views.sight, data.cache, workers=workers, before=None, check=check)
 
 

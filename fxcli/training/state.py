@@ -158,7 +158,7 @@ DetectTraining = Training[DetectRecipe, TrainedDetector]
 
 def kept(training: AnyTraining, sight: Sight, check: Callable[[], None]) -> Kept | None:
     """The pictures of a phase, decoded, as the recipe wants it: its next phase finds those that it sees alike."""
-    workers = dataset.default_workers() if training.workers is None else training.workers
+    workers = dataset.workers_of(training.workers)
     settings = training.recipe.data.cache
     training.kept = cache.keep(sight, settings, workers=workers, before=training.kept, check=check)
     return training.kept

@@ -16,7 +16,7 @@ import torch
 from torch import nn
 
 from fxcli.console import console
-from fxcli.data.dataset import default_workers
+from fxcli.data.dataset import evenly, workers_of
 from fxcli.data.manifest import Manifest, Row
 from fxcli.data.preprocess import Preprocessing
 from fxcli.errors import RunError
@@ -64,12 +64,11 @@ class Watch:
             UnreadableImage: A picture cannot be read.
         """
         train, val = self.manifest.part("train"), self.manifest.part("val")
-        count = min(len(train), MOST)
-        voting = [train[place * len(train) // count] for place in range(count)]
+        voting = evenly(train, MOST)
         classes = sorted({row.label for row in train})
         asked = [row for row in val if row.label in classes] if len({row.label for row in val}) > 1 else []
         found = self._features(backbone, [*voting, *asked], check)
-        bank = found[:count]
+        bank = found[: len(voting)]
         told = {"feature_spread": representation.spread(bank), "effective_rank": representation.effective_rank(bank)}
         is_collapsed = (
             told["feature_spread"] < representation.LEAST_SPREAD or told["effective_rank"] < representation.LEAST_RANK
@@ -83,7 +82,7 @@ class Watch:
             )
         if asked:
             labels, targets = (np.array([classes.index(row.label) for row in rows]) for rows in (voting, asked))
-            predicted = representation.knn(bank, labels, found[count:], len(classes))
+            predicted = representation.knn(bank, labels, found[len(voting) :], len(classes))
             told["knn_balanced_accuracy"] = representation.balanced_accuracy(predicted, targets, len(classes))
         return told
 
@@ -102,7 +101,7 @@ class Watch:
         def fitted(path: Path) -> np.ndarray:
             return self.preprocessing.fit(self.preprocessing.load(path))
 
-        workers = default_workers() if self.workers is None else self.workers
+        workers = workers_of(self.workers)
         pictures = ordered_map(fitted, paths, workers=workers, ahead=2 * _BATCH)
         seen = iter(console.progress(pictures, total=len(paths), what="look"))
         while chunk := list(itertools.islice(seen, _BATCH)):
