@@ -1,11 +1,11 @@
 import csv
 import io
-from pathlib import Path, PureWindowsPath
+from pathlib import Path
 
 import pytest
 
 from fxcli.data.names import path_cell, path_of
-from fxcli.evaluation.table import below_shared, csv_line, output_names
+from fxcli.evaluation.table import csv_line
 
 
 def test_a_line_quotes_what_must_be_quoted():
@@ -16,41 +16,6 @@ def test_a_line_quotes_what_must_be_quoted():
 def test_no_path_is_a_formula(start):
     assert path_cell(f"{start}x.png") == f"./{start}x.png"
     assert path_cell(Path("a") / f"{start}x.png") == str(Path("a") / f"{start}x.png")
-
-
-def test_names_mirror_the_tree_below_the_shared_folder():
-    assert output_names([Path("a/x.png"), Path("a/b/x.png")]) == [Path("x.png"), Path("b/x.png")]
-    assert output_names([Path("only.png")]) == [Path("only.png")]
-    assert output_names([]) == []
-
-
-def test_names_that_are_too_long_for_a_suffix():
-    names = output_names([Path("a") / ("x" * 250 + f"{i}.png") for i in range(2)] + [Path("a/y.png")])
-    assert len(set(names)) == 3
-    assert names[2] == Path("y.png")
-    for name in names[:2]:
-        Path(f"{name}.overlay.png.0123456789ab.part").touch()
-    (wide,) = output_names([Path("é" * 125 + ".png")])
-    assert len(str(wide).encode()) <= 200
-    assert str(wide).startswith("ééé")
-
-
-def test_names_do_not_meet_folders():
-    names = output_names([Path("a/x.png/1.png"), Path("a/x"), Path("a/y.overlay.png/2.png"), Path("a/y"), Path("a/z")])
-    for name in names:
-        for suffix in (".png", ".overlay.png", ".map.npy"):
-            file = Path("out") / f"{name}{suffix}"
-            file.parent.mkdir(parents=True, exist_ok=True)
-            assert not file.exists()
-            file.touch()
-    assert names[4] == Path("z")
-
-
-def test_two_windows_drives_share_nothing():
-    texts = (r"C:\a\x.png", r"c:\A\y.png", r"D:\a\x.png", r"\\host\share\x.png")
-    paths = [PureWindowsPath(text) for text in texts]
-    assert below_shared(paths[:2]) == [Path("x.png"), Path("y.png")]
-    assert below_shared(paths) == [Path("C/a/x.png"), Path("c/A/y.png"), Path("D/a/x.png"), Path("host_share/x.png")]
 
 
 @pytest.mark.parametrize("cell", ["line\nbreak", "re\rturn", 'quo"te', "com,ma", "both\r\n", "plain"])

@@ -9,8 +9,8 @@ from PIL import Image, ImageFont
 from fxcli.data.preprocess import Clean, Preprocessing
 from fxcli.errors import UnreadableImage
 from fxcli.explain import neighbours
-from fxcli.explain.draw import is_heat_map
 from fxcli.explain.neighbours import save_sheet, sheet
+from fxcli.explain.places import is_drawn
 from fxcli.inference.features import going_to
 from fxcli.inference.opened import open_model
 
@@ -114,7 +114,7 @@ def test_it_says_what_it_is(trained):
             kept.add(row)
     opened = open_model(str(trained.path))
     save_sheet(Path("learnt"), kept.readable, files, files, opened)
-    assert is_heat_map(Path("learnt/neighbours.png"))
+    assert is_drawn(Path("learnt/neighbours.png"))
     with Image.open("learnt/neighbours.png") as drawn:
         assert "not a medical device" in drawn.text["fx"]
         assert drawn.size == (10 + 24 + 4 * 160, 30 + 4 * 205)

@@ -213,7 +213,7 @@ def test_the_sheet_is_never_taken_for_a_picture(raw):
     for options in ((), ("--overwrite",)):
         done = predict("--features", "raw/learnt", *options)
         assert len(done.stdout.splitlines()) == 13
-    assert "passed over: 1 heat maps in raw/learnt" in done.stderr
+    assert "passed over: 1 pictures in raw/learnt that fx drew" in done.stderr
     shutil.copy("raw/class_0/0.png", "raw/class_1/neighbours.png")
     done = predict("--features", "raw/class_1", "--overwrite", code=2)
     assert "would replace the picture raw/class_1/neighbours.png" in done.stderr

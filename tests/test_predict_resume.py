@@ -158,7 +158,7 @@ def test_heat_maps_among_the_pictures(raw):
     predict(*options)
     assert len(table()) == 48
     told = predict(*options, "--resume").stderr
-    assert "passed over: 48 heat maps in raw/maps" in told
+    assert "passed over: 48 pictures in raw/maps that fx drew" in told
     assert "nothing is missing" in told
     shutil.rmtree("raw/maps")
     if hasattr(os, "fork"):
@@ -169,7 +169,7 @@ def test_heat_maps_among_the_pictures(raw):
         assert len(pictures("raw/maps")) == 48
     done = fx("predict", "raw/maps", "--model", "runs/trained", "--cam", "raw/maps")
     assert done.exit_code == 4
-    assert "no picture found here, but 48 heat maps" in done.stderr
+    assert "no picture found here, but 48 that fx drew" in done.stderr
 
 
 @pytest.mark.parametrize("command", [("predict", "--cam"), ("cam", "--out")])
@@ -178,7 +178,7 @@ def test_no_heat_map_takes_the_place_of_a_picture(raw, command):
     before = Path("raw/class_0/0.png.png").read_bytes()
     done = fx(command[0], "raw", "--model", "runs/trained", command[1], "raw")
     assert done.exit_code == 2
-    assert "a heat map would replace the picture raw/class_0/0.png.png" in done.stderr
+    assert "what is drawn would replace the picture raw/class_0/0.png.png" in done.stderr
     assert Path("raw/class_0/0.png.png").read_bytes() == before
     assert len(pictures("raw")) == 49
 

@@ -32,9 +32,8 @@ def answer(judge: Judge, files: list[Path], names: PathStyle, wanted: Outputs) -
     from fxcli.data.paths import Shown
     from fxcli.evaluation.lines import Lines
     from fxcli.evaluation.predictions import PredictionTable
-    from fxcli.evaluation.table import output_names
-    from fxcli.explain.draw import check_places, pictures_beside
     from fxcli.explain.neighbours import save_sheet
+    from fxcli.explain.places import check_places, output_names, pictures_beside
     from fxcli.inference import features
     from fxcli.inference import rows as output
     from fxcli.report.gallery import Gallery

@@ -92,8 +92,8 @@ def cam(
     from fxcli.data.paths import Shown
     from fxcli.data.radiograph import Caution, warn_of
     from fxcli.evaluation.predictions import assumes_fracture, notice
-    from fxcli.evaluation.table import csv_line, output_names
-    from fxcli.explain.draw import check_places, pictures_beside
+    from fxcli.evaluation.table import csv_line
+    from fxcli.explain.places import check_places, output_names, pictures_beside
     from fxcli.inference.opened import open_model
 
     # At a layer the gradient is taken through hooks, which only one forward pass at a time may meet.

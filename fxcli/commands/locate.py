@@ -30,8 +30,7 @@ def locate(opened: OpenedDetector, files: list[Path], names: PathStyle, score: f
     from fxcli.data.radiograph import Caution, warn_of
     from fxcli.evaluation.box_table import BoxTable, coco
     from fxcli.evaluation.lines import Lines
-    from fxcli.evaluation.table import output_names
-    from fxcli.explain.draw import check_places, pictures_beside
+    from fxcli.explain.places import check_places, output_names, pictures_beside
     from fxcli.explain.png import sweep
     from fxcli.inference import rows as output
     from fxcli.inference.detected import row_of
@@ -89,6 +88,7 @@ def locate(opened: OpenedDetector, files: list[Path], names: PathStyle, score: f
 
 def _draw(sighting: Sighting, record: dict[str, Any], target: Path, notice: str) -> None:
     from fxcli.explain import outline
+    from fxcli.explain.png import save_drawn
     from fxcli.run.files import saying
 
     if sighting.cleaned is None:
@@ -96,7 +96,7 @@ def _draw(sighting: Sighting, record: dict[str, Any], target: Path, notice: str)
     with saying(target):
         target.parent.mkdir(parents=True, exist_ok=True)
     pixels, size_px = outline.radiograph(sighting.cleaned), (record["width_px"], record["height_px"])
-    outline.save(outline.outlined(pixels, record["boxes"], size_px), target, notice)
+    save_drawn(outline.outlined(pixels, record["boxes"], size_px), target, notice)
 
 
 def _read(file: Path, *, json: bool) -> list[dict[str, Any]]:

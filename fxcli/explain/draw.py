@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import os
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,21 +10,17 @@ from typing import Any
 import numpy as np
 import torch
 
-from fxcli.console import console
 from fxcli.data.preprocess import Cleaned
-from fxcli.data.read import EXTENSIONS, HEAT_MAP, MARK
-from fxcli.data.tree import unusable
-from fxcli.errors import FxError, NothingFound, UsageError
+from fxcli.errors import FxError, UsageError
 from fxcli.evaluation.predictions import notice
 from fxcli.explain import outline, overlay
 from fxcli.explain.gradcam import at_layer, at_output
+from fxcli.explain.png import save_drawn
 from fxcli.inference.engines import TorchEngine
 from fxcli.inference.opened import Opened
 from fxcli.inference.pipeline import Answer
 from fxcli.zoo.specs import BackboneSpec
 
-# Signature, header, and the beginning of the text that says what it is.
-_START_BYTES = 100
 # (clean picture, index of the class) → [h, w] unscaled.
 Explainer = Callable[[Cleaned, int], np.ndarray]
 
@@ -60,11 +55,11 @@ class HeatMap:
     def save_overlay(self, path: Path, boxes: Sequence[Mapping[str, Any]] = ()) -> None:
         """Writes the map over the radiograph, with the boxes of a detector, as a PNG that says what it is."""
         size_px = (self.cleaned.width_px, self.cleaned.height_px)
-        outline.save(outline.outlined(self.coloured, boxes, size_px), path, self.notice)
+        save_drawn(outline.outlined(self.coloured, boxes, size_px), path, self.notice)
 
     def save_pair(self, path: Path) -> None:
         """Writes the radiograph and the overlay side by side, with a caption, as a PNG that says what it is."""
-        outline.save(np.asarray(overlay.side_by_side(self.cleaned, self.heat, self.caption)), path, self.notice)
+        save_drawn(np.asarray(overlay.side_by_side(self.cleaned, self.heat, self.caption)), path, self.notice)
 
 
 def draw_answer(
@@ -96,48 +91,6 @@ def draw_answer(
         caption=f"{'DEMO  ' if model.is_demo else ''}{model.classes[chosen]}  p = {probability:.2f}",
         notice=notice(model.info),
     )
-
-
-def pictures_beside(folder: Path, files: Sequence[Path]) -> list[Path]:
-    """The pictures among files, without the heat maps that an earlier command drew into a folder.
-
-    Args:
-        folder: That heat maps go to; it may lie among the pictures.
-        files: To look through.
-
-    Raises:
-        NothingFound: There is none.
-    """
-    place = os.path.join(os.path.abspath(folder), "")
-    found = [path for path in files if not (os.path.abspath(path).startswith(place) and is_heat_map(path))]
-    if not found:
-        raise NothingFound(folder, EXTENSIONS, f"{len(files)} heat maps")
-    if len(found) < len(files):
-        console.note(f"passed over: {len(files) - len(found)} heat maps in {folder}")
-    return found
-
-
-def check_places(maps: Iterable[Path], files: Iterable[Path]) -> None:
-    """Whether no heat map would take the place of a picture.
-
-    Raises:
-        UsageError: One would.
-    """
-    taken = {os.path.abspath(path) for path in files}
-    for path in maps:
-        if os.path.abspath(path) in taken:
-            raise UsageError(f"a heat map would replace the picture {path}", hint="another folder for heat maps")
-
-
-def is_heat_map(path: Path) -> bool:
-    """Whether a file begins as the heat maps that are drawn here."""
-    if unusable(path):
-        return False
-    try:
-        with path.open("rb") as handle:
-            return f'{MARK}\0{{"{HEAT_MAP}"'.encode() in handle.read(_START_BYTES)
-    except OSError:
-        return False
 
 
 def at_stage(engine: TorchEngine, spec: BackboneSpec, stage: str) -> Explainer:

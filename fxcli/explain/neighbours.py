@@ -14,6 +14,7 @@ from fxcli.data.preprocess import Preprocessing
 from fxcli.evaluation import representation
 from fxcli.evaluation.predictions import notice
 from fxcli.explain import outline
+from fxcli.explain.png import save_drawn
 from fxcli.inference.features import FEATURES, SHEET
 from fxcli.inference.opened import Opened
 
@@ -51,7 +52,7 @@ def save_sheet(
     demo = "DEMO  " if opened.model.is_demo else ""
     title = f"{demo}{opened.name}: pictures, and those nearest to them by the cosine of features"
     drawn = sheet(features, readable, files, names, opened.model.preprocessing, title)
-    outline.save(np.asarray(drawn), folder / SHEET, notice(opened.model.info))
+    save_drawn(np.asarray(drawn), folder / SHEET, notice(opened.model.info))
 
 
 def sheet(

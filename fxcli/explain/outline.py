@@ -2,18 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from fxcli.data.preprocess import Cleaned
-from fxcli.data.read import HEAT_MAP, MARK
-from fxcli.explain.png import write_png
-from fxcli.run.files import saying
 
 # Bright on dark bone and on a heat map's violet alike. True boxes are dashed, too: not everybody tells colours apart.
 _COLOUR, _TRUE = (64, 224, 208), (255, 64, 160)
@@ -71,10 +66,3 @@ def _dash(draw: ImageDraw.ImageDraw, corners: Sequence[float], thick: int) -> No
     for y in np.arange(top, bottom, 2 * dash):
         for x in (left, right):
             draw.line((x, y, x, min(y + dash, bottom)), fill=_TRUE, width=thick)
-
-
-def save(pixels: np.ndarray, path: Path, notice: str) -> None:
-    """Writes such a picture, as a PNG that says what it is."""
-    with saying(path):
-        # `read` refuses what carries this: it is no radiograph.
-        write_png(path, pixels, MARK, json.dumps({HEAT_MAP: True, "notice": notice}))

@@ -6,6 +6,7 @@ difference to the one above it, at zlib's fastest level. A tenth larger, in half
 
 from __future__ import annotations
 
+import json
 import struct
 import zlib
 from collections.abc import Sequence
@@ -13,7 +14,9 @@ from pathlib import Path
 
 import numpy as np
 
+from fxcli.data.read import HEAT_MAP, MARK
 from fxcli.run.cache import storing
+from fxcli.run.files import saying
 
 _SIGNATURE = b"\x89PNG\r\n\x1a\n"
 _RGB_8_BIT = (8, 2, 0, 0, 0)
@@ -42,6 +45,12 @@ def write_png(path: Path, pixels: np.ndarray, key: str, text: str) -> None:
         handle.write(_chunk(b"tEXt", key.encode("latin-1") + b"\0" + text.encode("latin-1")))
         handle.write(_chunk(b"IDAT", zlib.compress(lines.tobytes(), level=1)))
         handle.write(_chunk(b"IEND", b""))
+
+
+def save_drawn(pixels: np.ndarray, path: Path, notice: str) -> None:
+    """Writes what was drawn, [H, W, 3] uint8, as a PNG that says what it is: `read` takes it for no radiograph."""
+    with saying(path):
+        write_png(path, pixels, MARK, json.dumps({HEAT_MAP: True, "notice": notice}))
 
 
 def sweep(files: Sequence[Path]) -> None:

@@ -1,0 +1,106 @@
+"""Where what is drawn of pictures goes: a name for each, and none that is a picture's own.
+
+Names as text: data/names.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Iterable, Sequence
+from pathlib import Path, PurePath
+
+from fxcli.console import console
+from fxcli.data.paths import AS_GIVEN, PathStyle, Shown
+from fxcli.data.read import EXTENSIONS, HEAT_MAP, MARK
+from fxcli.data.tree import unusable
+from fxcli.errors import NothingFound, UsageError
+
+# Of what is made of a picture: see commands/predict and cam.
+_SUFFIXES = (".png", ".overlay.png", ".map.npy")
+# File systems take 255; a suffix, and one for the time of writing, must fit.
+_LONGEST_BYTES = 200
+# Signature, header, and the beginning of the text that says what it is.
+_START_BYTES = 100
+
+
+def output_names(paths: Sequence[Path], shown: Shown = AS_GIVEN) -> list[Path]:
+    """A name for what is made of each picture; a suffix is to be added.
+
+    It is the picture's place below the folder that all share, or its hash, where those are shown. No two meet, also
+    where a folder is called like what is made of a picture, and none is too long for a suffix.
+    """
+    if shown.style is PathStyle.HASHED:
+        return [Path(shown(path)) for path in paths]
+    names = below_shared([Path(os.path.abspath(path)) for path in paths])
+    inside = {name.parent for name in names}
+    folders = {str(folder) for parent in inside for folder in (parent, *parent.parents)}
+    return [_usable(name, folders) for name in names]
+
+
+def _usable(name: Path, folders: set[str]) -> Path:
+    raw = os.fsencode(name.name)
+    if len(raw) <= _LONGEST_BYTES and not any(f"{name}{suffix}" in folders for suffix in _SUFFIXES):
+        return name
+    digest = hashlib.sha256(raw).hexdigest()[:12]
+    return name.with_name(f"{raw[: _LONGEST_BYTES - len(digest) - 1].decode('utf-8', 'ignore')}~{digest}")
+
+
+def below_shared(paths: Sequence[PurePath]) -> list[Path]:
+    """Each absolute path below the deepest folder that all share; on several Windows drives, below the drive's name."""
+    if not paths:
+        return []
+    shared = paths[0].parent
+    for folder in dict.fromkeys(path.parent for path in paths):
+        while not folder.is_relative_to(shared):
+            if shared == shared.parent:
+                return [Path(_drive(path), *path.parts[1:]) for path in paths]
+            shared = shared.parent
+    depth = len(shared.parts)
+    return [Path(*path.parts[depth:]) for path in paths]
+
+
+def _drive(path: PurePath) -> str:
+    return "_".join(part for part in path.drive.replace(":", "").split("\\") if part)
+
+
+def pictures_beside(folder: Path, files: Sequence[Path]) -> list[Path]:
+    """The pictures among files, without what an earlier command drew into a folder.
+
+    Args:
+        folder: That drawings go to; it may lie among the pictures.
+        files: To look through.
+
+    Raises:
+        NothingFound: There is none.
+    """
+    place = os.path.join(os.path.abspath(folder), "")
+    found = [path for path in files if not (os.path.abspath(path).startswith(place) and is_drawn(path))]
+    if not found:
+        raise NothingFound(folder, EXTENSIONS, f"{len(files)} that fx drew")
+    if len(found) < len(files):
+        console.note(f"passed over: {len(files) - len(found)} pictures in {folder} that fx drew")
+    return found
+
+
+def check_places(drawn: Iterable[Path], files: Iterable[Path]) -> None:
+    """Whether nothing that is drawn would take the place of a picture.
+
+    Raises:
+        UsageError: One would.
+    """
+    taken = {os.path.abspath(path) for path in files}
+    for path in drawn:
+        if os.path.abspath(path) in taken:
+            raise UsageError(f"what is drawn would replace the picture {path}", hint="name another folder for it")
+
+
+def is_drawn(path: Path) -> bool:
+    """Whether a file begins as the heat maps, outlines and sheets that are drawn here."""
+    if unusable(path):
+        return False
+    try:
+        with path.open("rb") as handle:
+            return f'{MARK}\0{{"{HEAT_MAP}"'.encode() in handle.read(_START_BYTES)
+    except OSError:
+        return False
