@@ -15,16 +15,15 @@ from __future__ import annotations
 import json
 import re
 import zipfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fxcli.console import INTENDED_USE
-from fxcli.data.names import are_class_names
 from fxcli.data.preprocess import Preprocessing
-from fxcli.errors import DataError, MissingDependency, ModelFileError
-from fxcli.model.classifier import check_load
+from fxcli.errors import MissingDependency, ModelFileError
+from fxcli.model.header import reading, told_by
 from fxcli.run.files import replacing
 
 if TYPE_CHECKING:
@@ -94,20 +93,15 @@ def load(file: Path) -> Exported:
         is_zip = handle.read(4) == _ZIP
     runtime = "openvino" if is_zip else "onnx"
     graph, weights, raw = _read_zip(file) if is_zip else _read_onnx(file)
-    try:
+    with reading(file):
         header = json.loads(raw)
         if header["format"] != FORMAT or header["kind"] != "exported" or header["runtime"] != runtime:
             raise ModelFileError("exported by another version of fx", where=file, hint="export the model again")
-        classes: Sequence[str] = header.pop("classes")
-        preprocessing = Preprocessing.from_mapping(header.pop("preprocessing"))
-        if not are_class_names(classes):
-            raise ValueError("classes")
-        check_load(header, preprocessing)
+        classes, preprocessing = told_by(header)
         if header["precision"] not in ("fp32", "int8"):
             raise ValueError(f"precision {header['precision']}")
-    except (KeyError, TypeError, ValueError, RecursionError, DataError) as error:
-        raise ModelFileError(f"the header is damaged: {str(error)[:300]}", where=file) from error
-    return Exported(file, runtime, graph, weights, tuple(classes), preprocessing, header)
+    info = {key: value for key, value in header.items() if key not in ("classes", "preprocessing")}
+    return Exported(file, runtime, graph, weights, classes, preprocessing, info)
 
 
 def save(file: Path, runtime: str, graph: bytes, weights: bytes, header: Mapping[str, Any]) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -13,19 +12,16 @@ from pydantic import ValidationError
 from torch import Tensor, nn
 from torch.nn import functional
 
-from fxcli.data.names import are_class_names
 from fxcli.data.preprocess import Preprocessing
-from fxcli.errors import DataError, FxError, ModelFileError, RecipeError, UnknownName
+from fxcli.errors import ModelFileError, RecipeError
 from fxcli.model.empty import EmptyParameters
+from fxcli.model.header import fill, problems_of, reading, spec_of, told_by
 from fxcli.recipe.schema import Model
 from fxcli.run.checkpoint import load_model_file, save_model_file
 from fxcli.zoo.plugins import Zoo
 from fxcli.zoo.specs import BackboneArgs, BackboneSpec
 
 STATISTICS = ("mean", "projection", "residual")
-
-# 1,024 pictures of 512 × 512: 3 GiB as the network sees them.
-_BATCH_LIMIT_PX = 1 << 28
 
 
 class Outputs(NamedTuple):
@@ -232,15 +228,9 @@ def load(file: Path, zoo: Zoo, *, headless: bool = False) -> TrainedModel:
     is_headless = headless and info.get("task") == "pretrain"
     if not is_headless:
         _check_task(file, info)
-    try:
-        classes: Sequence[str] = [] if is_headless else info["classes"]
-        preprocessing = Preprocessing.from_mapping(info["preprocessing"])
+    with reading(file):
+        classes, preprocessing = told_by(info if not is_headless else {**info, "classes": None})
         settings = Model.model_validate_json(json.dumps(info["model"]))
-        if not is_headless and not are_class_names(classes):
-            raise ModelFileError("the header is damaged: classes", where=file)
-        check_load(info, preprocessing)
-    except (KeyError, TypeError, ValueError, RecursionError, DataError) as error:
-        raise ModelFileError(f"the header is damaged: {str(error)[:300]}", where=file) from error
     spec = spec_of(file, info, settings.backbone, zoo)
     members = []
     if is_headless:
@@ -253,29 +243,18 @@ def load(file: Path, zoo: Zoo, *, headless: bool = False) -> TrainedModel:
             what = f"its weights do not fit its header: head.weight is {told}, not {(len(classes), spec.num_features)}"
             raise ModelFileError(what, where=file)
         try:
-            # The file holds every parameter, or load_state fails.
+            # The file holds every parameter, or fill fails.
             with EmptyParameters():
                 member = build(spec, settings, preprocessing.image_size_px, len(classes), seed=0)
         except RecipeError as error:
             raise ModelFileError(f"its backbone is no longer as it was: {error.problems[0]}", where=file) from error
         member.statistics = _statistics(state, spec.num_features, file)
-        load_state(member, state, file)
+        fill(member, state, file)
         members.append(member.eval())
     if len({member.statistics is None for member in members}) > 1:
         raise ModelFileError("some of its members have feature statistics, others have none", where=file)
     header = {key: value for key, value in info.items() if key not in ("classes", "preprocessing")}
-    return TrainedModel(tuple(members), spec, tuple(classes), preprocessing, header)
-
-
-def check_load(info: Mapping[str, Any], preprocessing: Preprocessing) -> None:
-    """Whether a batch as the header wants it fits into memory: a file may come from anywhere.
-
-    Raises:
-        ValueError: Its batch size is no number, or too large.
-    """
-    size = info.get("batch_size") or 1
-    if type(size) is not int or not 0 < size * preprocessing.image_size_px**2 <= _BATCH_LIMIT_PX:
-        raise ValueError("batch_size")
+    return TrainedModel(tuple(members), spec, classes, preprocessing, header)
 
 
 def _by_member(tensors: dict[str, Tensor], info: dict[str, Any], file: Path) -> list[dict[str, Tensor]]:
@@ -329,42 +308,3 @@ def _check_task(file: Path, info: dict[str, Any]) -> None:
         )
     if task != "classify":
         raise ModelFileError("not the file of a classifier", where=file)
-
-
-def spec_of(file: Path, info: dict[str, Any], backbone: str, zoo: Zoo) -> BackboneSpec:
-    """The spec that a model file needs.
-
-    Raises:
-        ModelFileError: Its plugin is not there.
-    """
-    try:
-        return zoo.backbone(backbone)
-    except FxError as error:
-        plugin = info.get("plugin") or {}
-        wanted = f"{plugin.get('distribution')} {plugin.get('version')}"
-        lines, hint = [error.what], f"fx plugins shows what became of the plugin {wanted}, which it was trained with"
-        if isinstance(error, UnknownName):
-            # What else is registered helps nobody here: the file needs this one.
-            lines = [line for line in error.problems if not line.startswith("known: ")]
-            if type(error) is UnknownName and len(lines) == 1:
-                hint = f"install the plugin {wanted}"
-        reason = "\n  ".join(lines)
-        raise ModelFileError(f"needs the backbone {backbone}: {reason}", where=file, hint=hint) from error
-
-
-def problems_of(error: ValidationError) -> list[str]:
-    """What is wrong with options, a line each."""
-    return [f"{'.'.join(map(str, item['loc']))}: {item['msg']}" for item in error.errors()]
-
-
-def load_state(module: nn.Module, state: dict[str, Tensor], file: Path) -> None:
-    """Puts the weights of a model file into a network, to the last one.
-
-    Raises:
-        ModelFileError: They do not fit.
-    """
-    try:
-        module.load_state_dict(state, strict=True)
-    except RuntimeError as error:
-        first = str(error).splitlines()[1].strip() if "\n" in str(error) else str(error)
-        raise ModelFileError(f"its weights do not fit this backbone: {first}", where=file) from error

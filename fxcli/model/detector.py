@@ -14,11 +14,11 @@ import torch
 from pydantic import ValidationError
 from torch import Tensor, nn
 
-from fxcli.data.names import are_class_names
 from fxcli.data.preprocess import Preprocessing
-from fxcli.errors import DataError, FxError, ModelFileError, PluginError, RecipeError
-from fxcli.model import classifier as classifiers
+from fxcli.errors import FxError, ModelFileError, PluginError, RecipeError
+from fxcli.model.classifier import build_backbone
 from fxcli.model.empty import EmptyParameters
+from fxcli.model.header import fill, problems_of, reading, spec_of, told_by
 from fxcli.model.pyramid import Pyramid
 from fxcli.recipe.detection import Detect
 from fxcli.recipe.schema import Model
@@ -140,9 +140,9 @@ def build(
         # In JSON mode: strict Python mode refuses a list where the options want a tuple.
         options = detector.options.model_validate_json(json.dumps(settings.options))
     except ValidationError as error:
-        problems = [f"detect.options: {line}" for line in classifiers.problems_of(error)]
+        problems = [f"detect.options: {line}" for line in problems_of(error)]
         raise RecipeError(problems, recipe=settings.detector) from error
-    backbone = classifiers.build_backbone(spec, model, image_size_px, seed)
+    backbone = build_backbone(spec, model, image_size_px, seed)
     args = DetectorArgs(
         image_size_px=image_size_px,
         num_classes=num_classes,
@@ -172,31 +172,25 @@ def load(file: Path, zoo: Zoo) -> TrainedDetector:
     tensors, info = load_model_file(file)
     if info.get("task") != "detect":
         raise ModelFileError("not the file of a detector", where=file)
-    try:
-        classes: Sequence[str] = info["classes"]
-        preprocessing = Preprocessing.from_mapping(info["preprocessing"])
+    with reading(file):
+        classes, preprocessing = told_by(info)
         model = Model.model_validate_json(json.dumps(info["model"]))
         settings = Detect.model_validate_json(json.dumps(info["detect"]))
         shapes = BoxShapes.from_mapping(info["box_shapes"])
-        if not are_class_names(classes):
-            raise ModelFileError("the header is damaged: classes", where=file)
         if not all(type(score) is float for score in dict(info.get("operating_points") or {}).values()):
             raise ValueError("operating_points")
-        classifiers.check_load(info, preprocessing)
-    except (KeyError, TypeError, ValueError, RecursionError, DataError) as error:
-        raise ModelFileError(f"the header is damaged: {str(error)[:300]}", where=file) from error
-    spec = classifiers.spec_of(file, info, model.backbone, zoo)
+    spec = spec_of(file, info, model.backbone, zoo)
     try:
         detector = zoo.detector(settings.detector)
     except FxError as error:
         hint = "fx plugins shows what became of the plugins"
         raise ModelFileError(f"needs the detector {settings.detector}: {error.what}", where=file, hint=hint) from error
     try:
-        # The file holds every parameter, or load_state fails.
+        # The file holds every parameter, or fill fails.
         with EmptyParameters():
             network = build(spec, detector, model, settings, preprocessing.image_size_px, len(classes), shapes, seed=0)
     except (RecipeError, PluginError) as error:
         raise ModelFileError(f"its detector is no longer as it was: {error.what}", where=file) from error
-    classifiers.load_state(network, tensors, file)
+    fill(network, tensors, file)
     header = {key: value for key, value in info.items() if key not in ("classes", "preprocessing")}
-    return TrainedDetector(network.eval(), spec, tuple(classes), preprocessing, header)
+    return TrainedDetector(network.eval(), spec, classes, preprocessing, header)
