@@ -40,7 +40,7 @@ def test_coco_leaves_out_what_was_not_read():
         table.record("x.png", **box_table.told(FOUND, ["a", "b"], (40, 30), 0.1)),
         table.record("y.png", **box_table.told(FOUND.above(0.95), ["a", "b"], (40, 30), 0.1)),
     ]
-    coco = box_table.coco(rows, ["a", "b"])
+    coco = box_table.found_coco(rows, ["a", "b"])
     assert [image["file_name"] for image in coco["images"]] == ["x.png", "y.png"]
     assert [(each["image_id"], each["category_id"], each["bbox"]) for each in coco["annotations"]] == [
         (1, 2, [1.0, 2.0, 10.0, 20.0]),

@@ -28,7 +28,7 @@ def locate(opened: OpenedDetector, files: list[Path], names: PathStyle, score: f
     from fxcli.data.names import path_cell
     from fxcli.data.paths import Shown
     from fxcli.data.radiograph import Caution, warn_of
-    from fxcli.evaluation.box_table import BoxTable, coco
+    from fxcli.evaluation.box_table import BoxTable, found_coco
     from fxcli.evaluation.lines import Lines
     from fxcli.explain.places import check_places, output_names, pictures_beside
     from fxcli.explain.png import sweep
@@ -77,7 +77,7 @@ def locate(opened: OpenedDetector, files: list[Path], names: PathStyle, score: f
     if wanted.boxes:
         wanted.boxes.mkdir(parents=True, exist_ok=True)
         complete = _read(wanted.out / lines.file_name, json=wanted.json) if wanted.out else records
-        write_json(wanted.boxes / COCO, coco(complete, classes))
+        write_json(wanted.boxes / COCO, found_coco(complete, classes))
     where = str(wanted.out / lines.file_name) if wanted.out else "the output"
     places = [f"boxes in {wanted.boxes}"] if wanted.boxes else []
     console.note(", ".join([f"{len(files)} pictures", *places, *([where] if wanted.out else [])]))

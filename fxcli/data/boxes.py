@@ -23,6 +23,8 @@ from fxcli.errors import DataError
 from fxcli.run.files import write_json
 
 FILE = "boxes.coco.json"
+# Of a picture for `coco`: path, (width, height), and of each box left, top, right and bottom, its class, and what else.
+Known = tuple[str, tuple[int, int], Sequence[tuple[Sequence[float], str, Mapping[str, Any]]]]
 # A pixel, less what is lost when borders are written to two places.
 _LEAST_PX = 0.98
 
@@ -104,21 +106,32 @@ def write_boxes(
         boxes: Of each row, in pixels of the original; None if nothing is known of it.
         classes: Names; their categories are numbered from 1.
     """
+    known: list[Known] = [
+        (row.path, (row.width_px, row.height_px), [(box.corners, box.label, {}) for box in here])
+        for row, here in zip(rows, boxes, strict=True)
+        if here is not None
+    ]
+    write_json(folder / FILE, coco(known, classes))
+
+
+def coco(pictures: Iterable[Known], classes: Sequence[str]) -> dict[str, Any]:
+    """Boxes as COCO has them, to a hundredth of a pixel.
+
+    Args:
+        pictures: What is known of each.
+        classes: Their categories are numbered from 1.
+    """
     images: list[dict[str, Any]] = []
     annotations: list[dict[str, Any]] = []
-    for row, here in zip(rows, boxes, strict=True):
-        if here is None:
-            continue
-        size = {"width": row.width_px, "height": row.height_px}
-        images.append({"id": len(images) + 1, "file_name": row.path, **size})
-        for box in here:
-            left, top, right, bottom = box.corners
+    for path, (width_px, height_px), boxes in pictures:
+        images.append({"id": len(images) + 1, "file_name": path, "width": width_px, "height": height_px})
+        for (left, top, right, bottom), label, more in boxes:
             bbox = [round(value, 2) for value in (left, top, right - left, bottom - top)]
-            about = {"image_id": len(images), "category_id": classes.index(box.label) + 1, "iscrowd": 0}
+            about = {"image_id": len(images), "category_id": classes.index(label) + 1, "iscrowd": 0}
             area = round(bbox[2] * bbox[3], 2)
-            annotations.append({"id": len(annotations) + 1, **about, "bbox": bbox, "area": area})
+            annotations.append({"id": len(annotations) + 1, **about, "bbox": bbox, "area": area, **more})
     categories = [{"id": number, "name": name} for number, name in enumerate(classes, 1)]
-    write_json(folder / FILE, {"images": images, "annotations": annotations, "categories": categories})
+    return {"images": images, "annotations": annotations, "categories": categories}
 
 
 def to_input(corners: np.ndarray, size_px: tuple[int, int], preprocessing: Preprocessing) -> np.ndarray:

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from fxcli.console import DEMO, INTENDED_USE
+from fxcli.data.boxes import coco
 from fxcli.data.names import path_of, text_cell, text_of
 from fxcli.evaluation.detection import Detections
 from fxcli.evaluation.table import csv_line
@@ -108,27 +109,23 @@ class BoxTable:
         return [str(values.get(name, "")) for name in self.columns]
 
 
-def coco(records: Iterable[Mapping[str, Any]], classes: Sequence[str]) -> dict[str, Any]:
+def found_coco(records: Iterable[Mapping[str, Any]], classes: Sequence[str]) -> dict[str, Any]:
     """Boxes as COCO has them, each with its score, by the paths of the rows; pictures that were not read are left out.
 
     Args:
         records: Rows as JSON objects.
         classes: Of the detector; their categories are numbered from 1.
     """
-    images: list[dict[str, Any]] = []
-    annotations: list[dict[str, Any]] = []
-    for record in records:
-        if "boxes" not in record:
-            continue
-        size = {"width": record["width_px"], "height": record["height_px"]}
-        images.append({"id": len(images) + 1, "file_name": record["path"], **size})
-        for box in record["boxes"]:
-            sides = [round(box["right"] - box["left"], 2), round(box["bottom"] - box["top"], 2)]
-            about = {"image_id": len(images), "category_id": list(classes).index(box["class"]) + 1, "iscrowd": 0}
-            bbox = {"bbox": [box["left"], box["top"], *sides], "area": round(sides[0] * sides[1], 2)}
-            annotations.append({"id": len(annotations) + 1, **about, **bbox, "score": box["score"]})
-    categories = [{"id": number, "name": name} for number, name in enumerate(classes, 1)]
-    return {"images": images, "annotations": annotations, "categories": categories}
+    pictures = (
+        (
+            record["path"],
+            (record["width_px"], record["height_px"]),
+            [([box[side] for side in SIDES], box["class"], {"score": box["score"]}) for box in record["boxes"]],
+        )
+        for record in records
+        if "boxes" in record
+    )
+    return coco(pictures, classes)
 
 
 def found_csv(
