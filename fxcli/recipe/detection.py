@@ -6,7 +6,30 @@ from typing import Any, Literal
 
 from pydantic import Field
 
-from fxcli.recipe.fields import Freeze, Name, PartName, PositiveRange, Probability, Section
+from fxcli.recipe.fields import (
+    Accumulate,
+    BatchNorm,
+    BatchSize,
+    Brightness,
+    Contrast,
+    Ema,
+    Epochs,
+    EvaluateBatchSize,
+    Freeze,
+    HFlip,
+    MaxMinutes,
+    PartName,
+    Patience,
+    RecipeName,
+    RotateDeg,
+    SaveEveryMin,
+    Section,
+    Seed,
+    Start,
+    TranslateFrac,
+    VFlip,
+    Zoom,
+)
 from fxcli.recipe.schema import Data, Hardware, Model, Optim, Schedule
 
 
@@ -23,47 +46,41 @@ class Detect(Section):
 class BoxAugment(Section):
     """Random changes of training pictures and their boxes; zero or null is off."""
 
-    hflip: Probability = Field(0.0, description="probability of a left–right mirror")
-    vflip: Probability = Field(0.0, description="probability of an upside-down mirror")
-    rotate_deg: float = Field(0.0, ge=0, le=180, description="turned by up to ± this many degrees")
-    translate_frac: float = Field(0.0, ge=0, le=1, description="moved by up to ± this fraction of the side")
-    scale: PositiveRange | None = Field(None, description="[min, max] zoom factor")
-    brightness: float = Field(0.0, ge=0, le=1, description="multiplied by 1 ± up to this")
-    contrast: float = Field(0.0, ge=0, le=1, description="contrast multiplied by 1 ± up to this")
+    hflip: HFlip = 0.0
+    vflip: VFlip = 0.0
+    rotate_deg: RotateDeg = 0.0
+    translate_frac: TranslateFrac = 0.0
+    scale: Zoom = None
+    brightness: Brightness = 0.0
+    contrast: Contrast = 0.0
 
 
 class DetectPhaseModel(Section):
     """What of the model a phase may change."""
 
     freeze: Freeze = Field("none", description="none, all (of the backbone), or until:<stage>, that stage included")
-    bn: Literal["train", "eval"] = Field(
-        "train", description="BatchNorm of the learning stages: batch statistics, or the running ones"
-    )
+    bn: BatchNorm = "train"
 
 
 class DetectTrain(Section):
     """The loop."""
 
-    epochs: int = Field(30, ge=1, le=1_000_000, description="passes over the training part")
-    batch_size: int = Field(8, ge=1, le=65_536, description="pictures per forward pass")
-    accumulate: int = Field(1, ge=1, le=65_536, description="forward passes per optimizer step")
-    ema: float | None = Field(
-        None, gt=0, lt=1, description="decay per step of averaged weights, which are then evaluated and kept"
-    )
+    epochs: Epochs = 30
+    batch_size: BatchSize = 8
+    accumulate: Accumulate = 1
+    ema: Ema = None
     monitor: Literal["val_ap50", "val_ap50_95", "val_auroc", "none"] = Field(
         "val_ap50", description="what decides the best epoch; none keeps the last"
     )
-    patience: int | None = Field(
-        None, ge=1, le=1_000_000, description="epochs without improvement after which the phase ends"
-    )
-    save_every_min: float = Field(10.0, gt=0, le=1e6, description="minutes between checkpoints within an epoch")
-    max_minutes: float | None = Field(None, gt=0, le=1e9, description="the run ends once it took this many minutes")
+    patience: Patience = None
+    save_every_min: SaveEveryMin = 10.0
+    max_minutes: MaxMinutes = None
 
 
 class DetectPhase(Section):
     """One stretch of training with its own optimizer and schedule; complete after loading."""
 
-    start: Literal["last", "best"] = Field("best", description="which weights of the phase before it starts from")
+    start: Start = "best"
     augment: BoxAugment = BoxAugment()
     model: DetectPhaseModel = DetectPhaseModel()
     optim: Optim = Optim()
@@ -74,15 +91,15 @@ class DetectPhase(Section):
 class DetectEvaluate(Section):
     """How validation, `fx evaluate` and `fx predict` run the model."""
 
-    batch_size: int = Field(8, ge=1, le=1024, description="pictures per forward pass")
+    batch_size: EvaluateBatchSize = 8
 
 
 class DetectRecipe(Section):
     """A training of a detector, as `fx train` runs it: after loading, phases hold every section that may vary."""
 
     task: Literal["detect"] = "detect"
-    name: Name = Field("unnamed", description="names the run; the file's name where absent")
-    seed: int = Field(0, ge=0, lt=2**63, description="seed of everything random")
+    name: RecipeName = "unnamed"
+    seed: Seed = 0
     data: Data = Data()
     model: Model = Model()
     detect: Detect = Detect()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import PurePosixPath, PureWindowsPath
-from typing import Annotated
+from typing import Annotated, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
@@ -52,3 +52,31 @@ PartName = Annotated[str, Field(pattern=PART_NAME, max_length=64)]
 Freeze = Annotated[str, Field(pattern=FREEZE)]
 # Of a folder that a recipe, which may come from anywhere, has files written to.
 FolderHere = Annotated[str, AfterValidator(_within)]
+
+# Fields that several kinds of recipes have, each with what it means.
+HFlip = Annotated[Probability, Field(description="probability of a left–right mirror")]
+VFlip = Annotated[Probability, Field(description="probability of an upside-down mirror")]
+RotateDeg = Annotated[float, Field(ge=0, le=180, description="turned by up to ± this many degrees")]
+TranslateFrac = Annotated[float, Field(ge=0, le=1, description="moved by up to ± this fraction of the side")]
+Zoom = Annotated[PositiveRange | None, Field(description="[min, max] zoom factor")]
+Brightness = Annotated[float, Field(ge=0, le=1, description="multiplied by 1 ± up to this")]
+Contrast = Annotated[float, Field(ge=0, le=1, description="contrast multiplied by 1 ± up to this")]
+BatchNorm = Annotated[
+    Literal["train", "eval"],
+    Field(description="BatchNorm of the learning stages: batch statistics, or the running ones"),
+]
+Epochs = Annotated[int, Field(ge=1, le=1_000_000, description="passes over the training part")]
+BatchSize = Annotated[int, Field(ge=1, le=65_536, description="pictures per forward pass")]
+EvaluateBatchSize = Annotated[int, Field(ge=1, le=1024, description="pictures per forward pass")]
+Accumulate = Annotated[int, Field(ge=1, le=65_536, description="forward passes per optimizer step")]
+Ema = Annotated[
+    float | None, Field(gt=0, lt=1, description="decay per step of averaged weights, which are then evaluated and kept")
+]
+Patience = Annotated[
+    int | None, Field(ge=1, le=1_000_000, description="epochs without improvement after which the phase ends")
+]
+SaveEveryMin = Annotated[float, Field(gt=0, le=1e6, description="minutes between checkpoints within an epoch")]
+MaxMinutes = Annotated[float | None, Field(gt=0, le=1e9, description="the run ends once it took this many minutes")]
+Start = Annotated[Literal["last", "best"], Field(description="which weights of the phase before it starts from")]
+RecipeName = Annotated[Name, Field(description="names the run; the file's name where absent")]
+Seed = Annotated[int, Field(ge=0, lt=2**63, description="seed of everything random")]

@@ -12,14 +12,32 @@ from pydantic import Field
 
 from fxcli.recipe.fields import (
     DEVICE,
+    Accumulate,
+    BatchNorm,
+    BatchSize,
+    Brightness,
+    Contrast,
+    Ema,
+    Epochs,
+    EvaluateBatchSize,
     FolderHere,
     FracRange,
     Freeze,
+    HFlip,
+    MaxMinutes,
     Name,
     PartName,
-    PositiveRange,
+    Patience,
     Probability,
+    RecipeName,
+    RotateDeg,
+    SaveEveryMin,
     Section,
+    Seed,
+    Start,
+    TranslateFrac,
+    VFlip,
+    Zoom,
 )
 
 
@@ -57,14 +75,14 @@ class Data(Section):
 class Augment(Section):
     """Random changes of training pictures, drawn anew for each picture; zero or null is off."""
 
-    hflip: Probability = Field(0.0, description="probability of a left–right mirror")
-    vflip: Probability = Field(0.0, description="probability of an upside-down mirror")
-    rotate_deg: float = Field(0.0, ge=0, le=180, description="turned by up to ± this many degrees")
-    translate_frac: float = Field(0.0, ge=0, le=1, description="moved by up to ± this fraction of the side")
-    scale: PositiveRange | None = Field(None, description="[min, max] zoom factor")
+    hflip: HFlip = 0.0
+    vflip: VFlip = 0.0
+    rotate_deg: RotateDeg = 0.0
+    translate_frac: TranslateFrac = 0.0
+    scale: Zoom = None
     shear_deg: float = Field(0.0, ge=0, lt=90, description="sheared by up to ± this many degrees")
-    brightness: float = Field(0.0, ge=0, le=1, description="multiplied by 1 ± up to this")
-    contrast: float = Field(0.0, ge=0, le=1, description="contrast multiplied by 1 ± up to this")
+    brightness: Brightness = 0.0
+    contrast: Contrast = 0.0
     elastic: float = Field(
         0.0, ge=0, le=1000, description="elastic deformation: root mean square shift in pixels of the input"
     )
@@ -83,9 +101,7 @@ class PhaseModel(Section):
     freeze: Freeze = Field(
         "none", description="none, all (the head alone learns), or until:<stage>, that stage included"
     )
-    bn: Literal["train", "eval"] = Field(
-        "train", description="BatchNorm of the learning stages: batch statistics, or the running ones"
-    )
+    bn: BatchNorm = "train"
     dropout: float = Field(0.0, ge=0, lt=1, description="dropout before the linear head")
 
 
@@ -134,9 +150,9 @@ Monitor = Literal["val_accuracy", "val_balanced_accuracy", "val_macro_f1", "val_
 class Train(Section):
     """The loop."""
 
-    epochs: int = Field(30, ge=1, le=1_000_000, description="passes over the training part")
-    batch_size: int = Field(32, ge=1, le=65_536, description="pictures per forward pass")
-    accumulate: int = Field(1, ge=1, le=65_536, description="forward passes per optimizer step")
+    epochs: Epochs = 30
+    batch_size: BatchSize = 32
+    accumulate: Accumulate = 1
     loss: Literal["ce", "focal"] = Field("ce", description="cross-entropy, or focal loss")
     focal_gamma: float = Field(2.0, ge=0, le=100, description="focusing parameter of the focal loss")
     label_smoothing: float = Field(0.0, ge=0, lt=1, description="weight moved from the label to all classes")
@@ -144,21 +160,17 @@ class Train(Section):
         "none", description="balanced: the loss of a class counts inversely to its frequency"
     )
     sampler: Literal["shuffle", "balanced"] = Field("shuffle", description="balanced: classes are drawn equally often")
-    ema: float | None = Field(
-        None, gt=0, lt=1, description="decay per step of averaged weights, which are then evaluated and kept"
-    )
+    ema: Ema = None
     monitor: Monitor = Field("val_macro_f1", description="what decides the best epoch; none keeps the last")
-    patience: int | None = Field(
-        None, ge=1, le=1_000_000, description="epochs without improvement after which the phase ends"
-    )
-    save_every_min: float = Field(10.0, gt=0, le=1e6, description="minutes between checkpoints within an epoch")
-    max_minutes: float | None = Field(None, gt=0, le=1e9, description="the run ends once it took this many minutes")
+    patience: Patience = None
+    save_every_min: SaveEveryMin = 10.0
+    max_minutes: MaxMinutes = None
 
 
 class Phase(Section):
     """One stretch of training with its own optimizer and schedule; complete after loading."""
 
-    start: Literal["last", "best"] = Field("best", description="which weights of the phase before it starts from")
+    start: Start = "best"
     augment: Augment = Augment()
     model: PhaseModel = PhaseModel()
     optim: Optim = Optim()
@@ -184,7 +196,7 @@ class Hardware(Section):
 class Evaluate(Section):
     """How validation, `fx evaluate` and `fx predict` run the model."""
 
-    batch_size: int = Field(32, ge=1, le=1024, description="pictures per forward pass")
+    batch_size: EvaluateBatchSize = 32
     coverage: float = Field(
         0.9, gt=0, lt=1, description="share of prediction sets that are to hold the true class (fx predict --sets)"
     )
@@ -212,8 +224,8 @@ class ClassifyRecipe(Section):
     """A training of a classifier, as `fx train` runs it: after loading, phases hold every section that may vary."""
 
     task: Literal["classify"] = "classify"
-    name: Name = Field("unnamed", description="names the run; the file's name where absent")
-    seed: int = Field(0, ge=0, lt=2**63, description="seed of everything random")
+    name: RecipeName = "unnamed"
+    seed: Seed = 0
     data: Data = Data()
     model: Model = Model()
     hardware: Hardware = Hardware()
@@ -244,17 +256,17 @@ class PretrainLoop(Section):
     batch_size: int = Field(
         64, ge=2, le=65_536, description="pictures per forward pass: with these alone a picture is compared"
     )
-    accumulate: int = Field(1, ge=1, le=65_536, description="forward passes per optimizer step")
-    save_every_min: float = Field(10.0, gt=0, le=1e6, description="minutes between checkpoints within an epoch")
-    max_minutes: float | None = Field(None, gt=0, le=1e9, description="the run ends once it took this many minutes")
+    accumulate: Accumulate = 1
+    save_every_min: SaveEveryMin = 10.0
+    max_minutes: MaxMinutes = None
 
 
 class PretrainRecipe(Section):
     """A self-supervised pretraining of a backbone; labels tell how it goes, and nothing is learnt from them."""
 
     task: Literal["pretrain"] = "pretrain"
-    name: Name = Field("unnamed", description="names the run; the file's name where absent")
-    seed: int = Field(0, ge=0, lt=2**63, description="seed of everything random")
+    name: RecipeName = "unnamed"
+    seed: Seed = 0
     data: Data = Data()
     model: Model = Model()
     pretrain: PretrainMethod = PretrainMethod()
