@@ -132,6 +132,7 @@ def test_options_are_read_as_yaml_and_json_have_them(demo_zoo):
     ("change", "match"),
     [
         ({"classes": []}, "header is damaged: classes"),
+        ({"classes": None}, "header is damaged: classes"),
         ({"classes": "abc"}, "header is damaged: classes"),
         ({"classes": ["a", "b", "b"]}, "header is damaged: classes"),
         ({"classes": ["a", "b", "-c"]}, "header is damaged: classes"),

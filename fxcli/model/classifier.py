@@ -229,7 +229,7 @@ def load(file: Path, zoo: Zoo, *, headless: bool = False) -> TrainedModel:
     if not is_headless:
         _check_task(file, info)
     with reading(file):
-        classes, preprocessing = told_by(info if not is_headless else {**info, "classes": None})
+        classes, preprocessing = told_by(info, headless=is_headless)
         settings = Model.model_validate_json(json.dumps(info["model"]))
     spec = spec_of(file, info, settings.backbone, zoo)
     members = []

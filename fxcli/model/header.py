@@ -33,20 +33,21 @@ def reading(file: Path) -> Iterator[None]:
         raise ModelFileError(f"the header is damaged: {str(error)[:300]}", where=file) from error
 
 
-def told_by(info: Mapping[str, Any]) -> tuple[tuple[str, ...], Preprocessing]:
+def told_by(info: Mapping[str, Any], *, headless: bool = False) -> tuple[tuple[str, ...], Preprocessing]:
     """The classes and the preprocessing that a header tells; to be called within `reading`.
 
     Args:
-        info: The header; classes of None are those of a network without a head.
+        info: The header.
+        headless: Whether the network has no head, and so no classes.
     """
-    classes = info["classes"]
-    if classes is not None and not are_class_names(classes):
+    classes = () if headless else info["classes"]
+    if not headless and not are_class_names(classes):
         raise ValueError("classes")
     preprocessing = Preprocessing.from_mapping(info["preprocessing"])
     size = info.get("batch_size") or 1
     if type(size) is not int or not 0 < size * preprocessing.image_size_px**2 <= _BATCH_LIMIT_PX:
         raise ValueError("batch_size")
-    return tuple(classes or ()), preprocessing
+    return tuple(classes), preprocessing
 
 
 def spec_of(file: Path, info: dict[str, Any], backbone: str, zoo: Zoo) -> BackboneSpec:
