@@ -101,7 +101,7 @@ def evaluate(
 
     Example: fx evaluate final best --split oof
 
-    Example: fx evaluate detect --split val --by body_part
+    Example: fx evaluate detect --split val --by hardware
     """
     console.configure(json=json, quiet=quiet, debug=debug)
     asked = Asked(data=data, split=split, by=tuple(by or ()), study=study, tta=tta.value)

@@ -74,7 +74,7 @@ def train(
 
     Example: fx train my_pictures/ (my_pictures/CLASS/*.jpg)
 
-    Example: fx train recipes/experiments.yaml --set seeds=[0]
+    Example: fx train recipes/experiments.yaml --set 'seeds=[0]'
 
     Example: fx train --resume runs/final-20260101T120000Z-1a2b
     """

@@ -205,8 +205,8 @@ class Evaluate(Section):
     )
     negative_class: Name | None = Field(
         None,
-        description="class that means that nothing was found; answers then assume no fracture, and the model can be "
-        "the gate of another (fx predict --gate)",
+        description="class that means that nothing was found; answers then no longer assume a fracture, and the model "
+        "can be the gate of another (fx predict --gate)",
     )
 
 
