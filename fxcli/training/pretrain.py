@@ -337,19 +337,13 @@ def _save(pretraining: Pretraining, run: Run, timer: Timer) -> None:
     place = pretraining.place
     session.check_weights(pretraining.module, place.step)
     place.__dict__.update(timer.totals)
-    tensors = {f"model.{key}": value for key, value in pretraining.module.state_dict().items()}
-    tensors |= {f"optim.{key}": value for key, value in optim.state_tensors(pretraining.optimizer).items()}
+    tensors = session.tensors_of(pretraining.module, pretraining.optimizer)
     checkpoint.save_state(run.state_file, tensors, session.header(place, pretraining.recipe))
     timer.saved()
 
 
 def _restore(pretraining: Pretraining, run: Run) -> None:
     tensors, header = checkpoint.load_state(run.state_file)
-    parts: dict[str, dict[str, Tensor]] = {"model": {}, "optim": {}}
     session.take_over(pretraining.place, header, pretraining.recipe, run.state_file)
     with session.fitting():
-        for key, tensor in tensors.items():
-            part, _, name = key.partition(".")
-            parts[part][name] = tensor
-        pretraining.module.load_state_dict(parts["model"])
-        optim.load_state(pretraining.optimizer, parts["optim"])
+        session.put_back(tensors, pretraining.module, pretraining.optimizer)

@@ -31,6 +31,7 @@ from fxcli.recipe.tasks import TrainRecipe
 from fxcli.run import provenance, randomness
 from fxcli.run.directory import Run
 from fxcli.run.files import append_line, write_text
+from fxcli.training import optim
 from fxcli.zoo.plugins import Zoo
 from fxcli.zoo.specs import BackboneSpec
 
@@ -102,6 +103,37 @@ def check_weights(module: nn.Module, step: int) -> None:
 def digest_of(recipe: TrainRecipe) -> str:
     """What runs, model files and resume states say of their recipe."""
     return provenance.digest(resolved_yaml(recipe))
+
+
+def tensors_of(module: nn.Module, optimizer: torch.optim.Optimizer | None) -> dict[str, Tensor]:
+    """What a resume state keeps of a network and its optimizer, for `put_back`."""
+    tensors = {f"model.{key}": value for key, value in module.state_dict().items()}
+    if optimizer:
+        tensors |= {f"optim.{key}": value for key, value in optim.state_tensors(optimizer).items()}
+    return tensors
+
+
+def put_back(tensors: Mapping[str, Tensor], module: nn.Module, optimizer: torch.optim.Optimizer) -> None:
+    """Puts it back; to be called within `fitting`."""
+    module.load_state_dict(named(tensors, "model."))
+    optim.load_state(optimizer, named(tensors, "optim."))
+
+
+def named(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    """Those whose names begin so, without it."""
+    return {key.removeprefix(prefix): value for key, value in tensors.items() if key.startswith(prefix)}
+
+
+@contextlib.contextmanager
+def in_eval(module: nn.Module) -> Iterator[None]:
+    """The module in eval mode; afterwards each part of it is as it was."""
+    modes = {part: part.training for part in module.modules()}
+    module.eval()
+    try:
+        yield
+    finally:
+        for part, mode in modes.items():
+            part.training = mode
 
 
 def header(place: Any, recipe: TrainRecipe) -> dict[str, Any]:

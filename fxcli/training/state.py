@@ -23,7 +23,7 @@ from fxcli.recipe.detection import DetectRecipe
 from fxcli.recipe.schema import ClassifyRecipe
 from fxcli.run import checkpoint
 from fxcli.run.directory import Run
-from fxcli.training import optim, session
+from fxcli.training import session
 from fxcli.training.session import Average
 from fxcli.training.world import ALONE, World
 from fxcli.zoo.plugins import Zoo
@@ -168,18 +168,15 @@ def kept(training: AnyTraining, sight: Sight, check: Callable[[], None]) -> Kept
 def evaluated(training: AnyTraining) -> Iterator[None]:
     """The network in eval mode and with averaged weights, if there are; afterwards as it was."""
     network = training.model.network
-    modes = {module: module.training for module in network.modules()}
     before = copy.deepcopy(network.state_dict()) if training.average else None
     if training.average:
         network.load_state_dict(training.average.values)
-    network.eval()
     try:
-        yield
+        with session.in_eval(network):
+            yield
     finally:
         if before:
             network.load_state_dict(before)
-        for module, mode in modes.items():
-            module.training = mode
 
 
 def keep(training: AnyTraining, run: Run) -> None:
@@ -205,9 +202,7 @@ def save(training: AnyTraining, run: Run) -> None:
     """
     place = training.place
     session.check_weights(training.model.network, place.step)
-    tensors = {f"model.{key}": value for key, value in training.model.network.state_dict().items()}
-    if training.optimizer:
-        tensors |= {f"optim.{key}": value for key, value in optim.state_tensors(training.optimizer).items()}
+    tensors = session.tensors_of(training.model.network, training.optimizer)
     if training.average:
         tensors |= {f"ema.{key}": value for key, value in training.average.values.items()}
     checkpoint.save_state(run.state_file, tensors, session.header(place, training.recipe))
@@ -232,14 +227,9 @@ def restore(training: AnyTraining, tensors: Mapping[str, Tensor]) -> None:
     Raises:
         ModelFileError: They do not fit.
     """
-
-    def named(prefix: str) -> dict[str, Tensor]:
-        return {key.removeprefix(prefix): value for key, value in tensors.items() if key.startswith(prefix)}
-
     if not tensors or training.optimizer is None:
         return
     with session.fitting():
-        training.model.network.load_state_dict(named("model."))
-        optim.load_state(training.optimizer, named("optim."))
+        session.put_back(tensors, training.model.network, training.optimizer)
         if training.average:
-            training.average.load(named("ema."))
+            training.average.load(session.named(tensors, "ema."))

@@ -23,6 +23,7 @@ from fxcli.errors import RunError
 from fxcli.evaluation import representation
 from fxcli.inference.pipeline import ordered_map
 from fxcli.model.hardware import Compute
+from fxcli.training import session
 
 # Pictures that vote, evenly spread over the training part: a vote of more tells no more.
 MOST = 2000
@@ -89,13 +90,8 @@ class Watch:
     @torch.inference_mode()
     def _features(self, backbone: nn.Module, rows: Sequence[Row], check: Callable[[], None]) -> np.ndarray:
         """[N, D] float64, in eval mode."""
-        modes = {module: module.training for module in backbone.modules()}
-        backbone.eval()
-        try:
+        with session.in_eval(backbone):
             return np.concatenate(list(self._batches(backbone, [self.manifest.path_of(row) for row in rows], check)))
-        finally:
-            for module, mode in modes.items():
-                module.training = mode
 
     def _batches(self, backbone: nn.Module, paths: Sequence[Path], check: Callable[[], None]) -> Iterator[np.ndarray]:
         def fitted(path: Path) -> np.ndarray:
