@@ -67,9 +67,10 @@ def stop_after(monkeypatch, count):
     monkeypatch.setattr(loop, "_step", step)
 
 
-@pytest.mark.parametrize("method", [pytest.param("faster_rcnn", marks=pytest.mark.slow), "fcos"])
+@pytest.mark.slow
+@pytest.mark.parametrize("method", ["faster_rcnn", "fcos"])
 def test_it_learns_where_the_bar_is(begin, tiny_detect, demo_zoo, method):
-    sets = [f"detect.detector={method}", "train.epochs=12", "train.ema=0.9", "optim.lr=3e-3"]
+    sets = [f"detect.detector={method}", "train.epochs=20", "train.ema=0.9", "optim.lr=3e-3"]
     training, run = begin(tiny_detect(*sets))
     found = loop.train(training, run, resume=False)
     assert found["ap50"] > 0.5
