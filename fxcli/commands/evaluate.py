@@ -11,14 +11,14 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from fxcli.commands import completion
-from fxcli.commands.evaluated import columns_of, folders_of, noted_look, warn_of_learnt, write_result
+from fxcli.commands.evaluated import columns_of, folder_of, noted_look, warn_of_learnt, write_result
 from fxcli.commands.options import BatchSize, Debug, Device, Engine, Json, Out, Parquet, Precision, Quiet, Workers
 from fxcli.commands.startup import import_torch
 from fxcli.console import console
 from fxcli.data.parquet import beside, forget, require
 from fxcli.errors import SomeRowsFailed, UsageError
 from fxcli.run import provenance
-from fxcli.run.files import sha256_of, write_text
+from fxcli.run.files import write_text
 
 if TYPE_CHECKING:
     from fxcli.data.manifest import Manifest, Row
@@ -114,7 +114,7 @@ def evaluate(
     from fxcli.evaluation.table import kind_of
     from fxcli.inference.detected import is_detector, open_detector
     from fxcli.inference.measured import out_of_fold
-    from fxcli.inference.opened import ModelFile, open_model
+    from fxcli.inference.opened import open_model
     from fxcli.run.directory import find_model
 
     # All are looked up first: a mistyped name must not end what took an hour.
@@ -135,8 +135,8 @@ def evaluate(
             raise UsageError(f"{file} lies in no run, and out-of-fold answers are kept in runs")
         out_of_fold(run)
     done: list[Evaluated] = []
-    folders = folders_of([ModelFile(file, run, sha256_of(file)) for file, run in found], out)
-    for (file, _), folder in zip(found, folders, strict=True):
+    names = [(run.path if run else file).name for file, run in found]
+    for file, _ in found:
         opened = open_model(
             str(file),
             device=device,
@@ -147,7 +147,7 @@ def evaluate(
             precision=precision and precision.value,
         )
         evaluated = _evaluated(opened, asked)
-        evaluated.written = _write(evaluated, folder, own_data=data is None)
+        evaluated.written = _write(evaluated, folder_of(opened, names, out), own_data=data is None)
         if parquet:
             beside(evaluated.written, kind_of)
         done.append(evaluated)

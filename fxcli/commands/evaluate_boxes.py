@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from fxcli.commands.evaluated import columns_of, folders_of, noted_look, warn_of_learnt, write_result
+from fxcli.commands.evaluated import columns_of, folder_of, noted_look, warn_of_learnt, write_result
 from fxcli.console import console
 from fxcli.data.parquet import beside, forget
 from fxcli.errors import DataError, SomeRowsFailed
@@ -69,8 +69,9 @@ def evaluate_boxes(
     from fxcli.evaluation.table import kind_of
 
     done = [_measured(opened, data, split, by) for opened in detectors]
-    for each, folder in zip(done, folders_of(detectors, out), strict=True):
-        each.written = _write(each, folder, own_data=data is None)
+    names = [opened.name for opened in detectors]
+    for each in done:
+        each.written = _write(each, folder_of(each.opened, names, out), own_data=data is None)
         if parquet:
             beside(each.written, kind_of)
     comparisons = _compared(done)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -43,12 +42,11 @@ def noted_look(opened: Opened | OpenedDetector, manifest: Manifest, rows: Sequen
     return {"look": found.number, "models_that_looked": found.models}
 
 
-def folders_of(models: Sequence[ModelFile], out: Path | None) -> list[Path | None]:
-    """Where results of each go within --out; None: into its run."""
-    if out is None or len(models) == 1:
-        return [out] * len(models)
-    names = Counter(model.name for model in models)
-    return [out / (model.name if model.is_final and names[model.name] == 1 else model.unique_name) for model in models]
+def folder_of(model: ModelFile, names: Sequence[str], out: Path | None) -> Path | None:
+    """Where the results of one of several models, of these names, go within --out; None: into its run."""
+    if out is None or len(names) == 1:
+        return out
+    return out / (model.name if model.is_final and names.count(model.name) == 1 else model.unique_name)
 
 
 def write_result(

@@ -323,14 +323,13 @@ def compared(
     Returns:
         {"metric", "a", "b", "difference": {value, low, high}, "n", "n_groups"}; None where there is no true box.
     """
-    metric = "ap50"
     codes, n_groups = codes_of(groups, len(true))
     sides = [Weighted(match(found, true, n_classes), codes) for found in (a, b)]
-    plain = [float(side(np.ones((n_groups, 1)))[metric][0]) for side in sides]
-    drawn = [replicates(side, n_groups, resamples=resamples, seed=seed)[metric] for side in sides]
+    plain = [float(side(np.ones((n_groups, 1)))["ap50"][0]) for side in sides]
+    drawn = [replicates(side, n_groups, resamples=resamples, seed=seed)["ap50"] for side in sides]
     difference = percentile(plain[1] - plain[0], drawn[1] - drawn[0], n_groups)
     return {
-        "metric": metric,
+        "metric": "ap50",
         "a": None if np.isnan(plain[0]) else plain[0],
         "b": None if np.isnan(plain[1]) else plain[1],
         "difference": mapping(difference),

@@ -123,6 +123,6 @@ def _folds(run: Run) -> dict[str, int]:
     """By the hash of its raw file, or its path where none is known: the fold that held a picture out."""
     found: dict[str, int] = {}
     for file in sorted(run.path.rglob("folds/*/manifest.csv")):
-        part = read_manifest(file, root=run.manifest_file.parent)
+        part = read_manifest(file, root=run.manifest_file.parent, with_pictures=False)
         found |= {row.sha256 or row.path: int(file.parent.name) for row in part.rows if row.split == HELD_OUT}
     return found
