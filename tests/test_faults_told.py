@@ -350,7 +350,7 @@ def test_a_state_of_another_run_is_refused(own, tiny_recipe):
     assert fx("train", "--resume", own.path).exit_code == 0
 
 
-@pytest.mark.parametrize("change", ["head", "optim", "place", "cut"])
+@pytest.mark.parametrize("change", ["head", "optim", "place", "sums", "cut"])
 def test_a_damaged_state_is_refused(own, change):
     tensors, header = checkpoint.load_state(own.state_file)
     header = {key: header[key] for key in ("place", "recipe_sha256")}
@@ -360,6 +360,8 @@ def test_a_damaged_state_is_refused(own, change):
         tensors["optim.0.exp_avg"] = torch.zeros(3)
     if change == "place":
         header["place"]["phase"] = "evil"
+    if change == "sums":
+        header["place"]["loss_sums"] = {"loss": "evil"}
     checkpoint.save_state(own.state_file, tensors, header)
     if change == "cut":
         own.state_file.write_bytes(own.state_file.read_bytes()[:-100])

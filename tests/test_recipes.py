@@ -62,7 +62,7 @@ def test_two_steps_of_each_phase(name, demo_zoo, prepared):
         steps.close()
         after = list(training.model.classifier.parameters())
         assert training.place.step == 2, phase
-        assert math.isfinite(training.place.loss_sum)
+        assert math.isfinite(training.place.loss_sums["loss"])
         changed = [not torch.equal(a, b) for a, b in zip(before, after, strict=True)]
         learning = [value.requires_grad for value in after]
         assert any(changed)
@@ -82,7 +82,7 @@ def test_two_steps_of_each_phase_of_a_detector(name, demo_zoo, prepared_boxes):
         steps = loop.steps(training, training.task.feed(training, None), Timer())
         next(steps), next(steps)
         steps.close()
-        assert math.isfinite(training.place.loss_sum)
+        assert math.isfinite(training.place.loss_sums["loss"])
         after = training.model.network.parameters()
         assert any(not torch.equal(a, b) for a, b in zip(before, after, strict=True))
 

@@ -129,6 +129,10 @@ def test_resume_ends_bitwise_equal(begin, tiny_detect, monkeypatch, steps, compu
     torch.rand(7)  # what happened to the global generator in between must not matter
     loop.train(training, run, resume=True)
     assert_same(whole, run)
+    for line in lines_of(run):
+        parts = [value for name, value in line.items() if name.startswith("train_loss_")]
+        assert len(parts) == 4
+        assert sum(parts) == pytest.approx(line["train_loss"])
 
 
 @pytest.mark.slow
@@ -153,7 +157,9 @@ def test_batches_of_negatives_alone_teach_too(begin, tiny_detect):
     loop.set_up(training, {})
     images = torch.zeros(2, 1, 96, 96, dtype=torch.uint8)
     nothing = {"boxes": torch.zeros(0, 4), "labels": torch.zeros(0, dtype=torch.int64)}
-    loss = detect._loss(training, (images, [nothing, nothing]))
+    losses = detect._losses(training, (images, [nothing, nothing]))
+    assert losses.keys() == {"classifier", "box_reg", "objectness", "rpn_box_reg"}
+    loss = sum(losses.values())
     loss.backward()
     assert loss.isfinite()
     assert all(value.grad is None or value.grad.isfinite().all() for value in training.model.network.parameters())

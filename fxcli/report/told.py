@@ -210,7 +210,8 @@ def curves_of(runs: Mapping[str, Kept], monitor: str) -> Iterator[Block]:
 def monitor_of(run: Kept) -> str:
     """The figure that its best epoch was chosen by, or what stands for it."""
     told = run.info.get("monitor")
-    known = [name for values in run.epochs for name in values if name not in _NO_FIGURES and name != "train_loss"]
+    names = (name for values in run.epochs for name in values)
+    known = [name for name in names if name not in _NO_FIGURES and not name.startswith("train_loss")]
     return told if isinstance(told, str) and told in known else next(iter(known), "train_loss")
 
 

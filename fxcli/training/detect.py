@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from torch import Tensor
 
 from fxcli.data import boxed, dataset
@@ -157,11 +156,11 @@ def _feed(train: _Part, val: _Part, training: DetectTraining, check: Callable[[]
         count, phase.train.batch_size, seed=training.recipe.seed, order=order, share=training.world.share
     )
     loader = dataset.loader(pictures, batches, workers=training.workers, join=boxed.collate)
-    return Feed(loader, batches, partial(_loss, training), partial(_validate, val, training))
+    return Feed(loader, batches, partial(_losses, training), partial(_validate, val, training))
 
 
-def _loss(training: DetectTraining, batch: tuple[Tensor, list[Target]]) -> Tensor:
-    """Of pictures [B, 1, S, S] uint8 and their targets: the sum of the detector's losses."""
+def _losses(training: DetectTraining, batch: tuple[Tensor, list[Target]]) -> dict[str, Tensor]:
+    """Of pictures [B, 1, S, S] uint8 and their targets: the detector's losses, named alike whatever it is."""
     model, compute = training.model, training.compute
     images = compute.send(model.preprocessing.normalise(batch[0]))
     targets = [{name: value.to(compute.device) for name, value in target.items()} for target in batch[1]]
@@ -171,7 +170,7 @@ def _loss(training: DetectTraining, batch: tuple[Tensor, list[Target]]) -> Tenso
     finally:
         # Validation is in fp32.
         model.network.compute_in(contextlib.nullcontext)
-    return torch.stack([loss.float() for loss in losses.values()]).sum()
+    return {name.removeprefix("loss_").removesuffix("_loss"): loss.float() for name, loss in losses.items()}
 
 
 def _validate(val: _Part, training: DetectTraining) -> dict[str, Any]:

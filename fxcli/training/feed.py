@@ -41,12 +41,12 @@ def make(training: ClassifyTraining, check: Callable[[], None] | None) -> Feed:
         augmenter = Augmenter(phase.augment, training.model.preprocessing)
         # Looking a row up takes no process.
         loader = dataset.loader(TrainingFeatures(found, targets, augmenter), batches, workers=0)
-        loss = partial(_loss_of_features, training, phase, weights)
+        learnt = partial(_losses_of_features, training, phase, weights)
         measured = partial(features.validate, training, found)
-        return Feed(loader, batches, loss, measured, found.story, is_light=True)
+        return Feed(loader, batches, learnt, measured, found.story, is_light=True)
     pictures = _pictures(training, phase, paths, targets, check)
     loader = dataset.loader(pictures, batches, workers=training.workers)
-    return Feed(loader, batches, partial(_loss, training, phase, weights), partial(validate.validate, training))
+    return Feed(loader, batches, partial(_losses, training, phase, weights), partial(validate.validate, training))
 
 
 def _pictures(
@@ -62,7 +62,9 @@ def _pictures(
     return pictures
 
 
-def _loss(training: ClassifyTraining, phase: Phase, class_weights: Tensor, batch: tuple[Tensor, Tensor]) -> Tensor:
+def _losses(
+    training: ClassifyTraining, phase: Phase, class_weights: Tensor, batch: tuple[Tensor, Tensor]
+) -> dict[str, Tensor]:
     """Of pictures [B, 1, S, S] uint8 and class indices [B]."""
     place, model = training.place, training.model
     images = training.compute.send(model.preprocessing.normalise(batch[0]))
@@ -70,16 +72,16 @@ def _loss(training: ClassifyTraining, phase: Phase, class_weights: Tensor, batch
     images, targets = augment.mix(images, _one_hot(training, batch[1]), phase.augment, rng)
     with training.compute.autocast():
         logits = model.classifier(images)
-    return losses.loss(logits, targets, class_weights, phase.train)
+    return {phase.train.loss: losses.loss(logits, targets, class_weights, phase.train)}
 
 
-def _loss_of_features(
+def _losses_of_features(
     training: ClassifyTraining, phase: Phase, class_weights: Tensor, batch: tuple[Tensor, Tensor]
-) -> Tensor:
+) -> dict[str, Tensor]:
     """Of features [B, D] and class indices [B]."""
     with training.compute.autocast():
         logits = training.model.classifier.answer(batch[0].to(training.compute.device))
-    return losses.loss(logits, _one_hot(training, batch[1]), class_weights, phase.train)
+    return {phase.train.loss: losses.loss(logits, _one_hot(training, batch[1]), class_weights, phase.train)}
 
 
 def _one_hot(training: ClassifyTraining, targets: Tensor) -> Tensor:

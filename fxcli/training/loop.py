@@ -144,7 +144,7 @@ def steps(training: AnyTraining, feed: Feed, timer: Timer) -> Generator[None, No
     per_epoch = math.ceil(count / settings.batch_size)
     steps_per_epoch = math.ceil(per_epoch / settings.accumulate)
     title = f"{name} {place.phase_epoch + 1}/{settings.epochs}"
-    loss_sum = 0.0
+    sums: dict[str, float] = {}
     bar: tqdm[Any] = console.progress(total=count, what=title, done=place.batch * settings.batch_size)
     with bar:
         for batch in timer.over(dataset.begun(feed.loader)):
@@ -154,25 +154,30 @@ def steps(training: AnyTraining, feed: Feed, timer: Timer) -> Generator[None, No
             if place.batch % settings.accumulate == 0:
                 randomness.seed_everything(training.recipe.seed, "step", place.step, *world.apart)
             # forward and loss
-            loss = feed.loss(batch)
-            value = finite(loss, place.step)
+            losses = feed.losses(batch)
+            loss = torch.stack(tuple(losses.values())).sum()
+            told = {"loss": finite(loss, place.step)}
+            if len(losses) > 1:
+                told |= {f"loss_{name}": part.item() for name, part in losses.items()}
             # backward: gradients of a group of batches add up, so each counts by its share of the group's pictures
             first = (place.batch - place.batch % settings.accumulate) * settings.batch_size
             group = min(settings.accumulate * settings.batch_size, count - first)
             size = min(settings.batch_size, count - place.batch * settings.batch_size)
             (loss * (world.part(size) / group)).backward()
             place.batch += 1
-            loss_sum, place.loss_count = loss_sum + value * world.part(size), place.loss_count + size
+            sums = {name: sums.get(name, 0.0) + value * world.part(size) for name, value in told.items()}
+            place.loss_count += size
             bar.update(size)
             if place.batch % settings.accumulate and place.batch < per_epoch:
                 continue
             # step
-            place.loss_sum += world.add_up(training.model.network, loss_sum)
-            loss_sum = 0.0
+            for name, value in world.add_up(training.model.network, sums).items():
+                place.loss_sums[name] = place.loss_sums.get(name, 0.0) + value
+            sums = {}
             factor = optim.rate(phase.schedule, place.phase_step, steps_per_epoch * settings.epochs, steps_per_epoch)
             _step(training, phase, optimizer, factor)
             # log
-            bar.set_postfix(loss=f"{place.loss_sum / place.loss_count:.3f}", refresh=False)
+            bar.set_postfix(loss=f"{place.loss_sums['loss'] / place.loss_count:.3f}", refresh=False)
             timer.pause()
             yield
 
@@ -204,9 +209,9 @@ def _measure_epoch(
     values: dict[str, Any] = {
         "phase": name,
         "epoch": place.epoch,
-        "train_loss": place.loss_sum / max(1, place.loss_count),
+        **{f"train_{name}": value / place.loss_count for name, value in place.loss_sums.items()},
     }
-    place.loss_sum, place.loss_count = 0.0, 0
+    place.loss_sums, place.loss_count = {}, 0
     # evaluate
     with state.evaluated(training):
         figures = feed.validate()

@@ -44,8 +44,8 @@ class Place:
         best_epoch: Global epoch of it.
         stale: Epochs since.
         done: Whether the phase is over.
-        loss_sum: Of the epoch under way, over pictures.
-        loss_count: Pictures in that sum.
+        loss_sums: Of the epoch under way, over pictures: "loss", and each of its parts where it has several.
+        loss_count: Pictures in these sums.
         spent_s: Seconds of training.
         data_wait_s: Of them, waiting for batches.
         compute_s: Of them, from a batch to the end of its step.
@@ -61,7 +61,7 @@ class Place:
     best_epoch: int = 0
     stale: int = 0
     done: bool = False
-    loss_sum: float = 0.0
+    loss_sums: dict[str, float] = field(default_factory=dict)
     loss_count: int = 0
     spent_s: float = 0.0
     data_wait_s: float = 0.0
@@ -75,7 +75,7 @@ class Feed:
     Attributes:
         loader: Gives batches: inputs, then a target of each picture.
         batches: The order behind it.
-        loss: Batch → mean loss over its pictures.
+        losses: Batch → means over its pictures, by name; what is minimised is their sum.
         validate: Figures on the validation part; {} without one.
         story: How it came about, for people; "" for nothing.
         is_light: Whether a step is so small that a second thread only costs.
@@ -83,7 +83,7 @@ class Feed:
 
     loader: DataLoader[Any]
     batches: Batches
-    loss: Callable[[Any], Tensor]
+    losses: Callable[[Any], Mapping[str, Tensor]]
     validate: Callable[[], dict[str, Any]]
     story: str = ""
     is_light: bool = False

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any, TypeVar
@@ -61,10 +61,10 @@ class World:
         """How many of a batch of so many are this process's."""
         return len(range(self.rank, count, self.size))
 
-    def add_up(self, module: nn.Module, value: float) -> float:
-        """Adds the gradients of all processes up, in place; and a number of each."""
+    def add_up(self, module: nn.Module, values: Mapping[str, float]) -> dict[str, float]:
+        """Adds the gradients of all processes up, in place; and numbers that each has by the same names."""
         if self.size == 1:
-            return value
+            return dict(values)
         learning = [parameter for parameter in module.parameters() if parameter.requires_grad]
         # What took no part in this process's loss may have in another's.
         gradients = [torch.zeros_like(each) if each.grad is None else each.grad for each in learning]
@@ -75,10 +75,10 @@ class World:
         for parameter, summed in zip(learning, torch.split(flat, sizes), strict=True):
             # It must lie in memory as the parameter does: a fused step takes that for granted.
             parameter.grad = torch.empty_like(parameter).copy_(summed.view_as(parameter)).detach()
-        told = torch.tensor([value], dtype=torch.float64)
+        told = torch.tensor(tuple(values.values()), dtype=torch.float64)
         with _together():
             distributed.all_reduce(told)
-        return float(told)
+        return dict(zip(values, told.tolist(), strict=True))
 
     @torch.no_grad()
     def spread(self, module: nn.Module) -> None:
