@@ -7,7 +7,7 @@ import shlex
 from enum import StrEnum
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -15,11 +15,10 @@ from fxcli.commands import completion
 from fxcli.commands.options import Debug, Json, Quiet
 from fxcli.commands.startup import import_torch
 from fxcli.console import console
-from fxcli.errors import RunError, UsageError
+from fxcli.errors import UsageError
 
 if TYPE_CHECKING:
     from fxcli.data.manifest import Manifest, Row
-    from fxcli.inference.exported import Exported
     from fxcli.inference.opened import Opened
 
 
@@ -84,7 +83,7 @@ def export(
     trained = opened.trained("fx export")
     manifest = opened.manifest(data, f"fx export {runtime.value}")
     file = _file(opened, runtime, precision, out)
-    _compared_on(opened, manifest)
+    rows = _compared_on(opened, manifest)
     calibration = _calibration(opened, manifest) if precision == "int8" else []
     graph, weights = exporting.graph_of(trained, runtime.value, calibration)
     header = {**exporting.header_of(trained), "precision": precision.value, "source_sha256": opened.digest}
@@ -92,7 +91,7 @@ def export(
     with TemporaryDirectory(dir=file.parent) as folder:
         unchecked = Path(folder) / file.name
         exported.save(unchecked, runtime.value, graph, weights, header)
-        report = _compared(opened, manifest, exported.load(unchecked))
+        report = exporting.compared(opened, manifest, rows, exported.load(unchecked))
     exported.save(file, runtime.value, graph, weights, {**header, "agreement": report})
     if json:
         console.record({"file": str(file), "bytes": file.stat().st_size, "agreement": report})
@@ -131,34 +130,3 @@ def _compared_on(opened: Opened, manifest: Manifest) -> list[Row]:
     """The validation part; of an ensemble, whose parts draw one for themselves, else the training part."""
     has_own = bool(opened.model.info.get("members"))
     return opened.part(manifest, "train" if has_own and not manifest.part("val") else "val")
-
-
-def _compared(opened: Opened, manifest: Manifest, made: Exported) -> dict[str, Any]:
-    """How far the file agrees on the validation part, by engine and precision.
-
-    Raises:
-        RunError: Too little to be used.
-    """
-    import numpy as np
-
-    from fxcli.evaluation import agreement
-    from fxcli.inference.pipeline import Pipeline
-    from fxcli.inference.runtimes import default_engine, open_runtime, precisions
-
-    rows = _compared_on(opened, manifest)
-    paths, targets = [manifest.path_of(row) for row in rows], [made.classes.index(row.label) for row in rows]
-    exact, report = opened.pipeline.logits(paths), {}
-    own = made.info["precision"]
-    for precision in precisions(made):
-        engine = open_runtime(made, default_engine(made), precision)
-        logits = Pipeline(engine, made.preprocessing, batch_size=engine.batch_size).logits(paths)
-        found = agreement.compare(exact, logits, np.asarray(targets))
-        allowed = {"fp32": agreement.EXPORTED, "bf16": agreement.BF16, "int8": agreement.INT8}[precision]
-        console.note(f"{engine.name} {precision} against torch fp32: {found.told()}")
-        if precision == own and not found.within(allowed):
-            raise RunError(
-                f"nothing was written: in {precision} the model gives other answers ({found.told()})",
-                hint="keep fp32" if precision == "int8" else "this backbone cannot be exported: please report it",
-            )
-        report[precision] = found.to_mapping(allowed)
-    return {default_engine(made): report}

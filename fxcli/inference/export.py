@@ -16,14 +16,20 @@ import torch
 from torch import Tensor, nn
 
 from fxcli.console import console
+from fxcli.data.manifest import Manifest, Row
 from fxcli.data.preprocess import Preprocessing
 from fxcli.errors import MissingDependency, RunError
+from fxcli.evaluation import agreement
 from fxcli.inference.engines import joined
-from fxcli.inference.exported import INPUT, outputs_of
+from fxcli.inference.exported import INPUT, Exported, outputs_of
+from fxcli.inference.pipeline import Pipeline
+from fxcli.inference.runtimes import default_engine, open_runtime, precisions
 from fxcli.model.classifier import Classifier, TrainedModel
 
 if TYPE_CHECKING:
     from onnx import ModelProto
+
+    from fxcli.inference.opened import Opened
 
 # Pictures that int8 ranges are taken from.
 CALIBRATION_PICTURES = 300
@@ -84,6 +90,39 @@ def graph_of(model: TrainedModel, runtime: str, calibration: Sequence[Path] = ()
             return xml.read_bytes(), xml.with_suffix(".bin").read_bytes()
     except ImportError as error:
         raise MissingDependency(error.name or "onnx", extra="export", purpose="exporting") from error
+
+
+def compared(opened: Opened, manifest: Manifest, rows: Sequence[Row], made: Exported) -> dict[str, Any]:
+    """How far a file agrees with the model that it was made of.
+
+    Args:
+        opened: The model, in fp32.
+        manifest: Of the pictures.
+        rows: Those that both answer.
+        made: The file.
+
+    Returns:
+        Agreement, as a mapping, by engine and precision.
+
+    Raises:
+        RunError: Too little to be used.
+    """
+    paths = [manifest.path_of(row) for row in rows]
+    targets = np.array([made.classes.index(row.label) for row in rows])
+    exact, report = opened.pipeline.logits(paths), {}
+    for precision in precisions(made):
+        engine = open_runtime(made, default_engine(made), precision)
+        logits = Pipeline(engine, made.preprocessing, batch_size=engine.batch_size).logits(paths)
+        found = agreement.compare(exact, logits, targets)
+        allowed = {"fp32": agreement.EXPORTED, "bf16": agreement.BF16, "int8": agreement.INT8}[precision]
+        console.note(f"{engine.name} {precision} against torch fp32: {found.told()}")
+        if precision == made.info["precision"] and not found.within(allowed):
+            raise RunError(
+                f"nothing was written: in {precision} the model gives other answers ({found.told()})",
+                hint="keep fp32" if precision == "int8" else "this backbone cannot be exported: please report it",
+            )
+        report[precision] = found.to_mapping(allowed)
+    return {default_engine(made): report}
 
 
 def _onnx(model: TrainedModel) -> ModelProto:
