@@ -17,7 +17,8 @@ from fxcli.run import provenance
 from fxcli.run.files import sha256_of, write_text
 
 if TYPE_CHECKING:
-    from fxcli.data.boxes import Boxes
+    from fxcli.data.boxes import Boxes, BoxSet
+    from fxcli.data.manifest import Manifest, Row
     from fxcli.evaluation.detection import Detections
     from fxcli.evaluation.metadata import Metadata
     from fxcli.inference.detected import OpenedDetector, Sighting
@@ -85,15 +86,28 @@ def evaluate_boxes(
         raise SomeRowsFailed(failed, sum(len(each.lines) for each in done), bad[-1].written)
 
 
-def _measured(opened: OpenedDetector, data: Path | None, split: str, by: Sequence[str]) -> Measured:
-    import numpy as np
+@dataclass(frozen=True)
+class _Part:
+    """What a detector is measured on.
 
+    Attributes:
+        manifest: Of the pictures.
+        rows: Of the part: those whose boxes are known.
+        n_unknown: How many are left out for theirs are not.
+        boxes: Of the whole manifest.
+        digest: The hash of their file.
+    """
+
+    manifest: Manifest
+    rows: list[Row]
+    n_unknown: int
+    boxes: BoxSet
+    digest: str
+
+
+def _part(opened: OpenedDetector, data: Path | None, split: str) -> _Part:
+    """Raises DataError: It is empty, has boxes that the detector does not know, or has others than at training."""
     from fxcli.data.boxes import FILE, read_boxes
-    from fxcli.data.manifest import groups_of
-    from fxcli.data.radiograph import warn_of
-    from fxcli.evaluation.box_table import BoxTable
-    from fxcli.evaluation.detection import measured
-    from fxcli.inference.measured import metadata_of
     from fxcli.inference.opened import manifest_of
 
     manifest = manifest_of(opened.file, opened.run, opened.model.info, data, "fx evaluate")
@@ -115,6 +129,20 @@ def _measured(opened: OpenedDetector, data: Path | None, split: str, by: Sequenc
         )
     if data is not None:
         warn_of_learnt(opened, manifest, rows)
+    return _Part(manifest, rows, len(part) - len(rows), boxes, digest)
+
+
+def _measured(opened: OpenedDetector, data: Path | None, split: str, by: Sequence[str]) -> Measured:
+    import numpy as np
+
+    from fxcli.data.manifest import groups_of
+    from fxcli.data.radiograph import warn_of
+    from fxcli.evaluation.box_table import BoxTable
+    from fxcli.evaluation.detection import measured
+    from fxcli.inference.measured import metadata_of
+
+    part, classes = _part(opened, data, split), opened.model.classes
+    manifest, rows, boxes = part.manifest, part.rows, part.boxes
     columns = {name: [row.column(name) for row in rows] for name in columns_of(rows, by)}
     groups = groups_of(rows)
     sightings = opened.finder.over([manifest.path_of(row) for row in rows])
@@ -122,24 +150,23 @@ def _measured(opened: OpenedDetector, data: Path | None, split: str, by: Sequenc
     read = [index for index, each in enumerate(told) if each.found is not None]
     if not read:
         raise DataError(f"none of {len(rows)} pictures can be read, the first: {told[0].reason}", where=told[0].path)
-    found = [each.found for each in told if each.found is not None]
+    own, found = [groups[index] for index in read], [each.found for each in told if each.found is not None]
     true = [_numbered(boxes.by_path[rows[index].path], boxes.classes, classes) for index in read]
     result: dict[str, Any] = {
         **opened.origin(),
         "evaluated": provenance.now(),
         "evaluated_manifest": str(manifest.file),
         "evaluated_manifest_sha256": manifest.digest,
-        "evaluated_boxes_sha256": digest,
+        "evaluated_boxes_sha256": part.digest,
         "split": split,
         "n_failed": len(rows) - len(read),
-        "n_unknown": len(part) - len(rows),
-        "figures": measured(found, true, classes, [groups[index] for index in read]),
+        "n_unknown": part.n_unknown,
+        "figures": measured(found, true, classes, own),
         "notice": BoxTable(opened.model.info).notice,
     }
     asked = {name: [values[index] for index in read] for name, values in columns.items()}
     learnt = boxes.known(manifest.part("train")) if split != "train" else []
     metadata = metadata_of(learnt, [len(boxes.by_path[row.path]) > 0 for row in learnt], asked)
-    own = [groups[index] for index in read]
     if metadata:
         result["metadata"] = metadata.to_mapping(np.array([len(each) > 0 for each in true]), own)
     if columns:
