@@ -75,7 +75,10 @@ def test_groups_hold_each_learning_parameter_once_and_never_decay_norms(network)
     assert len(found) == len({id(p) for p in found})
     for group in groups:
         assert group["weight_decay"] == (0.1 if group["params"][0].ndim > 1 else 0.0)
-        assert len({p.ndim > 1 for p in group["params"]}) == 1
+    # LARS adapts a group of matrices, whether it decays or not.
+    for decay in (0.1, 0.0):
+        groups = freeze.parameter_groups(classifier, classifier.backbone, spec, Optim(weight_decay=decay))
+        assert all(len({p.ndim > 1 for p in group["params"]}) == 1 for group in groups)
 
 
 def test_layer_decay_and_head_multiplier(network):

@@ -2,6 +2,8 @@ import pytest
 import torch
 from torch import nn
 
+from fxcli import BackboneSpec
+from fxcli.model import freeze
 from fxcli.recipe.schema import Optim, Schedule
 from fxcli.training import optim
 
@@ -61,11 +63,9 @@ def test_lars_moves_weights_by_their_own_norm_and_biases_by_their_gradient():
     for decay in (0.01, 0.0):
         torch.manual_seed(0)
         layer = nn.Linear(3, 2)
-        groups = [
-            {"params": [layer.weight], "lr": 0.5, "weight_decay": decay, "factor": 1.0},
-            {"params": [layer.bias], "lr": 0.5, "weight_decay": 0.0, "factor": 1.0},
-        ]
-        optimizer = optim.make(Optim(name="lars", lr=0.5, momentum=0.9, weight_decay=decay), groups)
+        settings = Optim(name="lars", lr=0.5, momentum=0.9, weight_decay=decay)
+        spec = BackboneSpec(name="none", build=nn.Module, num_features=3, stages=())
+        optimizer = optim.make(settings, freeze.parameter_groups(layer, layer, spec, settings))
         weight, bias = layer.weight.detach().clone(), layer.bias.detach().clone()
         speed = [torch.zeros_like(weight), torch.zeros_like(bias)]
         for step in range(1, 4):

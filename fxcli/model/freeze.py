@@ -77,13 +77,15 @@ def parameter_groups(
         for distance, stage in enumerate(reversed(spec.stages), start=1)
         for parameter in _parameters(backbone, stage)
     }
-    groups: dict[tuple[float, float], list[nn.Parameter]] = {}
+    # Apart even where nothing is decayed: LARS treats matrices and biases differently.
+    groups: dict[tuple[float, float, bool], list[nn.Parameter]] = {}
     for parameter in module.parameters():
         if parameter.requires_grad:
             factor = factors.get(parameter, settings.head_lr_mult)
-            decay = settings.weight_decay if parameter.ndim > 1 else 0.0
-            groups.setdefault((factor, decay), []).append(parameter)
+            is_matrix = parameter.ndim > 1
+            decay = settings.weight_decay if is_matrix else 0.0
+            groups.setdefault((factor, decay, is_matrix), []).append(parameter)
     return [
         {"params": parameters, "lr": settings.lr * factor, "weight_decay": decay, "factor": factor}
-        for (factor, decay), parameters in groups.items()
+        for (factor, decay, _), parameters in groups.items()
     ]
