@@ -76,6 +76,8 @@ def test_extends_goes_on_over_several_files_and_names_of_fx():
 def test_a_file_beside_comes_before_a_recipe_of_fx():
     write("regularize", PHANTOM + "seed: 5\n")
     assert load(write("child.yaml", "extends: regularize\n")).recipe.seed == 5
+    # As README and the recipes of fx write it, which lie beside each other.
+    assert load(write("child.yaml", "extends: regularize.yaml\n")).recipe.phases["main"].optim.weight_decay == 1e-2
 
 
 def test_the_name_is_not_inherited():
@@ -163,6 +165,23 @@ def test_phases_of_both_files_merge_by_name():
     phases = load(child).recipe.phases
     assert list(phases) == ["a", "b", "c"]
     assert (phases["a"].optim.lr, phases["a"].optim.momentum, phases["b"].train.epochs) == (1e-3, 0.5, 2)
+
+
+def test_what_the_phases_of_the_other_file_override_is_refused_unless_it_is_said_again():
+    name = write("child.yaml", "extends: final\noptim: {lr: 3e-4}\ntrain: {epochs: 3}\n")
+    assert problems(name) == [
+        "child.yaml:2: optim.lr: phase warm and tune overrides this key; "
+        "set phases.warm.optim.lr or phases.tune.optim.lr",
+        "child.yaml:3: train.epochs: phase warm and tune overrides this key; "
+        "set phases.warm.train.epochs or phases.tune.train.epochs",
+    ]
+    write("base.yaml", PHANTOM + "phases: {a: {optim: {lr: 1e-2}}, b: {}}\n")
+    text = "extends: base.yaml\noptim: {lr: 0.5}\n"
+    assert problems(write("child.yaml", text)) == [
+        "child.yaml:2: optim.lr: phase a overrides this key; set phases.a.optim.lr"
+    ]
+    recipe = load(write("child.yaml", text + "phases: {a: {optim: {lr: 0.25}}}\n")).recipe
+    assert [phase.optim.lr for phase in recipe.phases.values()] == [0.25, 0.5]
 
 
 def test_final_is_as_the_design_draws_it():

@@ -323,6 +323,16 @@ def test_onecycle_has_no_other_warm_up(start, at):
     assert load_with(text.replace("2", "0"), start)
 
 
+@pytest.mark.parametrize(("start", "at"), [(PHANTOM, "phases.main."), ("task: pretrain\n" + PHANTOM, "")])
+def test_a_warm_up_ends_before_the_training(start, at):
+    text = "schedule: {name: cosine, warmup_epochs: 3}\n"
+    found = problem(text, "train.epochs=3", start=start)
+    assert found.endswith(
+        "schedule.warmup_epochs: the rate would rise over all 3 of train.epochs and never reach optim.lr; set less"
+    )
+    assert load_with(text, start).name == "r"
+
+
 @pytest.mark.parametrize("value", ["a #b", "#b", "[a, b] # c", "1 # one"])
 def test_set_refuses_what_yaml_would_cut(value):
     line = problem("", f"name={value}")

@@ -90,7 +90,7 @@ def test_two_steps_of_each_phase_of_a_detector(name, demo_zoo, prepared_boxes):
 @pytest.mark.parametrize("name", [name for name, task in TASKS.items() if task == "pretrain"])
 def test_pretraining_runs_an_epoch(name, demo_zoo, prepared):
     sets = small(name, prepared)
-    recipe = load(name, [*sets, "train.epochs=1", "train.batch_size=8"]).recipe
+    recipe = load(name, [*sets, "train.epochs=1", "schedule.warmup_epochs=0", "train.batch_size=8"]).recipe
     assert isinstance(recipe, PretrainRecipe)
     run = directory.create(name, {}, out=None)
     manifest = read_manifest(Path(recipe.data.manifest))

@@ -76,7 +76,10 @@ Patience = Annotated[
     int | None, Field(ge=1, le=1_000_000, description="epochs without improvement after which the phase ends")
 ]
 SaveEveryMin = Annotated[float, Field(gt=0, le=1e6, description="minutes between checkpoints within an epoch")]
-MaxMinutes = Annotated[float | None, Field(gt=0, le=1e9, description="the run ends once it took this many minutes")]
+MaxMinutes = Annotated[
+    float | None,
+    Field(gt=0, le=1e9, description="a training ends once it took this many minutes; of folds and seeds, each"),
+]
 Start = Annotated[Literal["last", "best"], Field(description="which weights of the phase before it starts from")]
 RecipeName = Annotated[Name, Field(description="names the run; the file's name where absent")]
 Seed = Annotated[int, Field(ge=0, lt=2**63, description="seed of everything random")]

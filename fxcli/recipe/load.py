@@ -147,7 +147,21 @@ def _extended(path: Path, chain: tuple[Path, ...] = ()) -> Tree:
     if base.resolve() in chain:
         circle = " → ".join(step.name for step in (*chain, base))
         raise RecipeError([f"{place} runs in a circle: {circle}"], recipe=shown)
-    return merge(_extended(base, chain), tree)
+    inherited = _extended(base, chain)
+    if problems := list(_without_effect(inherited, tree)):
+        raise RecipeError(problems, recipe=shown)
+    return merge(inherited, tree)
+
+
+def _without_effect(inherited: Tree, own: Tree) -> Iterator[str]:
+    """Why keys of a recipe would change nothing: phases of the one that it extends say otherwise, and it does not."""
+    theirs, ours = inherited.get("phases"), own.get("phases", {})
+    if not isinstance(theirs, dict) or not isinstance(ours, dict):
+        return
+    for key, leaf in leaves(own):
+        if key[0] != "phases":
+            left = {name: phase for name, phase in theirs.items() if not holds(ours.get(name, {}), key)}
+            yield from _refused({"phases": left}, key, leaf)
 
 
 def _named(name: str, folder: Path, place: str, shown: str) -> Path:
@@ -155,8 +169,9 @@ def _named(name: str, folder: Path, place: str, shown: str) -> Path:
 
     A recipe may come from anywhere: what it names lies in its own folder or in the current one, or below them.
     """
-    base = folder / name if _is_file(folder / name) else shipped().get(name)
-    if base is not None and name not in shipped():
+    is_beside = _is_file(folder / name)
+    base = folder / name if is_beside else shipped().get(name.removesuffix(".yaml"))
+    if base is not None and is_beside:
         allowed = (os.path.realpath(folder), os.path.realpath(Path.cwd()))
         if not any(Path(os.path.realpath(base)).is_relative_to(root) for root in allowed):
             line = f"{place}: {name} leads out of the recipe's folder and of this one; run fx in one that holds both"
@@ -263,7 +278,7 @@ def _refused(tree: Tree, key: Key, leaf: Leaf) -> Iterator[str]:
     found = tree.get("phases")
     phases = found if isinstance(found, dict) else {"main": {}}
     dotted = ".".join(key)
-    place = f"--set {dotted}" if leaf.source == "--set" else f"{leaf.source}: {dotted}"
+    place = f"--set {dotted}" if leaf.source == "--set" else f"{leaf.place}: {dotted}"
     if key[0] == "phases":
         if len(key) > 1 and key[1] not in phases:
             yield f"{place}: there is no phase '{key[1]}'; phases: {', '.join(phases)}"

@@ -42,7 +42,7 @@ def broken(recipe: Recipe, origins: dict[Key, Leaf], shown: str, *, check_init: 
         both = "" if recipe.data.manifest is None else "; set the other to null"
         yield f"{written(('data',), origins, shown)}: needs {wanted}{both}"
     if isinstance(recipe, PretrainRecipe):
-        yield from _schedule(recipe.schedule, (), origins, shown)
+        yield from _schedule(recipe.schedule, recipe.train.epochs, (), origins, shown)
     else:
         yield from _phases(recipe, origins, shown)
     zoo = load_zoo()
@@ -69,14 +69,16 @@ def _phases(recipe: ClassifyRecipe | DetectRecipe, origins: dict[Key, Leaf], sho
         if before and recipe.phases[before].train.monitor == "none" and phase.start == "best":
             place = written(("phases", name, "start"), origins, shown)
             yield f"{place}: train.monitor of phase {before} is none, so it has no best epoch; write last"
-        yield from _schedule(phase.schedule, ("phases", name), origins, shown)
+        yield from _schedule(phase.schedule, phase.train.epochs, ("phases", name), origins, shown)
         before = name
 
 
-def _schedule(settings: Schedule, at: Key, origins: dict[Key, Leaf], shown: str) -> Iterator[str]:
+def _schedule(settings: Schedule, epochs: int, at: Key, origins: dict[Key, Leaf], shown: str) -> Iterator[str]:
+    place = written((*at, "schedule", "warmup_epochs"), origins, shown)
     if settings.name == "onecycle" and settings.warmup_epochs:
-        place = written((*at, "schedule", "warmup_epochs"), origins, shown)
         yield f"{place}: onecycle rises by itself, over schedule.pct_start of the steps; set 0"
+    elif settings.warmup_epochs >= epochs:
+        yield f"{place}: the rate would rise over all {epochs} of train.epochs and never reach optim.lr; set less"
 
 
 def _method(

@@ -157,7 +157,9 @@ class Train(Section):
     focal_gamma: float = Field(2.0, ge=0, le=100, description="focusing parameter of the focal loss")
     label_smoothing: float = Field(0.0, ge=0, lt=1, description="weight moved from the label to all classes")
     class_weights: Literal["none", "balanced"] = Field(
-        "none", description="balanced: the loss of a class counts inversely to its frequency"
+        "none",
+        description="balanced: a class counts inversely to its frequency, in a mean over each batch; in batches of a "
+        "few pictures (accumulate makes none larger) that fades, and of one it is nothing",
     )
     sampler: Literal["shuffle", "balanced"] = Field("shuffle", description="balanced: classes are drawn equally often")
     ema: Ema = None
