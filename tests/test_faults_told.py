@@ -95,6 +95,17 @@ def test_no_space_for_a_checkpoint(stopped, small_files, limit):
 
 
 @pytest.mark.slow
+def test_no_space_in_a_fold_is_told_with_the_command_that_goes_on(tiny_recipe, small_files):
+    tiny_recipe()
+    small_files(20_000)
+    done = fx("train", "tiny.yaml", "--folds", "2", "--out", "runs/full", "--quiet")
+    small_files(resource.getrlimit(resource.RLIMIT_FSIZE)[1])
+    assert done.exit_code == 6
+    assert "fx train --resume runs/full\n" in done.stderr
+    assert fx("train", "--resume", "runs/full", "--quiet").exit_code == 0
+
+
+@pytest.mark.slow
 @pytest.mark.skipif(os.geteuid() != 0 or shutil.which("mount") is None, reason="needs a disk of its own")
 def test_a_full_disk(stopped):
     # Not below pytest's own folder: a disk that a killed test left mounted would fail every later session's tidying up.

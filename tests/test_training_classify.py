@@ -1,4 +1,5 @@
 import json
+import re
 import shutil
 import signal
 import time
@@ -202,18 +203,21 @@ def test_phases_start_from_best_or_last(begin, tiny_recipe, monkeypatch):
         assert torch.equal(seen[1], kept[1 if start == "best" else 2])
 
 
-def test_early_stopping_looks_at_validation(begin, tiny_recipe, monkeypatch):
+def test_early_stopping_looks_at_validation(begin, tiny_recipe, monkeypatch, capsys):
     monkeypatch.setattr(loop, "_score", lambda monitor, values: -values["epoch"])
-    training, run = begin(tiny_recipe("train.epochs=9", "train.patience=2"))
+    phases = "phases: {a: {train: {epochs: 9}}, b: {train: {epochs: 2}}}"
+    training, run = begin(tiny_recipe("train.patience=2", phases=phases))
     loop.train(training, run, resume=False)
-    assert [line["epoch"] for line in figures(run)] == [1, 2, 3]
+    assert [line["epoch"] for line in figures(run)] == [1, 2, 3, 4, 5]
+    left = re.findall(r"^(\w+ \d/\d) .* (\d+\.\d) min left", capsys.readouterr().err, re.MULTILINE)
+    assert [float(minutes) for title, minutes in left if title in ("b 2/2")] == [0.0]
 
 
 @pytest.mark.slow
 def test_waiting_and_computing_are_told_apart(begin, tiny_recipe, monkeypatch):
     """Slow pictures and a slow loss; validation and saving count as neither."""
-    real, real_call, real_validate = feed._loss, Augmenter.__call__, validate.validate
-    monkeypatch.setattr(feed, "_loss", lambda *all_: time.sleep(0.03) or real(*all_))
+    real, real_call, real_validate = feed._losses, Augmenter.__call__, validate.validate
+    monkeypatch.setattr(feed, "_losses", lambda *all_: time.sleep(0.03) or real(*all_))
     monkeypatch.setattr(Augmenter, "__call__", lambda *all_: time.sleep(0.005) or real_call(*all_))
     monkeypatch.setattr(validate, "validate", lambda *all_: time.sleep(0.5) or real_validate(*all_))
     training, run = begin(tiny_recipe("train.save_every_min=1e-9"))
@@ -271,13 +275,13 @@ def test_max_minutes_ends_the_run_with_a_model(begin, tiny_recipe):
 
 def test_a_loss_that_is_not_finite_stops_and_keeps_the_checkpoint(begin, tiny_recipe, monkeypatch):
     training, run = begin(tiny_recipe("train.epochs=3", "train.save_every_min=1e-9"))
-    real = feed._loss
+    real = feed._losses
 
     def loss(training, *rest):
-        value = real(training, *rest)
-        return value * float("nan") if training.place.step == 4 else value
+        found = real(training, *rest)
+        return {name: value * (float("nan") if training.place.step == 4 else 1) for name, value in found.items()}
 
-    monkeypatch.setattr(feed, "_loss", loss)
+    monkeypatch.setattr(feed, "_losses", loss)
     with pytest.raises(RunError, match="the loss is nan at step 4"):
         loop.train(training, run, resume=False)
     assert checkpoint.load_state(run.state_file)[1]["place"]["step"] == 4

@@ -295,7 +295,7 @@ def test_bf16_never_touches_boxes(begin, tiny_detect, method):
     heads[0].register_forward_hook(lambda module, inputs, output: seen.append(torch.is_autocast_enabled("cpu")))
     images = torch.zeros(2, 1, 96, 96, dtype=torch.uint8)
     target = {"boxes": torch.tensor([[11.0, 13, 31, 33]]), "labels": torch.tensor([1])}
-    detect._loss(training, (images, [target, target])).backward()
+    sum(detect._losses(training, (images, [target, target])).values()).backward()
     assert seen == [torch.bfloat16, torch.float32, False]
     assert not torch.is_autocast_enabled("cpu")
 

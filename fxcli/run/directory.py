@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 import secrets
 import shlex
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -139,7 +140,7 @@ def create(
     stamp = datetime.now(UTC).strftime("%Y%m%dT%H%M%SZ")
     run = Run(out or RUNS / f"{name}-{stamp}-{secrets.token_hex(2)}")
     _check_free(run.path, files)
-    with writing(run.path):
+    with writing(whole_of(run.path, info)):
         run.path.mkdir(parents=True, exist_ok=True)
         with Lock(run.path):
             _check_free(run.path, files)  # another process may have been faster
@@ -161,6 +162,11 @@ def _check_free(path: Path, files: Iterable[str]) -> None:
         raise RunError("this folder is in use", where=path, hint=f"another --out, or: fx train --resume {path}")
 
 
+def whole_of(path: Path, info: Mapping[str, Any]) -> Path:
+    """The run that is resumed to go on with one whose run.json this is: itself, or the one that it is a part of."""
+    return Path(os.path.normpath(path / str(info.get("part_of") or "")))
+
+
 @contextlib.contextmanager
 def held(run: Run) -> Iterator[None]:
     """A run that this process alone writes to.
@@ -174,7 +180,7 @@ def held(run: Run) -> Iterator[None]:
 
 @contextlib.contextmanager
 def writing(path: Path) -> Iterator[None]:
-    """Tells of a run directory that cannot be written to, full or read-only, as a RunError."""
+    """Tells of a run that cannot be written to, full or read-only, as a RunError; `path` is what would be resumed."""
     try:
         yield
     except BrokenPipeError:

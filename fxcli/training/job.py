@@ -185,8 +185,7 @@ def reopen(path: Path) -> tuple[Run, TrainRecipe, Manifest]:
 
 def _going_on(run: Run) -> str:
     """The command that goes on with a run; a part is resumed by resuming the whole."""
-    whole = os.path.normpath(run.path / str(run.info().get("part_of") or ""))
-    return f"fx train --resume {shlex.quote(whole)}"
+    return f"fx train --resume {shlex.quote(str(directory.whole_of(run.path, run.info())))}"
 
 
 def _check_unchanged(run: Run, recipe: TrainRecipe, manifest: Manifest) -> None:
@@ -230,7 +229,7 @@ def execute(run: Run, recipe: TrainRecipe, manifest: Manifest, *, resume: bool, 
         RunError: The run cannot be written to, or the system ended a process of it; what was saved before is whole.
     """
     try:
-        with directory.writing(run.path):
+        with directory.writing(directory.whole_of(run.path, run.info())):
             run.update(status="running", ended=None, error=None)
             parts = ensemble.parts(recipe, manifest, run) if isinstance(recipe, ClassifyRecipe) else []
             if parts:

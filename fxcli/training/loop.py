@@ -242,7 +242,8 @@ def _tell(training: AnyTraining, run: Run, timer: Timer, values: Mapping[str, An
     best = None if place.best is None else abs(place.best)
     seconds = {key: round(value, 1) for key, value in timer.totals.items()}
     run.update(epoch=place.epoch, monitor=phase.train.monitor, best=best, best_epoch=place.best_epoch, seconds=seconds)
-    left = sum(p.train.epochs for _, p in training.phases) - place.epoch
+    later = sum(each.train.epochs for _, each in training.phases[place.phase + 1 :])
+    left = later + (0 if place.done else phase.train.epochs - place.phase_epoch)
     shown = " ".join(f"{key} {value:.3f}" for key, value in values.items() if key.endswith(SHOWN))
     minutes = timer.spent_s / place.epoch * left / 60
     speed = f"{values['images_per_s']:.0f} img/s"

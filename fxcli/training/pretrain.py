@@ -2,7 +2,7 @@
 
 What a view is and what is to be learned from it comes from a plugin (PretrainerSpec). The model file holds the
 backbone alone; `model.init: <run>` starts a classifier from it. The sections are those of every loop of fx, see
-classify; what is evaluated, now and then, is the backbone (watch), for the loss does not tell what it is worth.
+loop; what is evaluated, now and then, is the backbone (watch), for the loss does not tell what it is worth.
 """
 
 from __future__ import annotations

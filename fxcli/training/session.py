@@ -153,8 +153,8 @@ def take_over(place: Any, header: Mapping[str, Any], recipe: TrainRecipe, file: 
     for name, value in saved.items():
         kind = type(known[name])
         kinds = (float, int, type(None)) if known[name] is None else (float, int) if kind is float else (kind,)
-        is_number = kind is not dict or all(type(each) is float for each in value.values())
-        if type(value) not in kinds or (kind is int and value < 0) or not is_number:
+        is_kind = type(value) in kinds and not (kind is int and value < 0)
+        if not is_kind or (kind is dict and any(type(each) is not float for each in value.values())):
             raise ModelFileError(f"this resume state is damaged: {name}", where=file)
     # Those of an older fx do not say.
     if header.get("recipe_sha256") not in (None, digest_of(recipe)):

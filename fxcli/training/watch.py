@@ -79,7 +79,7 @@ class Watch:
                 f"the representation has collapsed: all pictures look alike (spread {told['feature_spread']:.2g}, "
                 f"effective rank {told['effective_rank']:.2f})",
                 hint="a lower optim.lr, a longer schedule.warmup_epochs, or a larger train.batch_size; "
-                "train.look_every=0 goes on all the same",
+                "in a new run; one with train.look_every=0 would go on all the same",
             )
         if asked:
             labels, targets = (np.array([classes.index(row.label) for row in rows]) for rows in (voting, asked))
