@@ -306,7 +306,7 @@ def test_from_the_command_line_to_a_classifier(recipe_of, demo_zoo, manifest):
     runner = CliRunner()
     done = runner.invoke(app, ["train", "fine.yaml", "--out", "runs/fine"])
     assert done.exit_code == 0, done.output
-    assert f"weights 'simclr' of simclr:demo_tiny: from {Path('runs', 'pre')}" in done.stderr
+    assert f"weights 'simclr' of simclr:demo_tiny: from {Path('runs', 'pre').absolute()}" in done.stderr
     Path("runs/pre").rename("elsewhere")
     trained = models.load(Path("runs/fine/model.safetensors"), demo_zoo)
     assert trained.spec.name == "simclr:demo_tiny"

@@ -18,6 +18,7 @@ from fxcli.cli import app
 from fxcli.data import dataset
 from fxcli.data.manifest import read_manifest
 from fxcli.model.hardware import Compute
+from fxcli.model.init import Origin
 from fxcli.recipe.load import load
 from fxcli.run import checkpoint
 from fxcli.run.directory import Run
@@ -247,16 +248,71 @@ def test_a_linked_manifest_keeps_its_pictures(tiny_recipe, prepared):
     assert fx("evaluate", "runs/linked", "--quiet").exit_code == 0
 
 
+@pytest.mark.slow
+def test_folds_all_start_from_what_the_run_was_started_from(trained, monkeypatch):
+    """One that was made anew meanwhile, or is gone, is told where the next fold would load it."""
+    start = Run(Path("runs/start"))
+    shutil.copytree(trained.path, start.path)
+    real, begun = loop.train, []
+
+    def train(training, run, *, resume):
+        begun.append(run.path)
+        if len(begun) == 2:
+            raise KeyboardInterrupt
+        return real(training, run, resume=resume)
+
+    monkeypatch.setattr(loop, "train", train)
+    sets = ("--set", f"model.init={start.path}", "--set", "train.epochs=1", "--folds", 2)
+    done = fx("train", "tiny.yaml", *sets, "--out", "runs/folds")
+    assert done.exit_code == 130
+    assert "36 of 36 held-out pictures were learnt from, with their labels" in done.stderr
+    weights, header = checkpoint.load_model_file(start.model_file)
+    checkpoint.save_model_file(start.model_file, {name: value * 2 for name, value in weights.items()}, header)
+    done = fx("train", "--resume", "runs/folds")
+    assert done.exit_code == 6
+    assert "what model.init names changed since this run was started" in done.stderr
+    start.model_file.unlink()
+    done = fx("train", "--resume", "runs/folds")
+    assert done.exit_code == 6
+    assert "what model.init names is gone since this run was started" in done.stderr
+    checkpoint.save_model_file(start.model_file, weights, header)
+    assert fx("train", "--resume", "runs/folds", "--quiet").exit_code == 0
+
+
+def test_a_resume_state_needs_no_start(trained, monkeypatch):
+    start = Run(Path("runs/start"))
+    shutil.copytree(trained.path, start.path)
+    real, steps = loop._step, []
+
+    def step(*arguments):
+        real(*arguments)
+        steps.append(1)
+        if len(steps) == 2:
+            signal.raise_signal(signal.SIGINT)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(loop, "_step", step)
+        sets = ("--set", f"model.init={start.path}", "--set", "train.epochs=1")
+        assert fx("train", "tiny.yaml", *sets, "--out", "runs/next", "--quiet").exit_code == 130
+    shutil.rmtree(start.path)
+    done = fx("train", "--resume", "runs/next", "--quiet")
+    assert done.exit_code == 0, done.output
+
+
 def test_what_a_run_started_from_is_recorded(trained):
     sets = ("--set", f"model.init={trained.path}", "--set", "train.epochs=1")
     assert fx("train", "tiny.yaml", *sets, "--out", "runs/next", "--quiet").exit_code == 0
     init = Run(Path("runs/next")).info()["init"]
     assert init["file"] == str(trained.model_file.absolute())
     assert len(init["sha256"]) == 64
-    assert trained.info()["init"] == {"name": "random"}
+    header = checkpoint.read_header(Run(Path("runs/next")).model_file)
+    assert header["init_sha256"] == init["sha256"]
+    assert trained.info()["init"].keys() == {"name", "input"}
     recipe = load("tiny.yaml", ["model.backbone=resnet18", "model.init=imagenet"]).recipe
     source = load_zoo().backbone("resnet18").weights["imagenet"]
-    assert job.init_of(recipe) == {"name": "imagenet", "reference": source.reference, "licence": source.licence}
+    told = job.origin_of(recipe)
+    assert (told.name, told.reference, told.licence) == ("imagenet", source.reference, source.licence)
+    assert Origin.from_mapping(json.loads(json.dumps(told.to_mapping()))) == told
 
 
 def test_a_resumed_run_forgets_its_failure(trained):

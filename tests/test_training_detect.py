@@ -36,7 +36,9 @@ def begin(demo_zoo):
 
     def make(recipe, run=None, workers=0, compute=CPU):
         manifest = read_manifest(Path(recipe.data.manifest))
-        training = job.build(recipe, manifest, compute, demo_zoo, job._header(recipe, manifest, compute))
+        training = job.build(
+            recipe, manifest, compute, demo_zoo, job._header(recipe, manifest, compute, job.origin_of(recipe))
+        )
         training.workers = workers
         return training, run or directory.create("tiny", {"created": "now"}, out=None)
 

@@ -19,8 +19,9 @@ from fxcli.data.manifest import read_manifest, write_manifest
 from fxcli.errors import RunError
 from fxcli.evaluation.predictions import read_labelled
 from fxcli.inference.opened import open_model
-from fxcli.run import ledger
+from fxcli.run import checkpoint, ledger
 from fxcli.run.directory import Run
+from fxcli.run.files import sha256_of
 from fxcli.training import loop
 from fxcli.training import study as training
 
@@ -389,11 +390,29 @@ def test_a_result_that_comes_while_it_works_is_not_made_again(study, trainings, 
     assert begun == [*ORDER, ORDER[0]]
 
 
+@pytest.mark.slow
+def test_a_start_that_was_made_anew_is_refused(study, trainings):
+    """As a path of a run, whose hash the index keeps."""
+    assert fx("train", "tiny.yaml", "--out", "runs/start", "--quiet").exit_code == 0
+    text = study.read_text(encoding="utf-8").replace("{optim.lr: 1e-4}", "{optim.lr: 1e-4, model.init: runs/start}")
+    study.write_text(text, encoding="utf-8")
+    trainings[1][4] = KeyboardInterrupt()
+    assert fx("train", study, "--quiet").exit_code == 130
+    file = Run(Path("runs/start")).model_file
+    assert index()["one/slow-s0"]["init_sha256"] == sha256_of(file)
+    assert index()["one/plain-s0"]["init_sha256"] is None
+    tensors, header = checkpoint.load_model_file(file)
+    checkpoint.save_model_file(file, {name: value * 2 for name, value in tensors.items()}, header)
+    done = fx("train", study, "--quiet")
+    assert done.exit_code == 6
+    assert "the start (model.init) of one/slow-s0 changed since this result was made" in done.stderr
+
+
 def test_a_start_that_is_not_there_is_told_before_anything_is_trained(study, trainings):
     text = study.read_text(encoding="utf-8").replace("{optim.lr: 1e-4}", "{model.init: runs/learnt}")
     study.write_text(text, encoding="utf-8")
     done = fx("train", study)
-    assert done.exit_code == 6, done.output
-    assert "runs/learnt: no run directory or model file" in done.stderr
+    assert done.exit_code == 3, done.output
+    assert "unknown weights 'runs/learnt'" in done.stderr
     assert not trainings[0]
     assert fx("train", study, "--dry-run").exit_code == 0

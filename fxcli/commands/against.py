@@ -114,5 +114,5 @@ def _warn_of_learnt(opened: Opened, rows: list[Row]) -> None:
         return
     everyone = len(opened.model.info.get("members") or [{}])
     by_all = [row for row, numbers in zip(rows, members_of(opened, rows), strict=True) if len(numbers) == everyone]
-    if known := learnt_from(opened, by_all):
+    if known := learnt_from(opened.run, by_all):
         console.warn(f"{known} of these {len(rows)} pictures were learnt from, or chosen by: what is told may flatter")

@@ -27,7 +27,7 @@ def warn_of_learnt(opened: Opened | OpenedDetector, manifest: Manifest, rows: Se
     from fxcli.inference.measured import learnt_from
 
     is_own = manifest.digest == opened.model.info.get("manifest_sha256")
-    if not is_own and (known := learnt_from(opened, rows)):
+    if not is_own and (known := learnt_from(opened.run, rows)):
         console.warn(f"{known} of these {len(rows)} pictures were learnt from by this model: figures on them flatter")
 
 

@@ -71,13 +71,12 @@ def metadata_of(learnt: Sequence[Row], positive: Sequence[bool], asked: Mapping[
     return metadata_alone(columns, positive, asked)
 
 
-def learnt_from(opened: Opened | OpenedDetector, rows: Sequence[Row]) -> int:
-    """How many of the rows, by the hash of their source, stand among the pictures that the model's run learnt from."""
-    if opened.run is None or not (opened.run.path / "manifest.csv").is_file():
+def learnt_from(run: Run | None, rows: Sequence[Row]) -> int:
+    """How many of the rows, by the hash of their source, stand among the pictures that a run learnt from."""
+    if run is None or not (run.path / "manifest.csv").is_file():
         return 0
-    recorded = opened.run.manifest_file.parent
-    known = read_manifest(opened.run.path / "manifest.csv", root=recorded, with_pictures=False)
-    learnt = {row.sha256 for row in known.rows if row.split != "test"} - {""}
+    known = read_manifest(run.path / "manifest.csv", root=run.manifest_file.parent, with_pictures=False)
+    learnt = {row.sha256 for row in known.rows if row.split not in ("test", HELD_OUT)} - {""}
     return sum(row.sha256 in learnt for row in rows)
 
 

@@ -12,6 +12,7 @@ import importlib.resources
 import os
 import urllib.error
 from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -30,40 +31,122 @@ from fxcli.zoo.specs import BackboneSpec, InputSpec, WeightSource
 
 RANDOM = "random"
 WAYS_OUT = "or train with model.init=random, or with another backbone"
+_ANEW = "put it back, or start a new run"
 
 
-def initialise(spec: BackboneSpec, module: nn.Module, init: str) -> InputSpec:
-    """Starts a backbone that `spec.build` made as `model.init` says.
+@dataclass(frozen=True)
+class Origin:
+    """What a backbone starts from, found once: a run keeps it, and its parts and resumes start from the same.
+
+    Attributes:
+        name: As in `model.init`.
+        input: What the backbone expects to see with these weights.
+        file: The user's own model file that the name means; "" for published weights and random ones.
+        sha256: Of that file.
+        reference: Of published weights, likewise the next.
+        licence: SPDX name.
+    """
+
+    name: str
+    input: InputSpec
+    file: str = ""
+    sha256: str = ""
+    reference: str = ""
+    licence: str = ""
+
+    @property
+    def already_there(self) -> Origin:
+        """The same for a module whose weights come from elsewhere, from a resume state say: nothing is loaded."""
+        return Origin(RANDOM, self.input)
+
+    def to_mapping(self) -> dict[str, Any]:
+        """For run.json."""
+        return {name: value for name, value in asdict(self).items() if value}
+
+    @classmethod
+    def from_mapping(cls, told: Mapping[str, Any]) -> Origin:
+        """The object again.
+
+        Raises:
+            KeyError, TypeError, ValueError: It is damaged.
+        """
+        seen = told["input"]
+        pixels = {name: tuple(float(value) for value in seen[name]) for name in ("mean", "std")}
+        return cls(**{**told, "input": InputSpec(**{**seen, **pixels})})
+
+
+def origin_of(spec: BackboneSpec, init: str) -> Origin:
+    """What a backbone would start from now.
+
+    Args:
+        spec: It.
+        init: A weight key of the spec; "random"; or a run or model file, of which the backbone is taken and the head is
+            not.
+
+    Raises:
+        UnknownName: The backbone has no such weights, and there is no such run or file.
+        RecipeError: The run or file has another backbone.
+        RunError: The run has no model.
+        WeightsUnavailable: No pretraining made them yet.
+        ModelFileError: The file is damaged.
+    """
+    source = spec.weights.get(init)
+    if init == RANDOM:
+        return Origin(init, spec.input)
+    if source is None:
+        file = _model_file(spec, init)
+    elif source.pretrainer is None:
+        return Origin(init, input_of(spec, init), reference=source.reference, licence=source.licence)
+    else:
+        file = _pretrained(source, _label(spec, init))
+    seen = _seen(file, _within(spec, init))
+    return Origin(init, seen, os.path.abspath(file), sha256_of(file))
+
+
+def initialise(spec: BackboneSpec, module: nn.Module, init: str | Origin) -> InputSpec:
+    """Starts a backbone that `spec.build` made.
 
     Args:
         spec: The backbone.
-        module: Changed in place.
-        init: A weight key of the spec; "random", which leaves the module as it is; or a run or model file, of which
-            the backbone is taken and the head is not.
+        module: Changed in place; left as it is where the weights are random.
+        init: As `model.init` says it, or found before.
 
     Returns:
         What the backbone expects to see with these weights.
 
     Raises:
-        UnknownName: The backbone has no such weights, and there is no such run or file.
-        RecipeError: The run or file has another backbone.
         WeightsUnavailable: They can be neither found nor downloaded, or are not the file that was published.
-        RunError: The run has no model.
-        ModelFileError: They are the user's own, and the file is damaged or does not fit.
+        RunError: They are the user's own, and no longer what was found before.
+        ModelFileError: They are, and the file is damaged or does not fit.
         PluginError: They come with a plugin, and do not fit the module.
+        FxError: As of `origin_of`.
     """
-    if init == RANDOM:
-        return spec.input
-    if init not in spec.weights:
-        return _load_model(module, _model_file(spec, init), spec.name)[0]
-    source = spec.weights[init]
-    label = f"weights '{init}' of {spec.name}"
-    if source.pretrainer is not None:
-        return _load_pretrained(module, source, label)
-    with _located(source, label) as path:
-        state = _read(path, label)
-    _load(module, source, state, label)
-    return input_of(spec, init)
+    origin = init if isinstance(init, Origin) else origin_of(spec, init)
+    if origin.file:
+        file = Path(origin.file)
+        if not file.is_file() or sha256_of(file) != origin.sha256:
+            told = "changed" if file.is_file() else "is gone"
+            raise RunError(f"what model.init names {told} since this run was started", where=file, hint=_ANEW)
+        header = _load_model(module, file, _within(spec, origin.name))
+        if origin.name in spec.weights:
+            demo = ", pretrained on phantoms" if header.get("demo") else ""
+            console.note(f"{_label(spec, origin.name)}: from {file.parent}{demo}")
+    elif origin.name != RANDOM:
+        source, label = spec.weights[origin.name], _label(spec, origin.name)
+        with _located(source, label) as path:
+            state = _read(path, label)
+        _load(module, source, state, label)
+    return origin.input
+
+
+def _label(spec: BackboneSpec, key: str) -> str:
+    return f"weights '{key}' of {spec.name}"
+
+
+def _within(spec: BackboneSpec, init: str) -> str:
+    """The backbone that the user's own file must hold."""
+    source = spec.weights.get(init)
+    return str(source.backbone) if source else spec.name
 
 
 def input_of(spec: BackboneSpec, init: str) -> InputSpec:
@@ -177,17 +260,15 @@ def _read(path: Path, label: str) -> Any:
         ) from error
 
 
-def _load_pretrained(module: nn.Module, source: WeightSource, label: str) -> InputSpec:
-    """Loads the last finished pretraining with this method and backbone; the note says which one that is."""
+def _pretrained(source: WeightSource, label: str) -> Path:
+    """What the last finished pretraining with this method and backbone made."""
     run = _pretraining(source)
     if run is None:
         raise WeightsUnavailable(
             f"{label}: no run in {RUNS.resolve()} finished pretraining {source.backbone} with {source.pretrainer}",
             hint=f"fx train pretrain_{source.pretrainer} --set model.backbone={source.backbone} makes one, {WAYS_OUT}",
         )
-    seen, header = _load_model(module, run.model_file, str(source.backbone))
-    console.note(f"{label}: from {run.path}" + (", pretrained on phantoms" if header.get("demo") else ""))
-    return seen
+    return run.model_file
 
 
 def _pretraining(source: WeightSource) -> Run | None:
@@ -214,9 +295,9 @@ def _model_file(spec: BackboneSpec, init: str) -> Path:
         raise UnknownName("weights", init, known=[*known, *runs], close=close) from error
 
 
-def _load_model(module: nn.Module, file: Path, backbone: str) -> tuple[InputSpec, dict[str, Any]]:
-    """Loads the backbone of a model file of fx; what it saw in training, and the header."""
-    tensors, header = load_model_file(file)
+def _seen(file: Path, backbone: str) -> InputSpec:
+    """What the backbone of a model file of fx saw in training."""
+    header = read_header(file)
     if header.get("backbone") != backbone:
         raise RecipeError(
             [f"model.init: {file} holds {header.get('backbone')}, the recipe wants {backbone}"], recipe=file
@@ -227,6 +308,16 @@ def _load_model(module: nn.Module, file: Path, backbone: str) -> tuple[InputSpec
             recipe=file,
             hint="name a part of that run: …/folds/0 or …/seeds/0",
         )
+    try:
+        seen = Preprocessing.from_mapping(header["preprocessing"])
+    except (KeyError, TypeError, ValueError, DataError) as error:
+        raise ModelFileError(f"the header is damaged: {error}", where=file) from error
+    return InputSpec(size_px=seen.image_size_px, mean=seen.mean, std=seen.std, interpolation=seen.interpolation)
+
+
+def _load_model(module: nn.Module, file: Path, backbone: str) -> dict[str, Any]:
+    """Loads the backbone of a model file of fx, and returns its header."""
+    tensors, header = load_model_file(file)
     # A detector holds it further inside.
     first = next(iter(module.state_dict()))
     inside = (key.removesuffix(first) for key in tensors if key.endswith(f".backbone.{first}"))
@@ -234,11 +325,7 @@ def _load_model(module: nn.Module, file: Path, backbone: str) -> tuple[InputSpec
     state = {key.removeprefix(prefix): tensor for key, tensor in tensors.items() if key.startswith(prefix)}
     if problems := _fit(module, state):
         raise ModelFileError(f"its weights do not fit {backbone}: {problems}", where=file)
-    try:
-        seen = Preprocessing.from_mapping(header["preprocessing"])
-    except (KeyError, TypeError, ValueError, DataError) as error:
-        raise ModelFileError(f"the header is damaged: {error}", where=file) from error
-    return InputSpec(size_px=seen.image_size_px, mean=seen.mean, std=seen.std, interpolation=seen.interpolation), header
+    return header
 
 
 def _load(module: nn.Module, source: WeightSource, state: Any, label: str) -> None:

@@ -9,6 +9,7 @@ from fxcli.errors import DataError
 from fxcli.model import freeze
 from fxcli.model.classifier import TrainedModel
 from fxcli.model.hardware import Compute
+from fxcli.model.init import Origin
 from fxcli.recipe.schema import ClassifyRecipe, Phase
 from fxcli.training import features, feed, finish, session
 from fxcli.training.state import ClassifyTraining, Task
@@ -18,9 +19,14 @@ MEANS_OF_CLASSES = {"val_macro_f1", "val_balanced_accuracy"}
 
 
 def build(
-    recipe: ClassifyRecipe, manifest: Manifest, compute: Compute, zoo: Zoo, info: dict[str, Any]
+    recipe: ClassifyRecipe,
+    manifest: Manifest,
+    compute: Compute,
+    zoo: Zoo,
+    info: dict[str, Any],
+    origin: Origin | None = None,
 ) -> ClassifyTraining:
-    """Everything in place for the first step.
+    """Everything in place for the first step; for `origin` see `session.started`.
 
     Raises:
         DataError: The training part is empty, or a class has no picture in it; or validation is monitored, and is
@@ -29,7 +35,7 @@ def build(
     """
     check_parts(recipe, manifest)
     spec = zoo.backbone(recipe.model.backbone)
-    network, preprocessing = session.start(recipe, manifest, spec, len(manifest.classes))
+    network, preprocessing = session.start(recipe, manifest, spec, len(manifest.classes), origin)
     model = TrainedModel((compute.place(network),), spec, manifest.classes, preprocessing, info)
     return ClassifyTraining(recipe, manifest, model, compute, zoo, TASK, workers=recipe.data.workers)
 

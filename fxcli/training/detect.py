@@ -24,6 +24,7 @@ from fxcli.model import detector as detectors
 from fxcli.model import freeze
 from fxcli.model.detector import QUANTILES, BoxShapes, TrainedDetector
 from fxcli.model.hardware import Compute
+from fxcli.model.init import Origin
 from fxcli.recipe.detection import DetectPhase, DetectRecipe
 from fxcli.recipe.schema import Augment
 from fxcli.run import randomness
@@ -64,8 +65,15 @@ def _has_box(boxes: BoxSet, rows: Sequence[Row]) -> list[bool]:
     return [len(boxes.by_path[row.path]) > 0 for row in boxes.known(rows)]
 
 
-def build(recipe: DetectRecipe, manifest: Manifest, compute: Compute, zoo: Zoo, info: dict[str, Any]) -> DetectTraining:
-    """Everything in place for the first step.
+def build(
+    recipe: DetectRecipe,
+    manifest: Manifest,
+    compute: Compute,
+    zoo: Zoo,
+    info: dict[str, Any],
+    origin: Origin | None = None,
+) -> DetectTraining:
+    """Everything in place for the first step; for `origin` see `session.started`.
 
     Raises:
         DataError: See `check_parts`.
@@ -78,7 +86,7 @@ def build(recipe: DetectRecipe, manifest: Manifest, compute: Compute, zoo: Zoo, 
     shapes = _shapes(recipe, manifest, boxes, size_px)
     seed = randomness.derive(recipe.seed, "init")
     network = detectors.build(spec, method, recipe.model, recipe.detect, size_px, len(boxes.classes), shapes, seed)
-    preprocessing = session.started(recipe, manifest, spec, network.backbone)
+    preprocessing = session.started(recipe, manifest, spec, network.backbone, origin)
     info["box_shapes"] = {"sides_px": list(shapes.sides_px), "ratios": list(shapes.ratios)}
     model = TrainedDetector(compute.place(network), spec, boxes.classes, preprocessing, info)
     parts = {split: _part(manifest, boxes, split) for split in ("train", "val")}

@@ -22,17 +22,19 @@ from fxcli.data.cache import contents
 from fxcli.data.manifest import Manifest, groups_of, read_manifest
 from fxcli.data.prepare import PHANTOM, PREPARED, prepare
 from fxcli.errors import DataError, Interrupted, RunError
-from fxcli.model import hardware
+from fxcli.inference.measured import learnt_from
+from fxcli.model import hardware, init
 from fxcli.model.hardware import Compute
-from fxcli.model.init import RANDOM
+from fxcli.model.init import Origin
 from fxcli.recipe.detection import DetectRecipe
 from fxcli.recipe.load import load, resolved_yaml
 from fxcli.recipe.preparation import PrepareRecipe
 from fxcli.recipe.schema import ClassifyRecipe, PretrainRecipe, StudyRecipe
 from fxcli.recipe.tasks import TrainRecipe
 from fxcli.run import directory, provenance, randomness
+from fxcli.run.checkpoint import read_header
 from fxcli.run.directory import Run
-from fxcli.run.files import copy, sha256_of, write_text
+from fxcli.run.files import copy, write_text
 from fxcli.training import classify, detect, ensemble, loop, pretrain
 from fxcli.training.ensemble import Part
 from fxcli.training.session import digest_of
@@ -79,19 +81,26 @@ def warn_of_leaks(manifest: Manifest) -> None:
             )
 
 
-def create(recipe: TrainRecipe, manifest: Manifest, out: Path | None, **more: Any) -> Run:
+def create(
+    recipe: TrainRecipe, manifest: Manifest, out: Path | None, *, origin: Origin | None = None, **more: Any
+) -> Run:
     """A new run directory, with the recipe and the manifest in it.
 
     Args:
         recipe: Resolved.
         manifest: Of its pictures.
         out: The directory itself; default runs/<name>-<UTC>-<id>.
+        origin: What its backbone starts from, if a whole that it is a part of knows; else what `model.init` means now.
         more: For run.json.
 
     Raises:
-        RunError: `out` is in use or cannot be written to, or `model.init` names no run or file.
+        RunError: `out` is in use or cannot be written to.
         DataError: The manifest cannot be trained on, or not in so many folds.
+        FxError: There is nothing that `model.init` means.
     """
+    if origin is None:
+        origin = origin_of(recipe)
+        _warn_of_labels(recipe, manifest, origin)
     if isinstance(recipe, ClassifyRecipe):
         _check(recipe, manifest)
     elif isinstance(recipe, DetectRecipe):
@@ -109,7 +118,7 @@ def create(recipe: TrainRecipe, manifest: Manifest, out: Path | None, **more: An
         "pictures_sha256": None if "part_of" in more else _pictures(manifest),
         "straddling_test": len(manifest.straddling),
         "recipe_sha256": digest_of(recipe),
-        "init": init_of(recipe),
+        "init": origin.to_mapping(),
         **provenance.describe(load_zoo()),
         **more,
     }
@@ -148,19 +157,33 @@ def is_begun(run: Run) -> bool:
     return (run.path / "run.json").is_file()
 
 
-def init_of(recipe: TrainRecipe) -> dict[str, str]:
-    """What `model.init` is today: its name; where it is a run or file, that and its hash; else where it comes from.
+def origin_of(recipe: TrainRecipe) -> Origin:
+    """What `model.init` means now; see `init.origin_of`."""
+    return init.origin_of(load_zoo().backbone(recipe.model.backbone), recipe.model.init)
 
-    Raises:
-        RunError: There is no such run or file.
-    """
-    key = recipe.model.init
-    if key == RANDOM:
-        return {"name": key}
-    if source := load_zoo().backbone(recipe.model.backbone).weights.get(key):
-        return {"name": key, "reference": source.reference, "licence": source.licence}
-    file, _ = directory.find_model(key)
-    return {"name": key, "file": os.path.abspath(file), "sha256": sha256_of(file)}
+
+def _warn_of_labels(recipe: TrainRecipe, manifest: Manifest, origin: Origin) -> None:
+    """Says how many pictures that are to measure were learnt from, with their labels, by what is started from."""
+    if not origin.file or read_header(Path(origin.file)).get("task") == "pretrain":
+        return
+    _, before = directory.find_model(origin.file)
+    is_in_folds = isinstance(recipe, ClassifyRecipe) and recipe.ensemble.folds > 1
+    measuring = {"held-out": ("train", "val", "calibration")} if is_in_folds else {"validation": ("val",)}
+    for what, parts in (measuring | {"test": ("test",)}).items():
+        rows = [row for row in manifest.rows if row.split in parts]
+        if known := learnt_from(before, rows):
+            console.warn(
+                f"{known} of {len(rows)} {what} pictures were learnt from, with their labels, by what model.init "
+                f"starts from: figures on them will flatter"
+            )
+
+
+def _origin(run: Run) -> Origin:
+    """What a run starts from."""
+    try:
+        return Origin.from_mapping(run.info()["init"])
+    except (KeyError, TypeError, ValueError) as error:
+        raise RunError(f"run.json is damaged, or of an older fx: init: {error}", where=run.path) from error
 
 
 def reopen(path: Path) -> tuple[Run, TrainRecipe, Manifest]:
@@ -265,7 +288,8 @@ def _parts(run: Run, recipe: TrainRecipe, manifest: Manifest, parts: list[Part])
                 continue
         else:
             whole = os.path.relpath(run.path, part.run.path)
-            create(part.recipe, part.manifest, part.run.path, part_of=whole, fold=part.fold)
+            origin = _origin(run)
+            create(part.recipe, part.manifest, part.run.path, origin=origin, part_of=whole, fold=part.fold)
         console.note(part.title)
         try:
             execute(part.run, part.recipe, part.manifest, resume=exists)
@@ -288,23 +312,30 @@ def _one(run: Run, recipe: TrainRecipe, manifest: Manifest, *, resume: bool, wor
     compute = hardware.recorded(chosen, before) if before else hardware.compute(chosen, training=True)
     if world.is_first:
         run.update(compute={**hardware.describe(compute), "processes": world.size})
-    zoo = load_zoo()
-    info = _header(recipe, manifest, compute)
+    zoo, origin = load_zoo(), _origin(run)
+    info = _header(recipe, manifest, compute, origin)
+    if resume and run.state_file.exists():
+        origin = origin.already_there
     with dataset.attended(_going_on(run)):
         if isinstance(recipe, PretrainRecipe):
             console.note(f"run {run.path}")
             learnt = _learnt_from(recipe, manifest, told=True)
-            return pretrain.train(recipe, learnt, compute, zoo, info, run, resume=resume)
-        training = build(recipe, manifest, compute, zoo, info)
+            return pretrain.train(recipe, learnt, compute, zoo, info, run, resume=resume, origin=origin)
+        training = build(recipe, manifest, compute, zoo, info, origin)
         training.world = world
         console.note(f"run {run.path}")
         return loop.train(training, run, resume=resume)
 
 
 def build(
-    recipe: ClassifyRecipe | DetectRecipe, manifest: Manifest, compute: Compute, zoo: Zoo, info: dict[str, Any]
+    recipe: ClassifyRecipe | DetectRecipe,
+    manifest: Manifest,
+    compute: Compute,
+    zoo: Zoo,
+    info: dict[str, Any],
+    origin: Origin | None = None,
 ) -> AnyTraining:
-    """A training in place for its first step; `info` is the header of its model file.
+    """A training in place for its first step; `info` is the header of its model file, for `origin` see session.
 
     Raises:
         DataError: The pictures, or their boxes, are not what it needs.
@@ -312,8 +343,8 @@ def build(
     """
     manifest = _learnt_from(recipe, manifest, told=True)
     if isinstance(recipe, ClassifyRecipe):
-        return classify.build(recipe, manifest, compute, zoo, info)
-    return detect.build(recipe, manifest, compute, zoo, info)
+        return classify.build(recipe, manifest, compute, zoo, info, origin)
+    return detect.build(recipe, manifest, compute, zoo, info, origin)
 
 
 def _learnt_from(recipe: TrainRecipe, manifest: Manifest, *, told: bool = False) -> Manifest:
@@ -329,7 +360,7 @@ def _learnt_from(recipe: TrainRecipe, manifest: Manifest, *, told: bool = False)
     return replace(manifest, rows=tuple(row for row in manifest.rows if row.path not in left_out))
 
 
-def _header(recipe: TrainRecipe, manifest: Manifest, compute: Compute) -> dict[str, Any]:
+def _header(recipe: TrainRecipe, manifest: Manifest, compute: Compute, origin: Origin) -> dict[str, Any]:
     """The header of the model file, but for what only the model knows."""
     zoo = load_zoo()
     plugin = zoo.provider("backbone", recipe.model.backbone)
@@ -348,6 +379,8 @@ def _header(recipe: TrainRecipe, manifest: Manifest, compute: Compute) -> dict[s
         "created": provenance.now(),
         "fx_version": __version__,
     }
+    if origin.sha256:
+        info["init_sha256"] = origin.sha256
     if isinstance(recipe, DetectRecipe):
         maker = zoo.provider("detector", recipe.detect.detector)
         info["detect"] = recipe.detect.model_dump(mode="json")

@@ -24,6 +24,7 @@ from fxcli.data.preprocess import Preprocessing
 from fxcli.errors import DataError, UnreadableImage
 from fxcli.model import freeze
 from fxcli.model.hardware import Compute
+from fxcli.model.init import Origin
 from fxcli.recipe.schema import PretrainRecipe
 from fxcli.run import checkpoint, randomness
 from fxcli.run.directory import Run
@@ -138,6 +139,7 @@ def train(
     run: Run,
     *,
     resume: bool,
+    origin: Origin | None = None,
 ) -> dict[str, Any]:
     """Pretrains on the training part and writes model.safetensors, which holds the backbone.
 
@@ -149,6 +151,7 @@ def train(
         info: For the header of the model file.
         run: Where to.
         resume: Goes on from the run's resume state, if it was stopped after its first save.
+        origin: See `session.started`.
 
     Returns:
         `loss`: the mean of the last epoch.
@@ -159,7 +162,7 @@ def train(
         RunError: The loss is no longer finite.
         WeightsUnavailable: See `model.init`.
     """
-    pretraining = build(recipe, manifest, compute, zoo)
+    pretraining = build(recipe, manifest, compute, zoo, origin)
     place = pretraining.place
     if resume and run.state_file.exists():
         _restore(pretraining, run)
@@ -200,14 +203,16 @@ def train(
     return {"loss": place.loss}
 
 
-def build(recipe: PretrainRecipe, manifest: Manifest, compute: Compute, zoo: Zoo) -> Pretraining:
+def build(
+    recipe: PretrainRecipe, manifest: Manifest, compute: Compute, zoo: Zoo, origin: Origin | None = None
+) -> Pretraining:
     """Everything in place for the first step; raises as `train` says."""
     paths = [manifest.path_of(row) for row in manifest.part("train")]
     if len(paths) < MIN_BATCH:
         raise DataError(f"pretraining needs {MIN_BATCH} training pictures, here are {len(paths)}", where=manifest.file)
     spec, pretrainer = zoo.backbone(recipe.model.backbone), zoo.pretrainer(recipe.pretrain.method)
     # A classifier's head is not used: its backbone is built and started as every other.
-    classifier, preprocessing = session.start(recipe, manifest, spec, num_classes=1)
+    classifier, preprocessing = session.start(recipe, manifest, spec, 1, origin)
     args = PretrainArgs(
         image_size_px=preprocessing.image_size_px,
         num_features=spec.num_features,

@@ -27,7 +27,9 @@ from fxcli.evaluation.table import csv_line
 from fxcli.recipe.schema import ClassifyRecipe, StudyRecipe
 from fxcli.recipe.study import Entry
 from fxcli.run import provenance
+from fxcli.run.directory import find_model
 from fxcli.run.files import sha256_of, write_text
+from fxcli.zoo.plugins import load_zoo
 
 PICTURES = ("path", "label", "group", "leaked")
 _LOGIT = "logit_"
@@ -45,6 +47,18 @@ def deciding_digest(recipe: ClassifyRecipe) -> str:
         key: value for key, value in values["data"].items() if key not in ("manifest", "workers", "cache")
     }
     return provenance.digest(json.dumps(values))
+
+
+def start_digest(recipe: ClassifyRecipe) -> str | None:
+    """The hash of the run or file that `model.init` names; None where it names neither, or none that is here."""
+    init = recipe.model.init
+    if init == "random" or init in load_zoo().backbone(recipe.model.backbone).weights:
+        return None
+    try:
+        file, _ = find_model(init)
+    except RunError:
+        return None
+    return sha256_of(file)
 
 
 @dataclass(frozen=True)
@@ -90,9 +104,12 @@ class Results:
         if manifest.is_file():
             # Without its pictures a result can still be shown.
             now["manifest"] = sha256_of(manifest)
+        if (start := start_digest(entry.recipe)) and line.get("init_sha256"):
+            now["init"] = start
         changed = [what for what, digest in now.items() if line.get(f"{what}_sha256") != digest]
         if changed:
-            raise self._changed(" and the ".join(changed), entry.name)
+            words = ["start (model.init)" if what == "init" else what for what in changed]
+            raise self._changed(" and the ".join(words), entry.name)
         return line
 
     def check(self, data: str, digest: str, index: Mapping[str, dict[str, Any]]) -> None:

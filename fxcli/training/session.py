@@ -25,6 +25,7 @@ from fxcli.errors import Interrupted, ModelFileError, RunError
 from fxcli.model import classifier as models
 from fxcli.model import init
 from fxcli.model.classifier import Classifier
+from fxcli.model.init import Origin
 from fxcli.recipe.load import resolved_yaml
 from fxcli.recipe.schema import ClassifyRecipe, PretrainRecipe
 from fxcli.recipe.tasks import TrainRecipe
@@ -41,16 +42,16 @@ DIVERGED = "start a new run with a lower optim.lr, or with optim.clip_norm; the 
 
 
 def start(
-    recipe: ClassifyRecipe | PretrainRecipe, manifest: Manifest, spec: BackboneSpec, num_classes: int
+    recipe: ClassifyRecipe | PretrainRecipe,
+    manifest: Manifest,
+    spec: BackboneSpec,
+    num_classes: int,
+    origin: Origin | None = None,
 ) -> tuple[Classifier, Preprocessing]:
-    """The network as `model.init` starts it, on the CPU, and what its pictures go through.
-
-    Raises:
-        WeightsUnavailable: See `model.init`.
-    """
+    """The network as `model.init` starts it, on the CPU, and what its pictures go through; see `started`."""
     seed = randomness.derive(recipe.seed, "init")
     network = models.build(spec, recipe.model, size_px(recipe, spec), num_classes, seed)
-    return network, started(recipe, manifest, spec, network.backbone)
+    return network, started(recipe, manifest, spec, network.backbone, origin)
 
 
 def size_px(recipe: TrainRecipe, spec: BackboneSpec) -> int:
@@ -58,13 +59,22 @@ def size_px(recipe: TrainRecipe, spec: BackboneSpec) -> int:
     return recipe.data.image_size_px or init.input_of(spec, recipe.model.init).size_px
 
 
-def started(recipe: TrainRecipe, manifest: Manifest, spec: BackboneSpec, backbone: nn.Module) -> Preprocessing:
-    """Starts a backbone as `model.init` says, and tells what its pictures go through.
+def started(
+    recipe: TrainRecipe, manifest: Manifest, spec: BackboneSpec, backbone: nn.Module, origin: Origin | None = None
+) -> Preprocessing:
+    """Starts a backbone, and tells what its pictures go through.
+
+    Args:
+        recipe: Of the training.
+        manifest: Likewise.
+        spec: Of the backbone.
+        backbone: Changed in place.
+        origin: What it starts from; None: what `model.init` means now.
 
     Raises:
-        WeightsUnavailable: See `model.init`.
+        FxError: See `init.initialise`.
     """
-    seen = init.initialise(spec, backbone, recipe.model.init)
+    seen = init.initialise(spec, backbone, origin or recipe.model.init)
     return Preprocessing(
         clean=manifest.clean(),
         image_size_px=size_px(recipe, spec),

@@ -27,7 +27,7 @@ from fxcli.run import provenance
 from fxcli.run.directory import Run, held
 from fxcli.run.lock import Lock
 from fxcli.training import job
-from fxcli.training.results import Results, deciding_digest
+from fxcli.training.results import Results, deciding_digest, start_digest
 
 
 def work(entries: Sequence[Entry], folder: Path, results: Results) -> None:
@@ -71,7 +71,7 @@ def _check(entry: Entry, run: Run, manifest: Manifest) -> None:
     if not manifest.part("test"):
         raise DataError("no picture in split 'test', which a study measures", where=manifest.file)
     if not job.is_begun(run):
-        job.init_of(entry.recipe)
+        job.origin_of(entry.recipe)
         return
     recipe = load(run.path / "recipe.yaml", check_init=False).recipe
     changed = []
@@ -80,6 +80,9 @@ def _check(entry: Entry, run: Run, manifest: Manifest) -> None:
         changed.append(f"the recipe ({', '.join(keys)})")
     if run.info()["manifest_sha256"] != manifest.digest:
         changed.append("the manifest")
+    now, before = start_digest(entry.recipe), run.info()["init"].get("sha256")
+    if now and now != before:
+        changed.append("what model.init names")
     if changed:
         raise RunError(
             f"{' and '.join(changed)} changed since this training was started",
@@ -140,6 +143,7 @@ def _known(entry: Entry, run: Run, opened: Opened) -> dict[str, Any]:
         "seed": entry.seed,
         "recipe_sha256": deciding_digest(entry.recipe),
         "manifest_sha256": info["manifest_sha256"],
+        "init_sha256": info["init"].get("sha256"),
         "model_sha256": opened.digest,
         "backbone": opened.model.info["backbone"],
         "epochs": sum(part.get("epoch", 0) for part in parts),
