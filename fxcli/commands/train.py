@@ -186,4 +186,5 @@ def _dry_run(recipe: TrainRecipe) -> None:
     each = "" if trainings == 1 else f", {trainings} trainings of {minutes:.0f} minutes"
     console.note(f"{minutes * trainings:.0f} minutes in all, without validation{each}")
     if rows[-1]["memory_mib"] is not None:
-        console.note(f"peak memory {rows[-1]['memory_mib']:.0f} MiB")
+        rest = "without the processes that decode, and pictures kept decoded (data.cache)"
+        console.note(f"peak memory {rows[-1]['memory_mib']:.0f} MiB, {rest}")
