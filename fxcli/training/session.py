@@ -159,7 +159,7 @@ def take_over(place: Any, header: Mapping[str, Any], recipe: TrainRecipe, file: 
     """
     saved, known = header.get("place"), asdict(place)
     if not isinstance(saved, dict) or saved.keys() != known.keys():
-        raise ModelFileError("this resume state is damaged: place", where=file)
+        raise ModelFileError("this resume state is of another version of fx, or damaged: place", where=file)
     for name, value in saved.items():
         kind = type(known[name])
         kinds = (float, int, type(None)) if known[name] is None else (float, int) if kind is float else (kind,)
