@@ -7,6 +7,7 @@ import ctypes
 import os
 import re
 import sys
+import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, TypeVar
@@ -26,6 +27,7 @@ REASON_LIMIT = 200
 
 # Of glibc's malloc.h: no block is mapped of its own, nothing is given back, and the heap grows by so many bytes.
 _M_TRIM_THRESHOLD, _M_TOP_PAD, _M_MMAP_MAX = -1, -2, -4
+_HELD_S = 600
 
 
 @dataclass(frozen=True)
@@ -77,7 +79,7 @@ def compute(settings: Hardware, *, device: str | None = None, training: bool = F
     if settings.threads:
         torch.set_num_threads(settings.threads)
     if training:
-        _hold_memory()
+        held.start()
     name = device or settings.device
     if not re.fullmatch(DEVICE, name):
         raise UsageError(f"device {name} cannot be used: it must be {PATTERNS[DEVICE]}")
@@ -137,17 +139,35 @@ def one_thread() -> Iterator[None]:
         torch.set_num_threads(before)
 
 
-def _hold_memory() -> None:
-    """Keeps freed memory in the process, where the C library is glibc.
+class _Held:
+    """Memory that is freed and stays in the process, where the C library is glibc.
 
     It would give large blocks back at once, and the system clears each anew: a sixth of the time of a step on a CPU.
+    But what lies free between blocks in use grows by gigabytes in an hour, so all is given back now and then.
     """
-    if sys.platform != "linux":
-        return
-    with contextlib.suppress(OSError, AttributeError):  # another C library
-        mallopt = ctypes.CDLL(None).mallopt
-        for option, value in ((_M_MMAP_MAX, 0), (_M_TRIM_THRESHOLD, -1), (_M_TOP_PAD, 64 << 20)):
-            mallopt(option, value)
+
+    def __init__(self) -> None:
+        self._since: float | None = None
+
+    def start(self) -> None:
+        """From here on."""
+        if sys.platform != "linux" or self._since is not None:
+            return
+        with contextlib.suppress(OSError, AttributeError):  # another C library
+            mallopt = ctypes.CDLL(None).mallopt
+            for option, value in ((_M_MMAP_MAX, 0), (_M_TRIM_THRESHOLD, -1), (_M_TOP_PAD, 64 << 20)):
+                mallopt(option, value)
+            self._since = time.monotonic()
+
+    def give_back(self) -> None:
+        """All that is free, where the last time is long enough ago; it costs about a step of training."""
+        if self._since is not None and time.monotonic() - self._since >= _HELD_S:
+            ctypes.CDLL(None).malloc_trim(0)
+            self._since = time.monotonic()
+
+
+# Of this process, as are the settings of its C library.
+held = _Held()
 
 
 def _precision(wanted: str, device: torch.device, training: bool) -> str:

@@ -269,3 +269,4 @@ def _save(training: AnyTraining, run: Run, timer: Timer) -> None:
     if training.world.is_first:
         state.save(training, run)
     timer.saved()
+    hardware.held.give_back()

@@ -22,7 +22,7 @@ from fxcli.data import cache, dataset
 from fxcli.data.manifest import Manifest
 from fxcli.data.preprocess import Preprocessing
 from fxcli.errors import DataError, UnreadableImage
-from fxcli.model import freeze
+from fxcli.model import freeze, hardware
 from fxcli.model.hardware import Compute
 from fxcli.model.init import Origin
 from fxcli.recipe.schema import PretrainRecipe
@@ -345,6 +345,7 @@ def _save(pretraining: Pretraining, run: Run, timer: Timer) -> None:
     tensors = session.tensors_of(pretraining.module, pretraining.optimizer)
     checkpoint.save_state(run.state_file, tensors, session.header(place, pretraining.recipe))
     timer.saved()
+    hardware.held.give_back()
 
 
 def _restore(pretraining: Pretraining, run: Run) -> None:
