@@ -11,10 +11,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from fxcli.data.paths import PathStyle, Shown
 from fxcli.errors import DataError, FxError, RunError
 from fxcli.evaluation.lines import Lines
 from fxcli.evaluation.predictions import PredictionTable
 from fxcli.inference import rows as output
+from fxcli.inference.notes import named_by
 from fxcli.run.lock import Lock
 
 OUT, FILE, PART, NOTES = (
@@ -184,6 +186,21 @@ def test_rows_of_which_nothing_is_known(files, notes):
     with pytest.raises(RunError, match="nothing tells what these rows were made with"):
         predict(files, resume=True)
     assert len(shown(PART)) == 3
+
+
+def test_what_names_are_relative_to_is_told_without_its_name(files, tmp_path, monkeypatch):
+    absolute = [path.absolute() for path in files]
+
+    def noted(style, paths):
+        return named_by(Shown.of(style, paths), paths)["folder_sha256"]
+
+    given, relative = noted(PathStyle.GIVEN, files), noted(PathStyle.RELATIVE, files)
+    assert relative == noted(PathStyle.RELATIVE, absolute) != noted(PathStyle.RELATIVE, [*files, Path("x.png")])
+    assert noted(PathStyle.GIVEN, absolute) is noted(PathStyle.HASHED, files) is None
+    assert all(len(told) == 64 and set(told) <= set("0123456789abcdef") for told in (given, relative))
+    monkeypatch.chdir(tmp_path.parent)
+    assert noted(PathStyle.GIVEN, files) != given
+    assert noted(PathStyle.RELATIVE, absolute) == relative
 
 
 def test_complete_and_resumed(files, capsys):

@@ -233,6 +233,27 @@ def test_the_model_and_what_was_asked_must_be_the_same(raw, demo_zoo, monkeypatc
     assert len(table(PART)) == 17
 
 
+def test_one_name_never_means_two_pictures(raw, monkeypatch):
+    shutil.copy("raw/class_1/0.png", "raw/0.png")
+    top = Path.cwd()
+    where, model = top / "raw", top / "runs/trained"
+
+    def rows(folder, style, *options):
+        return fx("predict", folder, "--model", model, "--out", top / style, "--paths", style, *options)
+
+    assert rows(where / "class_0", "relative").exit_code == 0
+    monkeypatch.chdir(where / "class_0")
+    assert rows("0.png", "given").exit_code == 0
+    monkeypatch.chdir(where)
+    for done in (rows(where, "relative", "--resume"), rows("0.png", "given", "--resume")):
+        assert done.exit_code == 6, done.output
+        assert "made with something else: their paths are relative to another folder" in done.stderr
+    assert rows(where, "hashed").exit_code == 0
+    monkeypatch.chdir(where.parent)
+    done = rows("raw", "hashed", "--resume")
+    assert "nothing is missing" in done.stderr
+
+
 def test_complete_is_complete(raw, decoded):
     predict()
     before = Path("out/predictions.csv").read_bytes()

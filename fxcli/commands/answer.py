@@ -36,6 +36,7 @@ def answer(judge: Judge, files: list[Path], names: PathStyle, wanted: Outputs) -
     from fxcli.explain.places import check_places, output_names, pictures_beside
     from fxcli.inference import features
     from fxcli.inference import rows as output
+    from fxcli.inference.notes import named_by
     from fxcli.report.gallery import Gallery
 
     opened, folder = judge.opened, wanted.features
@@ -53,7 +54,7 @@ def answer(judge: Judge, files: list[Path], names: PathStyle, wanted: Outputs) -
     gallery = Gallery.begun(wanted.report, len(files), classes, overwrite=overwrite) if wanted.report else None
     table = PredictionTable(classes, opened.model.info, extra=judge.columns)
     lines = Lines(table, json=wanted.json)
-    made_with = judge.made_with() | {"paths": names.value}
+    made_with = judge.made_with() | named_by(shown, files)
     again = {"resume": wanted.resume, "overwrite": overwrite, "as_parquet": wanted.parquet}
     with (
         output.going_to(wanted.out, lines, made_with, **again) as rows,

@@ -34,6 +34,7 @@ def locate(opened: OpenedDetector, files: list[Path], names: PathStyle, score: f
     from fxcli.explain.png import sweep
     from fxcli.inference import rows as output
     from fxcli.inference.detected import row_of
+    from fxcli.inference.notes import named_by
     from fxcli.report.gallery import Gallery, views
     from fxcli.run.files import write_json
 
@@ -48,7 +49,7 @@ def locate(opened: OpenedDetector, files: list[Path], names: PathStyle, score: f
     least = opened.least_score(score)
     table = BoxTable(opened.model.info)
     lines = Lines(table, json=wanted.json)
-    made_with = {"detector": opened.digest, "score": least, "paths": shown.style.value}
+    made_with = {"detector": opened.digest, "score": least} | named_by(shown, files)
     records: list[dict[str, Any]] = []
     cautions: list[Caution] = []
     classes = opened.model.classes

@@ -41,6 +41,7 @@ def spread(
     from fxcli.data.radiograph import Caution, warn_of
     from fxcli.evaluation.predictions import notice
     from fxcli.inference import on_ray, shards
+    from fxcli.inference.notes import named_by
 
     judge, out = make(), wanted.out or Path()
     shown = Shown.of(names, files)
@@ -51,7 +52,7 @@ def spread(
     failed, cautions = 0, Counter[str]()
     made_with = judge.made_with()
     again = {"resume": wanted.resume, "overwrite": wanted.overwrite}
-    with shards.going_to(out, made_with | {"paths": names.value}, **again) as kept:
+    with shards.going_to(out, made_with | named_by(shown, files), **again) as kept:
         todo = kept.missing(pictures)
         if todo:
             task = on_ray.Task(make, made_with, os.path.abspath(kept.folder), secrets.token_hex(8), cores)

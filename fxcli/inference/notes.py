@@ -10,15 +10,20 @@ Called by whoever writes rows: rows (one file) and shards (a folder of them).
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import json
 import os
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from fxcli.data.paths import PathStyle, Shown
 from fxcli.errors import DataError, RunError
 from fxcli.run.files import replace, write_json
+
+# Of the folder that the names of rows are relative to.
+_FOLDER = "folder_sha256"
 
 
 def part_of(file: Path) -> Path:
@@ -35,6 +40,22 @@ def keep_notes(file: Path) -> None:
     """Gives the notes of rows that have just become complete their place."""
     with contextlib.suppress(FileNotFoundError):
         replace(notes_of(part_of(file)), notes_of(file))
+
+
+def named_by(shown: Shown, files: Sequence[Path]) -> dict[str, str | None]:
+    """What all rows of a file must share, or one name would mean two pictures.
+
+    A hash stands for the folder that names are relative to: what calls pictures less than their path must not tell it.
+
+    Args:
+        shown: What rows call pictures.
+        files: All of them.
+    """
+    folder = shown.base if shown.style is PathStyle.RELATIVE else None
+    if shown.style is PathStyle.GIVEN and not all(path.is_absolute() for path in files):
+        folder = Path.cwd()
+    digest = None if folder is None else hashlib.sha256(os.fsencode(folder)).hexdigest()
+    return {"paths": shown.style.value, _FOLDER: digest}
 
 
 def write_notes(rows: Path, made_with: Mapping[str, Any]) -> float:
@@ -59,7 +80,7 @@ def check_notes(rows: Path, made_with: Mapping[str, Any]) -> float:
     now = json.loads(json.dumps(made_with))
     differ = [key for key in {**notes, **now} if notes.get(key) != now.get(key)]
     if differ:
-        told = "; ".join(f"{key} was {_short(notes.get(key))}, and is {_short(now.get(key))}" for key in differ)
+        told = "; ".join(_told(key, notes.get(key), now.get(key)) for key in differ)
         hint = "give it what it was begun with, or --overwrite, which begins anew"
         raise RunError(f"these rows were made with something else: {told}", where=rows, hint=hint)
     return started
@@ -78,6 +99,12 @@ def changed(path: Path) -> float:
 def taken(file: Path, what: str, instead: str = "") -> DataError:
     """The error that there is a file already."""
     return DataError(what, where=file, hint=f"{instead}--overwrite replaces it; --out names another folder")
+
+
+def _told(key: str, was: object, now: object) -> str:
+    if key == _FOLDER:  # of which a hash tells nobody anything
+        return "their paths are relative to another folder"
+    return f"{key} was {_short(was)}, and is {_short(now)}"
 
 
 def _short(value: object) -> str:
