@@ -151,6 +151,14 @@ def test_a_picture_that_the_gate_cannot_read_is_an_error(folds, gate, pictures):
     assert (verdict["status"], verdict["reason"]) == ("error", "the gate cannot read it")
 
 
+def test_what_the_gate_computes_in_is_part_of_what_rows_are_made_with(folds, gate):
+    opened = open_model(str(folds.path))
+    others = [open_model(str(gate.path), precision=precision) for precision in ("fp32", "bf16")]
+    exact, rounded = (Judge(opened, other, sets=False, abstain=None).made_with() for other in others)
+    assert {name for name in exact if exact[name] != rounded[name]} == {"gate_precision"}
+    assert exact["gate_engine"] == "torch"
+
+
 def test_a_gate_assumes_no_fracture(gate, pictures):
     done = fx("predict", *pictures, "--model", gate.path)
     assert {row["assumes_fracture"] for row in rows_of(done)} == {"false"}

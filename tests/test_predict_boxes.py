@@ -141,6 +141,14 @@ def test_resume_does_what_is_missing_and_coco_has_all(detector):
     fx("predict", "in", "--model", detector, "--out", "rows", "--resume", "--score", 0.9, code=6)
 
 
+def test_rows_of_another_version_of_fx_are_not_gone_on_with(detector, monkeypatch):
+    picture(Path("in/a.png"), 20, 30, 38, 48)
+    fx("predict", "in", "--model", detector, "--out", "rows")
+    monkeypatch.setattr("fxcli.inference.detected.__version__", "9.9")
+    told = fx("predict", "in", "--model", detector, "--out", "rows", "--resume", code=6).stderr
+    assert 'fx was "' in told
+
+
 def test_the_score_is_that_of_the_operating_point(detector):
     points = checkpoint.read_header(detector / "model.safetensors")["operating_points"]
     picture(Path("in/a.png"), 20, 30, 38, 48)

@@ -49,7 +49,7 @@ def locate(opened: OpenedDetector, files: list[Path], names: PathStyle, score: f
     least = opened.least_score(score)
     table = BoxTable(opened.model.info)
     lines = Lines(table, json=wanted.json)
-    made_with = {"detector": opened.digest, "score": least} | named_by(shown, files)
+    made_with = opened.made_with(least) | named_by(shown, files)
     records: list[dict[str, Any]] = []
     cautions: list[Caution] = []
     classes = opened.model.classes

@@ -16,6 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from fxcli import __version__
 from fxcli.console import console
 from fxcli.data.boxes import to_original
 from fxcli.data.dataset import workers_of
@@ -163,6 +164,10 @@ class OpenedDetector(ModelFile):
             f"{self.run.path if self.run else self.file}: recipe {info['name']}, {info['detector']} over "
             f"{info['backbone']}, data {info['data']}, trained {info['created']}, sha256 {self.digest[:12]}"
         )
+
+    def made_with(self, least: float) -> dict[str, Any]:
+        """All that what is told of a picture depends on, but the picture; boxes are told from this score on."""
+        return {"fx": __version__, "detector": self.digest, "score": least}
 
     def least_score(self, asked: float | None) -> float:
         """The score from which on boxes are told: what was asked for, or the detector's own."""

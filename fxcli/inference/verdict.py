@@ -70,16 +70,18 @@ class Judge:
     def made_with(self) -> dict[str, Any]:
         """All that what is told of a picture depends on, but the picture."""
         engine = self.opened.pipeline.engine
+        before = self.gate.pipeline.engine if self.gate else None
         return {
             "fx": __version__,
             "model": self.opened.digest,
             "gate": self.gate.digest if self.gate else None,
             "engine": engine.name,
             "precision": engine.precision,
+            **({"gate_engine": before.name, "gate_precision": before.precision} if before else {}),
             "draft": self.opened.pipeline.draft,
             "sets": self.sets,
             "abstain": self.abstain,
-            **({"detector": self.boxes.opened.digest, "score": self.boxes.least} if self.boxes else {}),
+            **(self.boxes.opened.made_with(self.boxes.least) if self.boxes else {}),
         }
 
     def ask_gate(self, files: Sequence[Path]) -> None:
