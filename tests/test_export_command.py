@@ -16,7 +16,7 @@ from typer.testing import CliRunner
 from fxcli.cli import app
 from fxcli.evaluation import agreement
 from fxcli.evaluation.agreement import Tolerance
-from fxcli.inference import export, exported
+from fxcli.inference import export, exported, opened
 from fxcli.inference.opened import open_model
 from fxcli.model import classifier as models
 from fxcli.model import hardware
@@ -188,6 +188,21 @@ def test_a_conversion_that_gives_other_answers_is_not_kept(trained, raw, monkeyp
     assert done.exit_code == 6, done.output
     assert "the model gives other answers" in done.stderr
     assert list(Path("cache/exported").iterdir()) == []
+
+
+@pytest.mark.parametrize(("engine", "absent"), [("openvino", "onnx"), ("onnxruntime", "onnxruntime")])
+def test_an_engine_that_is_not_installed(trained, raw, monkeypatch, engine, absent):
+    monkeypatch.setattr(opened, "find_spec", lambda name: None if name == absent else sys)
+    done = fx("predict", raw, "--engine", engine)
+    assert done.exit_code == 7, done.output
+    assert f"--engine {engine} needs the package {absent}, which is not installed" in done.stderr
+    assert "pip install 'fxcli[export]'" in done.stderr
+
+
+@pytest.mark.slow
+def test_a_runtime_of_another_distribution(trained, raw, monkeypatch):
+    monkeypatch.setattr(opened, "version_of", lambda name: None if name == "onnxruntime" else "1.0")
+    assert fx("predict", raw, "--engine", "onnxruntime").exit_code == 0
 
 
 @pytest.mark.slow

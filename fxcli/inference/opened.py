@@ -9,7 +9,8 @@ from __future__ import annotations
 import shlex
 from collections.abc import Mapping
 from dataclasses import dataclass
-from importlib.metadata import version
+from importlib import import_module
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,7 @@ import torch
 from fxcli import __version__
 from fxcli.console import console
 from fxcli.data.manifest import Manifest, Row, read_manifest
-from fxcli.errors import DataError, FxError, ModelFileError, RunError, UsageError
+from fxcli.errors import DataError, FxError, MissingDependency, ModelFileError, RunError, UsageError
 from fxcli.evaluation import uncertainty as uncertainties
 from fxcli.evaluation.agreement import BF16, Agreement
 from fxcli.evaluation.predictions import assumes_fracture
@@ -35,6 +36,7 @@ from fxcli.recipe.schema import Hardware
 from fxcli.run.cache import cache_dir, key_of, storing
 from fxcli.run.directory import Run, find_model
 from fxcli.run.files import sha256_of
+from fxcli.run.provenance import version_of
 from fxcli.zoo.plugins import load_zoo
 
 # What an output says of the training behind a model, by keys of its header.
@@ -314,9 +316,18 @@ def _precision(info: dict[str, Any], engine: str, device: torch.device, asked: s
 
 
 def _converted(model: TrainedModel, digest: str, engine: str) -> Exported:
-    """The model for another runtime, kept in the cache by the hash of its file."""
+    """The model for another runtime, kept in the cache by the hash of its file.
+
+    Raises:
+        MissingDependency: A package that it needs is not installed.
+    """
     runtime = "openvino" if engine == "openvino" else "onnx"
-    versions = [__version__, *(version(name) for name in ("torch", "onnx", engine))]
+    packages = ("torch", "onnx", engine)
+    for package in packages:
+        if find_spec(package) is None:
+            raise MissingDependency(package, extra="export", purpose=f"--engine {engine}")
+    # Some distributions are called otherwise than the module in them: onnxruntime-gpu.
+    versions = [__version__, *(version_of(name) or import_module(name).__version__ for name in packages)]
     key = key_of({"model": digest, "plugin": model.info.get("plugin"), "versions": versions})
     file = cache_dir() / "exported" / f"{key}{exported.SUFFIXES[runtime]}"
     if file.is_file():
