@@ -199,6 +199,28 @@ def test_heat_maps_say_the_probability_of_the_table(folds, pictures):
     assert json.loads(told.stdout)["p"] == pytest.approx(float(row[f"p_{row['class']}"]), abs=1e-4)
 
 
+def test_rows_come_before_the_gate_has_seen_every_picture(folds, gate, pictures, monkeypatch):
+    options = ["--model", folds.path, "--gate", gate.path, "--precision", "fp32", "--batch-size", 1, "--out", "out"]
+    assert fx("predict", *pictures, *options).exit_code == 0
+    whole = Path("out/predictions.csv").read_text(encoding="utf-8")
+    ask, asked = Judge.ask_gate, []
+
+    def stopping(self, files):
+        asked.append(len(files))
+        if len(asked) == 3:
+            raise KeyboardInterrupt
+        ask(self, files)
+
+    monkeypatch.setattr("fxcli.commands.answer.BLOCK", 5)
+    with monkeypatch.context() as patch:
+        patch.setattr(Judge, "ask_gate", stopping)
+        assert fx("predict", *pictures, *options, "--overwrite").exit_code == 130
+    assert asked == [5, 5, 2]
+    assert len(Path("out/predictions.csv.part").read_text(encoding="utf-8").splitlines()) == 11
+    assert fx("predict", *pictures, *options, "--resume").exit_code == 0
+    assert Path("out/predictions.csv").read_text(encoding="utf-8") == whole
+
+
 @pytest.mark.slow
 def test_a_gate_and_going_on(folds, gate, pictures, monkeypatch):
     from fxcli.inference.rows import Growing

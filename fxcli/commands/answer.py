@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,6 +12,8 @@ from fxcli.console import console
 from fxcli.errors import SomeRowsFailed, UnreadableImage, UsageError
 
 if TYPE_CHECKING:
+    import numpy as np
+
     from fxcli.commands.outputs import Outputs
     from fxcli.data.paths import PathStyle, Shown
     from fxcli.evaluation.predictions import PredictionTable
@@ -19,6 +22,9 @@ if TYPE_CHECKING:
     from fxcli.inference.rows import Rows
     from fxcli.inference.verdict import Judge
     from fxcli.report.gallery import Gallery
+
+# Pictures that a gate looks at before the model does: what it said of them is lost when the command is stopped.
+BLOCK = 256
 
 
 def answer(judge: Judge, files: list[Path], names: PathStyle, wanted: Outputs) -> None:
@@ -97,10 +103,7 @@ def _answer(
     chosen = [files[index] for index in todo]
     if wanted.resume and maps:
         sweep([maps[index] for index in todo])
-    judge.ask_gate(chosen)
-    drawing = _drawing(judge, [maps[index] for index in todo] if maps else [], with_views=gallery is not None)
-    tell = drawing if maps or gallery else judge.verdict
-    verdicts = judge.opened.pipeline.map(lambda answer: (tell(answer), answer.features), chosen)
+    verdicts = _verdicts(judge, chosen, [maps[index] for index in todo] if maps else [], with_views=gallery is not None)
     for verdict, features in console.progress(
         verdicts, total=len(files), done=len(files) - len(chosen), what="predict"
     ):
@@ -117,6 +120,25 @@ def _answer(
             raise UnreadableImage(path, verdict["reason"])
     rows.finish()
     warn_of(cautions)
+
+
+def _verdicts(
+    judge: Judge, files: Sequence[Path], maps: Sequence[Path], *, with_views: bool
+) -> Iterator[tuple[dict[str, Any], np.ndarray | None]]:
+    """What is told of each picture, and its features.
+
+    The gate looks at some pictures and the model at the same, and so on: whatever stops the command, their rows stay.
+    """
+    size = BLOCK if judge.gate else max(1, len(files))
+    for start in range(0, len(files), size):
+        block = slice(start, start + size)
+        judge.ask_gate(files[block])
+        tell = _drawing(judge, maps[block], with_views=with_views) if maps or with_views else judge.verdict
+        yield from judge.opened.pipeline.map(partial(_told, tell), files[block])
+
+
+def _told(tell: Callable[[Answer], dict[str, Any]], answer: Answer) -> tuple[dict[str, Any], np.ndarray | None]:
+    return tell(answer), answer.features
 
 
 def _drawing(judge: Judge, maps: Sequence[Path], *, with_views: bool) -> Callable[[Answer], dict[str, Any]]:

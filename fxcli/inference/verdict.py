@@ -85,7 +85,10 @@ class Judge:
         }
 
     def ask_gate(self, files: Sequence[Path]) -> None:
-        """Runs the gate over all files, before the model: its verdict decides what of an answer is told, and drawn."""
+        """Runs the gate over pictures, before the model runs over the same: it decides what is told of them, and drawn.
+
+        Answers must then be numbered as these pictures are.
+        """
         self.findings = []
         if self.gate is None:
             return
