@@ -7,6 +7,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections import Counter
 from pathlib import Path
@@ -16,6 +17,7 @@ import torch
 from typer.testing import CliRunner
 
 from fxcli.cli import app
+from fxcli.console import Console
 from fxcli.explain.png import sweep
 from fxcli.inference import rows as output
 from fxcli.inference.pipeline import Pipeline
@@ -295,6 +297,19 @@ def test_strict_stops_at_the_first(raw, decoded):
     predict("--resume", "--strict", code=4)
     predict("--resume", code=9)
     assert Counter(row["status"] for row in table()) == {"ok": 46, "error": 2}
+
+
+def test_no_thread_goes_on_after_the_last_row(raw, monkeypatch):
+    (raw / "class_0" / "0.png").write_bytes(b"no")
+    alive, error = [], Console.error
+
+    def telling(self, told):
+        alive.append([each.name for each in threading.enumerate() if each.name.startswith("ThreadPool")])
+        error(self, told)
+
+    monkeypatch.setattr(Console, "error", telling)
+    predict("--strict", "--workers", "2", "--batch-size", "1", code=4)
+    assert alive == [[]]
 
 
 def test_strict_on_stdout(raw):

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -101,30 +102,31 @@ def _answer(
     cautions: list[Caution] = []
     todo = rows.missing(files, called, lambda index: not maps or maps[index].is_file())
     chosen = [files[index] for index in todo]
-    if wanted.resume and maps:
-        sweep([maps[index] for index in todo])
-    verdicts = _verdicts(judge, chosen, [maps[index] for index in todo] if maps else [], with_views=gallery is not None)
-    for verdict, features in console.progress(
-        verdicts, total=len(files), done=len(files) - len(chosen), what="predict"
-    ):
-        path = verdict.pop("path")
-        cautions += verdict.pop("cautions")
-        views = verdict.pop("views", None)
-        record = table.record(called(path), **verdict)
-        rows.write(record)
-        if kept:
-            kept.add(features)
-        if gallery:
-            gallery.add(record, views)
-        if wanted.strict and verdict["status"] == "error":
-            raise UnreadableImage(path, verdict["reason"])
+    maps = [maps[index] for index in todo] if maps else []
+    if wanted.resume:
+        sweep(maps)
+    # Closed where the loop is left early, or threads would go on with pictures that nobody hears of.
+    with contextlib.closing(_verdicts(judge, chosen, maps, with_views=gallery is not None)) as verdicts:
+        bar = console.progress(verdicts, total=len(files), done=len(files) - len(chosen), what="predict")
+        for verdict, features in bar:
+            path = verdict.pop("path")
+            cautions += verdict.pop("cautions")
+            views = verdict.pop("views", None)
+            record = table.record(called(path), **verdict)
+            rows.write(record)
+            if kept:
+                kept.add(features)
+            if gallery:
+                gallery.add(record, views)
+            if wanted.strict and verdict["status"] == "error":
+                raise UnreadableImage(path, verdict["reason"])
     rows.finish()
     warn_of(cautions)
 
 
 def _verdicts(
     judge: Judge, files: Sequence[Path], maps: Sequence[Path], *, with_views: bool
-) -> Iterator[tuple[dict[str, Any], np.ndarray | None]]:
+) -> Generator[tuple[dict[str, Any], np.ndarray | None], None, None]:
     """What is told of each picture, and its features.
 
     The gate looks at some pictures and the model at the same, and so on: whatever stops the command, their rows stay.

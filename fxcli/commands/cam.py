@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -116,16 +117,16 @@ def cam(
         reason = "; ".join(answer.cautions)
         return answer.row, [shown, "ok", reason, *_write(opened, answer, chosen, explainer, out / names[answer.index])]
 
-    answers = opened.pipeline.map(drawn, files)
-    for answer, values in console.progress(answers, total=len(files), what="cam"):
-        failed += answer.logits is None
-        cautions += answer.cautions
-        info = opened.model.info
-        if json:
-            row = dict(zip(columns, [*values, assumes_fracture(info), notice(info)], strict=True))
-            console.record({key: value for key, value in row.items() if value != ""})
-        else:
-            console.data(csv_line([*values, str(assumes_fracture(info)).lower(), notice(info)]))
+    with contextlib.closing(opened.pipeline.map(drawn, files)) as answers:
+        for answer, values in console.progress(answers, total=len(files), what="cam"):
+            failed += answer.logits is None
+            cautions += answer.cautions
+            info = opened.model.info
+            if json:
+                row = dict(zip(columns, [*values, assumes_fracture(info), notice(info)], strict=True))
+                console.record({key: value for key, value in row.items() if value != ""})
+            else:
+                console.data(csv_line([*values, str(assumes_fracture(info)).lower(), notice(info)]))
     warn_of(cautions)
     console.note(f"heat maps in {out}")
     if failed:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import json as json_module
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,8 +14,11 @@ from fxcli.errors import SomeRowsFailed, UnreadableImage
 
 if TYPE_CHECKING:
     from fxcli.commands.outputs import Outputs
-    from fxcli.data.paths import PathStyle
+    from fxcli.data.paths import PathStyle, Shown
+    from fxcli.evaluation.box_table import BoxTable
     from fxcli.inference.detected import OpenedDetector, Sighting
+    from fxcli.inference.rows import Rows
+    from fxcli.report.gallery import Gallery
 
 # Not as the true boxes of a prepared folder are called: what is found must never take their place.
 COCO = "found.coco.json"
@@ -25,17 +30,14 @@ def locate(opened: OpenedDetector, files: list[Path], names: PathStyle, score: f
     Raises:
         SomeRowsFailed: Some could not be read.
     """
-    from fxcli.data.names import path_cell
     from fxcli.data.paths import Shown
-    from fxcli.data.radiograph import Caution, warn_of
     from fxcli.evaluation.box_table import BoxTable, found_coco
     from fxcli.evaluation.lines import Lines
     from fxcli.explain.places import check_places, output_names, pictures_beside
     from fxcli.explain.png import sweep
     from fxcli.inference import rows as output
-    from fxcli.inference.detected import row_of
     from fxcli.inference.notes import named_by
-    from fxcli.report.gallery import Gallery, views
+    from fxcli.report.gallery import Gallery
     from fxcli.run.files import write_json
 
     shown = Shown.of(names, files)
@@ -46,33 +48,13 @@ def locate(opened: OpenedDetector, files: list[Path], names: PathStyle, score: f
     pictures = [wanted.boxes / f"{name}.png" for name in output_names(files, shown)] if wanted.boxes else []
     check_places(pictures, files)
     gallery = Gallery.begun(wanted.report, len(files), (), overwrite=wanted.overwrite) if wanted.report else None
-    least = opened.least_score(score)
+    least, classes = opened.least_score(score), opened.model.classes
     table = BoxTable(opened.model.info)
     lines = Lines(table, json=wanted.json)
     made_with = opened.made_with(least) | named_by(shown, files)
-    records: list[dict[str, Any]] = []
-    cautions: list[Caution] = []
-    classes = opened.model.classes
     again = {"resume": wanted.resume, "overwrite": wanted.overwrite, "as_parquet": wanted.parquet}
     with output.going_to(wanted.out, lines, made_with, **again) as rows:
-        todo = rows.missing(files, lambda path: path_cell(shown(path)), lambda i: not pictures or pictures[i].is_file())
-        found = opened.finder.over([files[index] for index in todo])
-        sightings = console.progress(found, total=len(files), done=len(files) - len(todo), what="predict")
-        for index, sighting in zip(todo, sightings, strict=True):
-            record = table.record(path_cell(shown(sighting.path)), **row_of(sighting, classes, least))
-            if pictures and "boxes" in record:
-                _draw(sighting, record, pictures[index], table.notice)
-            cautions += sighting.cleaned.cautions if sighting.cleaned else ()
-            rows.write(record)
-            if gallery:
-                cleaned = sighting.cleaned
-                gallery.add(record, views(cleaned, None, record.get("boxes", ())) if cleaned else None)
-            if wanted.boxes and not wanted.out:
-                records.append(record)
-            if wanted.strict and record["status"] == "error":
-                raise UnreadableImage(sighting.path, record["reason"])
-        rows.finish()
-    warn_of(cautions)
+        records = _locate(opened, files, pictures, shown, least, table, rows, gallery, wanted)
     if gallery:
         gallery.write(table.notice, opened.described)
     if wanted.boxes:
@@ -85,6 +67,47 @@ def locate(opened: OpenedDetector, files: list[Path], names: PathStyle, score: f
     console.note(f"boxes of a score of {least:.3f} or more; {table.notice}")
     if rows.failed:
         raise SomeRowsFailed(rows.failed, len(files), where)
+
+
+def _locate(
+    opened: OpenedDetector,
+    files: Sequence[Path],
+    pictures: Sequence[Path],
+    shown: Shown,
+    least: float,
+    table: BoxTable,
+    rows: Rows,
+    gallery: Gallery | None,
+    wanted: Outputs,
+) -> list[dict[str, Any]]:
+    """Looks for boxes on each picture that has no row; the records for COCO, where rows on stdout are all there is."""
+    from fxcli.data.names import path_cell
+    from fxcli.data.radiograph import Caution, warn_of
+    from fxcli.inference.detected import row_of
+    from fxcli.report.gallery import views
+
+    records: list[dict[str, Any]] = []
+    cautions: list[Caution] = []
+    todo = rows.missing(files, lambda path: path_cell(shown(path)), lambda i: not pictures or pictures[i].is_file())
+    # Closed where the loop is left early, or threads would go on with pictures that nobody hears of.
+    with contextlib.closing(opened.finder.over([files[index] for index in todo])) as found:
+        sightings = console.progress(found, total=len(files), done=len(files) - len(todo), what="predict")
+        for index, sighting in zip(todo, sightings, strict=True):
+            record = table.record(path_cell(shown(sighting.path)), **row_of(sighting, opened.model.classes, least))
+            if pictures and "boxes" in record:
+                _draw(sighting, record, pictures[index], table.notice)
+            cautions += sighting.cleaned.cautions if sighting.cleaned else ()
+            rows.write(record)
+            if gallery:
+                cleaned = sighting.cleaned
+                gallery.add(record, views(cleaned, None, record.get("boxes", ())) if cleaned else None)
+            if wanted.boxes and not wanted.out:
+                records.append(record)
+            if wanted.strict and record["status"] == "error":
+                raise UnreadableImage(sighting.path, record["reason"])
+    rows.finish()
+    warn_of(cautions)
+    return records
 
 
 def _draw(sighting: Sighting, record: dict[str, Any], target: Path, notice: str) -> None:

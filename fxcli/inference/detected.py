@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import functools
 import itertools
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -77,8 +77,8 @@ class Finder:
         sighting, view = _decoded(self.model.preprocessing, path)
         return sighting if view is None else self._told(sighting, self._found(np.stack([view]))[0])
 
-    def over(self, paths: Sequence[Path]) -> Iterator[Sighting]:
-        """What is found on each, in their order; an unreadable file's has a reason.
+    def over(self, paths: Sequence[Path]) -> Generator[Sighting, None, None]:
+        """What is found on each, in their order; an unreadable file's has a reason. Closed early, its threads end.
 
         Raises:
             RunError: A score is not finite.

@@ -11,7 +11,7 @@ from __future__ import annotations
 import functools
 import itertools
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -91,8 +91,8 @@ class Pipeline:
         """Answers without pictures and maps, in the order of the paths; an unreadable file's has a reason."""
         return self.map(lambda answer: answer.row, paths)
 
-    def map(self, function: Callable[[Answer], A], paths: Sequence[Path]) -> Iterator[A]:
-        """What a function makes of each answer, in the order of the paths.
+    def map(self, function: Callable[[Answer], A], paths: Sequence[Path]) -> Generator[A, None, None]:
+        """What a function makes of each answer, in the order of the paths; closed early, its threads end.
 
         Args:
             function: Called on the stream's thread, with the clean picture and the maps; what it returns is kept
