@@ -141,6 +141,27 @@ def test_resume_does_what_is_missing_and_coco_has_all(detector):
     fx("predict", "in", "--model", detector, "--out", "rows", "--resume", "--score", 0.9, code=6)
 
 
+def test_names_stay_where_outlines_lie_among_the_pictures(detector):
+    """In a folder of their own they would make the folder that all share a higher one."""
+    picture(Path("in/a/one.png"), 20, 30, 38, 48)
+    options = ["--model", detector, "--boxes", "in/found", "--out", "rows", "--paths", "relative"]
+    fx("predict", "in", *options)
+    told = fx("predict", "in", *options, "--resume").stderr
+    assert "nothing is missing" in told
+    assert [row["path"] for row in rows_of(Path("rows/predictions.csv").read_text())] == ["one.png"]
+
+
+def test_what_another_command_is_drawing_is_not_swept_away(detector):
+    picture(Path("in/a.png"), 20, 30, 38, 48)
+    options = ["--model", detector, "--boxes", "out", "--out", "rows"]
+    fx("predict", "in", *options)
+    being_drawn = Path("out/a.png.png.0123456789ab.part")
+    being_drawn.touch()
+    Path("rows/lock.json").write_text('{"pid": 1, "host": "elsewhere"}')
+    fx("predict", "in", *options, "--resume", code=6)
+    assert being_drawn.exists()
+
+
 def test_rows_of_another_version_of_fx_are_not_gone_on_with(detector, monkeypatch):
     picture(Path("in/a.png"), 20, 30, 38, 48)
     fx("predict", "in", "--model", detector, "--out", "rows")

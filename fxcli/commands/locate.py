@@ -34,17 +34,14 @@ def locate(opened: OpenedDetector, files: list[Path], names: PathStyle, score: f
     from fxcli.evaluation.box_table import BoxTable, found_coco
     from fxcli.evaluation.lines import Lines
     from fxcli.explain.places import check_places, output_names, pictures_beside
-    from fxcli.explain.png import sweep
     from fxcli.inference import rows as output
     from fxcli.inference.notes import named_by
     from fxcli.report.gallery import Gallery
     from fxcli.run.files import write_json
 
-    shown = Shown.of(names, files)
     if wanted.boxes:
         files = pictures_beside(wanted.boxes, files)
-        if wanted.resume:
-            sweep([wanted.boxes / f"{name}.png" for name in output_names(files, shown)])
+    shown = Shown.of(names, files)
     pictures = [wanted.boxes / f"{name}.png" for name in output_names(files, shown)] if wanted.boxes else []
     check_places(pictures, files)
     gallery = Gallery.begun(wanted.report, len(files), (), overwrite=wanted.overwrite) if wanted.report else None
@@ -83,12 +80,15 @@ def _locate(
     """Looks for boxes on each picture that has no row; the records for COCO, where rows on stdout are all there is."""
     from fxcli.data.names import path_cell
     from fxcli.data.radiograph import Caution, warn_of
+    from fxcli.explain.png import sweep
     from fxcli.inference.detected import row_of
     from fxcli.report.gallery import views
 
     records: list[dict[str, Any]] = []
     cautions: list[Caution] = []
     todo = rows.missing(files, lambda path: path_cell(shown(path)), lambda i: not pictures or pictures[i].is_file())
+    if wanted.resume and pictures:
+        sweep([pictures[index] for index in todo])
     # Closed where the loop is left early, or threads would go on with pictures that nobody hears of.
     with contextlib.closing(opened.finder.over([files[index] for index in todo])) as found:
         sightings = console.progress(found, total=len(files), done=len(files) - len(todo), what="predict")
