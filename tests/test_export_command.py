@@ -20,6 +20,7 @@ from fxcli.inference import export, exported, opened
 from fxcli.inference.opened import open_model
 from fxcli.model import classifier as models
 from fxcli.model import hardware
+from fxcli.run.directory import Run
 from fxcli.testing import tiny_dataset
 
 onnx = pytest.importorskip("onnx")
@@ -188,6 +189,31 @@ def test_a_conversion_that_gives_other_answers_is_not_kept(trained, raw, monkeyp
     assert done.exit_code == 6, done.output
     assert "the model gives other answers" in done.stderr
     assert list(Path("cache/exported").iterdir()) == []
+
+
+def test_what_is_not_its_own_is_not_replaced(trained, monkeypatch):
+    Path("m.onnx").write_text("another")
+    Path("tiny.onnx").write_text("another")
+    own = trained.path / "exports" / "tiny.onnx"
+    own.parent.mkdir()
+    own.write_text("an earlier one")
+    shutil.copy(trained.model_file, "alone.safetensors")
+    data = ("--data", Run(trained.path).manifest_file)
+
+    def begun(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(export, "graph_of", begun)
+    for options, code in (
+        ((trained.path, "--out", "m.onnx"), 4),
+        (("alone.safetensors", *data), 4),
+        (("alone.safetensors", *data, "--overwrite"), 130),
+        ((trained.path, "--out", "m.onnx", "--overwrite"), 130),
+        ((trained.path,), 130),
+    ):
+        done = fx("export", "onnx", *options)
+        assert done.exit_code == code, done.output
+        assert ("this file exists\n  → --overwrite replaces it; --out names another" in done.stderr) == (code == 4)
 
 
 @pytest.mark.parametrize(("engine", "absent"), [("openvino", "onnx"), ("onnxruntime", "onnxruntime")])

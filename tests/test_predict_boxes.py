@@ -3,6 +3,7 @@
 import csv
 import io
 import json
+import os
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -160,6 +161,19 @@ def test_what_another_command_is_drawing_is_not_swept_away(detector):
     Path("rows/lock.json").write_text('{"pid": 1, "host": "elsewhere"}')
     fx("predict", "in", *options, "--resume", code=6)
     assert being_drawn.exists()
+
+
+def test_coco_is_not_replaced_unasked(detector):
+    picture(Path("in/a.png"), 20, 30, 38, 48)
+    Path("out").mkdir()
+    Path("out/found.coco.json").write_text("corrected by hand")
+    told = fx("predict", "in", "--model", detector, "--boxes", "out", "--out", "rows", code=4).stderr
+    assert "out/found.coco.json: this file exists" in told
+    assert "--overwrite replaces it; --boxes names another folder" in told
+    assert os.listdir("out") == ["found.coco.json"]
+    assert not Path("rows").exists()
+    fx("predict", "in", "--model", detector, "--boxes", "out", "--overwrite")
+    assert len(json.loads(Path("out/found.coco.json").read_text())["images"]) == 1
 
 
 def test_rows_of_another_version_of_fx_are_not_gone_on_with(detector, monkeypatch):

@@ -15,7 +15,7 @@ from fxcli.commands import completion
 from fxcli.commands.options import Debug, Json, Quiet
 from fxcli.commands.startup import import_torch
 from fxcli.console import console
-from fxcli.errors import UsageError
+from fxcli.errors import DataError, UsageError
 
 if TYPE_CHECKING:
     from fxcli.data.manifest import Manifest, Row
@@ -58,6 +58,7 @@ def export(
     out: Annotated[
         Path | None, typer.Option("--out", metavar="FILE", help="The file to write; default: in the run's exports/.")
     ] = None,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a file that is not in the run.")] = False,
     json: Json = False,
     quiet: Quiet = False,
     debug: Debug = False,
@@ -83,6 +84,9 @@ def export(
     trained = opened.trained("fx export")
     manifest = opened.manifest(data, f"fx export {runtime.value}")
     file = _file(opened, runtime, precision, out)
+    # Its own file in a run is made anew; any other may be somebody's.
+    if file.exists() and not overwrite and (out is not None or opened.run is None):
+        raise DataError("this file exists", where=file, hint="--overwrite replaces it; --out names another")
     rows = _compared_on(opened, manifest)
     calibration = _calibration(opened, manifest) if precision == "int8" else []
     graph, weights = exporting.graph_of(trained, runtime.value, calibration)

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fxcli.console import console
-from fxcli.errors import SomeRowsFailed, UnreadableImage
+from fxcli.errors import DataError, SomeRowsFailed, UnreadableImage
 
 if TYPE_CHECKING:
     from fxcli.commands.outputs import Outputs
@@ -29,6 +29,7 @@ def locate(opened: OpenedDetector, files: list[Path], names: PathStyle, score: f
 
     Raises:
         SomeRowsFailed: Some could not be read.
+        DataError: There is a COCO file already.
     """
     from fxcli.data.paths import Shown
     from fxcli.evaluation.box_table import BoxTable, found_coco
@@ -44,6 +45,10 @@ def locate(opened: OpenedDetector, files: list[Path], names: PathStyle, score: f
     shown = Shown.of(names, files)
     pictures = [wanted.boxes / f"{name}.png" for name in output_names(files, shown)] if wanted.boxes else []
     check_places(pictures, files)
+    coco = wanted.boxes / COCO if wanted.boxes else None
+    if coco and coco.exists() and not (wanted.overwrite or wanted.resume):
+        hint = "--overwrite replaces it; --boxes names another folder"
+        raise DataError("this file exists", where=coco, hint=hint)
     gallery = Gallery.begun(wanted.report, len(files), (), overwrite=wanted.overwrite) if wanted.report else None
     least, classes = opened.least_score(score), opened.model.classes
     table = BoxTable(opened.model.info)
@@ -54,10 +59,10 @@ def locate(opened: OpenedDetector, files: list[Path], names: PathStyle, score: f
         records = _locate(opened, files, pictures, shown, least, table, rows, gallery, wanted)
     if gallery:
         gallery.write(table.notice, opened.described)
-    if wanted.boxes:
-        wanted.boxes.mkdir(parents=True, exist_ok=True)
+    if coco:
+        coco.parent.mkdir(parents=True, exist_ok=True)
         complete = _read(wanted.out / lines.file_name, json=wanted.json) if wanted.out else records
-        write_json(wanted.boxes / COCO, found_coco(complete, classes))
+        write_json(coco, found_coco(complete, classes))
     where = str(wanted.out / lines.file_name) if wanted.out else "the output"
     places = [f"boxes in {wanted.boxes}"] if wanted.boxes else []
     console.note(", ".join([f"{len(files)} pictures", *places, *([where] if wanted.out else [])]))

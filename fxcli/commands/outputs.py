@@ -50,8 +50,9 @@ class Outputs:
         on_stdout = "rows on stdout are not kept"
         if self.resume and (self.out is None or self.overwrite):
             raise UsageError("--resume goes with --out DIR, and without --overwrite", hint=on_stdout)
-        if self.overwrite and not (self.out or self.report or self.features):
-            raise UsageError("--overwrite goes with --out DIR, --features DIR or --report FILE", hint=on_stdout)
+        if self.overwrite and not (self.out or self.report or self.features or self.boxes):
+            given = "--out DIR, --boxes DIR, --features DIR or --report FILE"
+            raise UsageError(f"--overwrite goes with {given}", hint=on_stdout)
         if self.on_ray:
             if self.out is None:
                 raise UsageError("--on ray goes with --out DIR", hint="DIR/predictions.parquet gets the rows")

@@ -85,7 +85,10 @@ def predict(
     ] = False,
     overwrite: Annotated[
         bool,
-        typer.Option("--overwrite", help="Replace what is in --out DIR and --features DIR, and the file of --report."),
+        typer.Option(
+            "--overwrite",
+            help="Replace what is in --out DIR and --features DIR, the COCO of --boxes, and the file of --report.",
+        ),
     ] = False,
     strict: Annotated[bool, typer.Option("--strict", help="Stop at the first picture that cannot be read.")] = False,
     sets: Annotated[
