@@ -1,7 +1,9 @@
 import csv
 import io
 import json
+from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -10,7 +12,9 @@ from typer.testing import CliRunner
 from fxcli.cli import app
 from fxcli.console import console
 from fxcli.data.manifest import read_manifest
+from fxcli.data.preprocess import Clean
 from fxcli.evaluation.metrics import softmax
+from fxcli.inference.detected import BoxesBeside, Sighting
 from fxcli.inference.opened import open_model
 from fxcli.inference.verdict import Judge
 from fxcli.run import checkpoint
@@ -145,10 +149,31 @@ def test_what_is_not_answered_has_features(folds, gate, pictures):
 
 
 def test_a_picture_that_the_gate_cannot_read_is_an_error(folds, gate, pictures):
-    judge = Judge(open_model(str(folds.path)), open_model(str(gate.path)), sets=False, abstain=None)
-    judge.findings = [None]
+    opened, before = open_model(str(folds.path)), open_model(str(gate.path))
+    other = replace(before.pipeline.preprocessing, clean=Clean(128))
+    before = replace(before, pipeline=replace(before.pipeline, preprocessing=other))
+    judge = Judge(opened, before, sets=False, abstain=None)
+    judge.ask_gate(pictures[:1])
+    verdict = judge.verdict(next(opened.pipeline.map(lambda answer: answer, pictures[:1])))
+    assert verdict["status"] == "error"
+    assert verdict["reason"].startswith("the gate cannot read it: prepared ")
+    assert "128" in verdict["reason"]
+
+
+def test_a_picture_that_the_detector_cannot_read_is_an_error(folds, pictures):
+    beside = SimpleNamespace(
+        finder=SimpleNamespace(look=lambda path: Sighting(path, "prepared otherwise")),
+        model=SimpleNamespace(classes=("fracture",)),
+        made_with=lambda least: {},
+    )
+    judge = Judge(open_model(str(folds.path)), None, sets=False, abstain=None, boxes=BoxesBeside(beside, 0.5))
     verdict = judge.verdict(next(judge.opened.pipeline.run(pictures[:1])))
-    assert (verdict["status"], verdict["reason"]) == ("error", "the gate cannot read it")
+    assert verdict == {
+        "path": pictures[0],
+        "status": "error",
+        "reason": "the detector cannot read it: prepared otherwise",
+        "cautions": (),
+    }
 
 
 def test_what_the_gate_computes_in_is_part_of_what_rows_are_made_with(folds, gate):

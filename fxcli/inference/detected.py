@@ -187,8 +187,11 @@ class BoxesBeside:
     least: float
 
     def values(self, path: Path) -> dict[str, Any]:
-        """What rows tell of a picture; {} where it cannot be read."""
-        return values_of(self.opened.finder.look(path), self.opened.model.classes, self.least)
+        """What rows tell of a picture: boxes, or why there are none, which makes an error of the row."""
+        sighting = self.opened.finder.look(path)
+        if sighting.cleaned is None:
+            return {"status": "error", "reason": f"the detector cannot read it: {sighting.reason}"}
+        return values_of(sighting, self.opened.model.classes, self.least)
 
 
 def values_of(sighting: Sighting, classes: Sequence[str], least: float) -> dict[str, Any]:

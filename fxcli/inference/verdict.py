@@ -48,8 +48,8 @@ class Judge:
         if (sets and known.sets is None) or (abstain is not None and not known.source):
             raise UsageError(f"{opened.name} knows nothing of its own errors", hint=_FOLDS)
         self.least = 0.0 if abstain is None else self._least(abstain)
-        # What the gate gives a finding, by index; None where it could not read the picture.
-        self.findings: list[float | None] = []
+        # What the gate gives a finding, by index; or why it could not read the picture.
+        self.findings: list[float | str] = []
         if gate is not None:
             self._check(gate)
         if known.sets and sets:
@@ -94,17 +94,16 @@ class Judge:
             return
         negative = self.gate.model.classes.index(str(self.gate.model.info["negative_class"]))
         for answer in console.progress(self.gate.pipeline.run(files), total=len(files), what="gate"):
-            found = None if answer.members is None else float(1 - self.gate.say(answer).probabilities[negative])
-            self.findings.append(found)
+            is_read = answer.members is not None
+            self.findings.append(float(1 - self.gate.say(answer).probabilities[negative]) if is_read else answer.reason)
 
     def verdict(self, answer: Answer) -> dict[str, Any]:
         """Path, status, reason, probabilities [K] and the columns of a picture; and cautions, which end the reason."""
         found = self._verdict(answer)
         if self.boxes is not None and found["status"] != "error":
             located = self.boxes.values(answer.path)
-            found |= located or {
-                "reason": "; ".join([*filter(None, [found.get("reason")]), "the detector cannot read it"])
-            }
+            # Half an answer is none, as behind a gate: --resume tries it again.
+            found = {"path": answer.path, **located} if "status" in located else found | located
         reasons = [*([found["reason"]] if "reason" in found else []), *answer.cautions]
         return found | ({"reason": "; ".join(reasons)} if reasons else {}) | {"cautions": answer.cautions}
 
@@ -119,8 +118,8 @@ class Judge:
             found["unlike_training"] = said.unlike
         if self.gate is not None:
             finding = self.findings[answer.index]
-            if finding is None:
-                return found | {"status": "error", "reason": "the gate cannot read it"}
+            if isinstance(finding, str):
+                return found | {"status": "error", "reason": f"the gate cannot read it: {finding}"}
             found["p_finding"] = round(finding, 6)
             threshold = self.gate.uncertainty.threshold
             least = _EVEN if threshold is None else threshold
