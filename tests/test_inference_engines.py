@@ -1,4 +1,5 @@
 import copy
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -8,6 +9,7 @@ import torch
 from fxcli.inference import engines
 from fxcli.inference.engines import TorchEngine
 from fxcli.inference.opened import open_model
+from fxcli.inference.runtimes import RuntimeEngine
 from fxcli.model import classifier as models
 from fxcli.model import hardware
 from fxcli.model.hardware import Compute
@@ -42,6 +44,22 @@ def test_the_fast_engine_gives_the_answers_of_the_exact_one(model):
         assert np.abs(found_maps - maps).max() < tolerance
         assert found_distance == pytest.approx(distance, rel=0.1)
     assert not np.array_equal(rounded.run(images()).logits, logits)
+
+
+@pytest.mark.parametrize("name", ["torch", "openvino"])
+def test_threads_share_what_torch_has(model, name):
+    """What runs beside an engine on its threads, as a detector does, takes its share of the processor alone."""
+    torch_engine = TorchEngine(model.members, model.preprocessing, Compute(CPU))
+    engine = torch_engine if name == "torch" else RuntimeEngine(name, "fp32", 2, lambda image: {})
+    before = torch.get_num_threads()
+    torch.set_num_threads(4)
+    try:
+        for streams, share in ((2, 2), (8, 1)):
+            with engine.shared_by(streams) as begin, ThreadPoolExecutor(1, initializer=begin) as pool:
+                assert pool.submit(torch.get_num_threads).result() == share
+            assert torch.get_num_threads() == 4
+    finally:
+        torch.set_num_threads(before)
 
 
 def test_the_network_is_on_its_device_before_it_is_run(model, monkeypatch):

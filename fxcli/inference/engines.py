@@ -80,6 +80,17 @@ class Engine(Protocol):
         ...
 
 
+@contextlib.contextmanager
+def dividing(streams: int) -> Iterator[Callable[[], None]]:
+    """While it lasts, each of so many threads has its share of torch's, once it has called what this gives."""
+    threads = torch.get_num_threads()
+    try:
+        yield lambda: torch.set_num_threads(max(1, threads // streams))
+    finally:
+        # The number is kept by thread, but a new thread starts with the one that was set last.
+        torch.set_num_threads(threads)
+
+
 @dataclass(frozen=True)
 class TorchEngine:
     """One or several classifiers in torch.
@@ -120,16 +131,9 @@ class TorchEngine:
         """See Engine."""
         return CPU_BATCH_SIZE if self.is_on_cpu else GPU_BATCH_SIZE
 
-    @contextlib.contextmanager
-    def shared_by(self, streams: int) -> Iterator[Callable[[], None]]:
+    def shared_by(self, streams: int) -> contextlib.AbstractContextManager[Callable[[], None]]:
         """See Engine."""
-        threads = torch.get_num_threads()
-        share = max(1, threads // streams) if self.is_on_cpu else threads
-        try:
-            yield lambda: torch.set_num_threads(share)
-        finally:
-            # The number is kept by thread, but a new thread starts with the one that was set last.
-            torch.set_num_threads(threads)
+        return dividing(streams if self.is_on_cpu else 1)
 
     def batch(self, images: np.ndarray) -> Tensor:
         """[B, 1, S, S] uint8 → [B, 3, S, S] float32, normalised, on the device and in the layout of `compute`."""

@@ -9,7 +9,7 @@ import contextlib
 import functools
 import os
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -17,7 +17,7 @@ import numpy as np
 import torch
 
 from fxcli.errors import MissingDependency, ModelFileError, UsageError
-from fxcli.inference.engines import MOST_STREAMS, Computed, Engine
+from fxcli.inference.engines import MOST_STREAMS, Computed, Engine, dividing
 from fxcli.inference.exported import INPUT, Exported, outputs_of
 from fxcli.model.hardware import has_bf16
 from fxcli.run.cache import cache_dir
@@ -99,10 +99,9 @@ class RuntimeEngine:
     one: Callable[[np.ndarray], dict[str, np.ndarray]] = field(repr=False)
     batch_size: int = _BATCH_SIZE
 
-    @contextlib.contextmanager
-    def shared_by(self, streams: int) -> Iterator[Callable[[], None]]:
-        """See Engine; the runtimes divide the processor themselves."""
-        yield lambda: None
+    def shared_by(self, streams: int) -> contextlib.AbstractContextManager[Callable[[], None]]:
+        """See Engine; the runtimes divide the processor themselves, but not what a detector beside them takes of it."""
+        return dividing(streams)
 
     def run(self, images: np.ndarray) -> Computed:
         """See Engine."""
