@@ -39,6 +39,10 @@ app = typer.Typer(
 )
 
 
+# Of a training.
+_SMALLER = "lower train.batch_size (and raise train.accumulate), evaluate.batch_size or data.image_size_px"
+
+
 def _guarded(command: Callable[..., None]) -> Callable[..., None]:
     """The command with its errors shown as one block and turned into exit codes."""
 
@@ -63,7 +67,8 @@ def _guarded(command: Callable[..., None]) -> Callable[..., None]:
             )
         except Exception as error:
             if _is_out_of_memory(error):
-                hint = "lower train.batch_size (and raise train.accumulate), evaluate.batch_size or data.image_size_px"
+                has_own = "batch_size" in inspect.signature(command).parameters
+                hint = "a smaller --batch-size takes less" if has_own else _SMALLER
                 _fail(FxError("the memory of the device is used up", hint=hint))
             _fail(
                 FxError(

@@ -209,6 +209,17 @@ def test_memory_that_is_used_up_is_no_defect_of_fx():
     )
 
 
+def test_who_has_no_recipe_is_told_of_a_flag_where_memory_is_used_up(capsys):
+    import torch
+
+    def predict(batch_size: int | None = None) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    with pytest.raises(typer.Exit):
+        cli._guarded(predict)()
+    assert capsys.readouterr().err.endswith("\n  → a smaller --batch-size takes less\n")
+
+
 @pytest.mark.parametrize(
     ("error", "code"), [(typer.Exit(9), 9), (typer.Abort(), 1), (typer.BadParameter("no such thing"), 2)]
 )
