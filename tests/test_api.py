@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -74,14 +75,17 @@ def test_mistakes_are_errors_of_fx(trained, prepared, tmp_path):
 
 
 def test_the_lines_in_the_readme_run(trained, prepared, capsys):
-    """As they stand, but for the names of model and folder."""
+    """As they stand, but for the names of model and folder; with a picture that cannot be read."""
+    folder = shutil.copytree(prepared / "pictures/test", "folder")
+    Path(folder, "bad.png").write_bytes(b"no picture")
     (code,) = re.findall(r"```python\n(import fxcli\n.*?)```", README.read_text(encoding="utf-8"), re.DOTALL)
     assert len(code.splitlines()) <= 5
-    code = code.replace('"final"', repr(str(trained.path))).replace('"folder/"', repr(str(prepared / "pictures/test")))
+    code = code.replace('"final"', repr(str(trained.path))).replace('"folder/"', repr(folder))
     exec(code, {})
     told = capsys.readouterr().out.splitlines()
-    assert len(told) == len(list((prepared / "pictures" / "test").rglob("*.png")))
-    assert all(re.match(r".*\.png class_\d 0\.\d+$", line) for line in told)
+    assert len(told) == len(list(Path(folder).rglob("*.png")))
+    assert told[0] == f"{folder}/bad.png not a picture, or of an unknown format {{}}"
+    assert all(re.match(r".*\.png class_\d {'class_0': 0\.\d+, ", line) for line in told[1:])
 
 
 def test_importing_fx_imports_no_torch():
