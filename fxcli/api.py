@@ -20,7 +20,6 @@ from fxcli.data.names import path_cell
 from fxcli.errors import UsageError
 from fxcli.evaluation.box_table import BoxTable
 from fxcli.evaluation.predictions import PredictionTable
-from fxcli.explain import overlay
 from fxcli.explain.draw import draw_answer
 from fxcli.inference.detected import OpenedDetector, Sighting, is_detector, open_detector, row_of
 from fxcli.inference.opened import Opened, open_model
@@ -136,7 +135,7 @@ def _told(judge: Judge, table: PredictionTable, heat_maps: bool, answer: Answer)
     if not heat_maps or answer.cleaned is None:
         return Prediction(path, row, features)
     drawn = draw_answer(judge.opened, answer)
-    return Prediction(path, row, features, drawn.heat, overlay.overlay(answer.cleaned, drawn.heat))
+    return Prediction(path, row, features, drawn.heat, drawn.coloured)
 
 
 def _located(opened: OpenedDetector, least: float, sighting: Sighting) -> Prediction:

@@ -43,7 +43,6 @@ def test_rows_are_found_as_they_were_written(is_json):
     found = made.found(io.BytesIO(written(made)))
     assert [path_of(path) for path in found.order] == PATHS
     assert found.end == len(written(made))
-    assert found.failed == 0
     for path, place in found.places.items():
         assert place.is_answer
         assert written(made)[place.start : place.end].decode() == made.line(record(made, path_of(path)))
@@ -90,7 +89,6 @@ def test_errors_and_rows_that_come_again():
     found = made.found(io.BytesIO(made.head.encode() + b"".join(texts)))
     starts = np.cumsum([len(made.head), *map(len, texts)])
     assert found.order == ["a.png", "b.png", "c.png", "a.png", "b.png"]
-    assert found.failed == 2
     assert found.places == {
         "a.png": Place(starts[3], starts[4], True),
         "c.png": Place(starts[2], starts[3], False),

@@ -44,13 +44,11 @@ class Found:
     Attributes:
         order: The path of each.
         places: The last row of each path, but for errors.
-        failed: How many are errors.
         end: Where the last of them ends, in bytes.
     """
 
     order: list[str] = field(default_factory=list)
     places: dict[str, Place] = field(default_factory=dict)
-    failed: int = 0
     end: int = 0
 
 
@@ -85,7 +83,6 @@ class Lines:
             start, found.end = found.end, found.end + len(line)
             found.order.append(path)
             if status == "error":
-                found.failed += 1
                 found.places.pop(path, None)
             else:
                 found.places[path] = Place(start, found.end, status == "ok")
