@@ -13,9 +13,12 @@ import pytest
 from reported import check_harmless, fx, own_cache, page, recipe, well
 
 from fxcli.data.manifest import read_manifest, write_manifest
+from fxcli.evaluation.metrics import softmax
+from fxcli.evaluation.predictions import read_labelled
 from fxcli.evaluation.words import OVERALL, PER_CLASS, told
 from fxcli.report import pictures
 from fxcli.report.kept import kept
+from fxcli.run import checkpoint
 from fxcli.run.directory import Run
 
 NAME = "b<i>&\"'$x$"
@@ -210,6 +213,21 @@ def test_pictures_are_the_surest_answers(own):
     assert cards == min(2, wrong) + min(2, len(rows) - wrong)
     # A right answer is drawn for one class, a wrong one for two.
     assert len(shown) - cards == cards + min(2, wrong)
+
+
+@pytest.mark.slow
+def test_pictures_have_the_probabilities_that_the_model_tells(own):
+    run = own("folds")
+    tensors, info = checkpoint.load_model_file(run.model_file)
+    info["uncertainty"]["temperature"] = 7.0
+    checkpoint.save_model_file(run.model_file, tensors, info)
+    said, _ = read_labelled(run.oof_file.read_text(encoding="utf-8"))
+    p = softmax(said.mean_logits / 7)
+    surest = [p[(p.argmax(axis=1) == said.targets) == is_right].max() for is_right in (True, False)]
+    found = report(run.path, "--pictures", 1)
+    assert "at the model's temperature" in found.text
+    shown = re.findall(r"class_\d (0\.\d\d)(?=, is|\s)", found.text)
+    assert {f"{at:.2f}" for at in surest} <= set(shown)
 
 
 @pytest.mark.slow

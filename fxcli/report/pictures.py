@@ -45,7 +45,7 @@ class Chosen:
         row: The picture.
         label: Its true class, by index.
         answer: Likewise.
-        p: Probabilities of all classes, [K].
+        p: Probabilities of all classes, [K], at the model's temperature.
     """
 
     row: Row
@@ -75,16 +75,22 @@ def pictures(run: Kept, most: int) -> Section:
 
 
 def _answered(run: Kept, manifest: Manifest, text: str, most: int, *, part: str) -> tuple[Text, list[Section]]:
+    from fxcli.inference.opened import open_model
+
     said, classes = read_labelled(text)
     by_path = {row.path: row for row in manifest.rows}
     if strange := set(said.paths) - by_path.keys():
         raise DataError(f"{len(strange)} pictures that were answered are not in the run's manifest")
+    opened = open_model(str(run.run.model_file), workers=0)
+    # As in fx predict; the file has what the networks gave.
+    said = replace(said, logits=said.logits / opened.uncertainty.temperature)
     right, wrong = ([_chosen(said, by_path, place) for place in places] for places in _surest(said, most))
-    drawn = _drawn(run, manifest, [*right, *wrong])
+    drawn = _drawn(opened, manifest, [*right, *wrong])
     cards = [_card(classes, chosen, views) for chosen, views in zip([*right, *wrong], drawn, strict=True)]
     about = Text(
-        f"The surest {_ABOUT[part]}; one of each group. Colour is evidence in logits: a map without evidence stays "
-        "grey. It shows what spoke for an answer, not where a fracture is."
+        f"The surest {_ABOUT[part]}; one of each group. Probabilities are at the model's temperature, as in fx "
+        "predict. Colour is evidence in logits: a map without evidence stays grey. It shows what spoke for an answer, "
+        "not where a fracture is."
     )
     parts = [("Right answers", cards[: len(right)]), ("Wrong answers", cards[len(right) :])]
     return about, [Section(name, [Pictures(some) if some else Text("None.")]) for name, some in parts]
@@ -114,13 +120,11 @@ def _card(classes: Sequence[str], chosen: Chosen, views: Sequence[View]) -> Card
     return Card(views, [f"{answer}{label}", chosen.row.source or chosen.row.path])
 
 
-def _drawn(run: Kept, manifest: Manifest, chosen: Sequence[Chosen]) -> list[list[View]]:
+def _drawn(opened: Opened, manifest: Manifest, chosen: Sequence[Chosen]) -> list[list[View]]:
     """The picture and its heat maps: for the answer, and for the true class where that is another."""
     from fxcli.inference.engines import TorchEngine
     from fxcli.inference.measured import members_of
-    from fxcli.inference.opened import open_model
 
-    opened = open_model(str(run.run.model_file), workers=0)
     engine = opened.pipeline.engine
     by_members: dict[tuple[int, ...], list[int]] = {}
     for place, numbers in enumerate(members_of(opened, [each.row for each in chosen])):
