@@ -8,7 +8,7 @@ import torch
 from pydantic import BaseModel, ConfigDict
 
 from fxcli.data.preprocess import Clean, Preprocessing
-from fxcli.errors import ModelFileError, RecipeError, RunError, UnknownName
+from fxcli.errors import MissingDependency, ModelFileError, PluginError, RecipeError, RunError, UnknownName
 from fxcli.inference.engines import TorchEngine
 from fxcli.inference.export import Whole
 from fxcli.inference.exported import outputs_of
@@ -52,6 +52,35 @@ def test_what_a_backbone_refuses_is_a_recipe_error(demo_zoo):
     settings = Model(backbone="demo_tiny", init="random", drop_path=0.1)
     with pytest.raises(RecipeError, match="no stochastic depth"):
         models.build(demo_zoo.backbone("demo_tiny"), settings, 64, 3, seed=0)
+
+
+@pytest.mark.parametrize(
+    ("build", "message"),
+    [
+        (lambda args: {}["gone"], "backbone demo_tiny: build failed: KeyError: 'gone'"),
+        (lambda args: torch.empty(2).view(3), "backbone demo_tiny: build failed: RuntimeError: shape"),
+        (lambda args: torch.relu, "backbone demo_tiny: build returned builtin_function_or_method, not a torch module"),
+    ],
+)
+def test_a_plugin_that_cannot_build_is_told_as_broken(demo_zoo, build, message):
+    spec = replace(demo_zoo.backbone("demo_tiny"), build=build)
+    with pytest.raises(PluginError) as caught:
+        models.build(spec, SETTINGS, 64, 3, seed=0)
+    assert caught.value.what.startswith(message)
+    assert caught.value.hint.startswith("it is of the plugin demo (fx-demo 0.1)")
+
+
+def test_an_error_of_fx_in_a_plugin_is_left_as_it_is(demo_zoo):
+    def build(args):
+        raise MissingDependency("timm", extra="timm", purpose="demo_tiny")
+
+    spec = replace(demo_zoo.backbone("demo_tiny"), build=build)
+    with pytest.raises(MissingDependency):
+        models.build(spec, SETTINGS.model_copy(update={"backbone": "never_registered"}), 64, 3, seed=0)
+    spec = replace(spec, build=lambda args: None)
+    with pytest.raises(PluginError, match="backbone never_registered: build returned NoneType") as caught:
+        models.build(spec, SETTINGS.model_copy(update={"backbone": "never_registered"}), 64, 3, seed=0)
+    assert caught.value.hint is None
 
 
 def test_file_copied_alone_gives_the_same_bits(model, demo_zoo, tmp_path):

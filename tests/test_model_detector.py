@@ -175,6 +175,20 @@ def test_a_plugin_that_builds_something_else(demo_zoo):
         detectors.build(demo_zoo.backbone("demo_tiny"), spec, Model(backbone="demo_tiny"), Detect(), 96, 1, SHAPES, 0)
 
 
+@pytest.mark.parametrize(
+    ("build", "message"),
+    [
+        (lambda backbone, args: backbone.gone, "build failed: AttributeError: 'Sequential' object"),
+        (lambda backbone, args: None, "build returned NoneType, not a torch module"),
+    ],
+)
+def test_a_plugin_that_cannot_build_is_told_as_broken(demo_zoo, build, message):
+    spec = DetectorSpec(name="faster_rcnn", build=build)
+    with pytest.raises(PluginError, match=f"detector faster_rcnn: {message}") as caught:
+        detectors.build(demo_zoo.backbone("demo_tiny"), spec, Model(backbone="demo_tiny"), Detect(), 96, 1, SHAPES, 0)
+    assert "the plugin fx (fxcli " in caught.value.hint
+
+
 # --- anchors ---
 
 

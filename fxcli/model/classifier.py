@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -13,12 +14,12 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from fxcli.data.preprocess import Preprocessing
-from fxcli.errors import ModelFileError, RecipeError
+from fxcli.errors import FxError, ModelFileError, PluginError, RecipeError
 from fxcli.model.empty import EmptyParameters
 from fxcli.model.header import fill, problems_of, reading, spec_of, told_by
 from fxcli.recipe.schema import Model
 from fxcli.run.checkpoint import load_model_file, save_model_file
-from fxcli.zoo.plugins import Zoo
+from fxcli.zoo.plugins import Zoo, load_zoo
 from fxcli.zoo.specs import BackboneArgs, BackboneSpec
 
 STATISTICS = ("mean", "projection", "residual")
@@ -183,6 +184,7 @@ def build(spec: BackboneSpec, settings: Model, image_size_px: int, num_classes: 
 
     Raises:
         RecipeError: The backbone refuses its options.
+        PluginError: Its plugin is broken.
     """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
@@ -208,9 +210,41 @@ def _backbone(spec: BackboneSpec, settings: Model, image_size_px: int) -> nn.Mod
         raise RecipeError(problems, recipe=settings.backbone) from error
     args = BackboneArgs(image_size_px=image_size_px, drop_path=settings.drop_path, options=options)
     try:
-        return spec.build(args)
+        return built("backbone", settings.backbone, lambda: spec.build(args))
     except ValueError as error:
         raise RecipeError([f"model: {spec.name}: {error}"], recipe=settings.backbone) from error
+
+
+def built(kind: str, name: str, build: Callable[[], object]) -> nn.Module:
+    """What a plugin builds; what goes wrong in its code is told as its own.
+
+    Args:
+        kind: "backbone" or "detector".
+        name: As a recipe has it.
+        build: Calls the plugin.
+
+    Raises:
+        PluginError: It fails, or gives no module.
+        ValueError: It refuses what is asked of it.
+    """
+    try:
+        found = build()
+    except (FxError, ValueError):
+        raise
+    except Exception as error:
+        raise _broken(kind, name, f"build failed: {type(error).__name__}: {error}") from error
+    if not isinstance(found, nn.Module):
+        raise _broken(kind, name, f"build returned {type(found).__name__}, not a torch module")
+    return found
+
+
+def _broken(kind: str, name: str, what: str) -> PluginError:
+    try:
+        plugin = load_zoo().provider(kind, name)
+    except FxError:  # a spec that was not registered
+        return PluginError(f"{kind} {name}: {what}")
+    hint = f"it is of the plugin {plugin.name} ({plugin.distribution} {plugin.version}); --debug shows where it fails"
+    return PluginError(f"{kind} {name}: {what}", hint=hint)
 
 
 def load(file: Path, zoo: Zoo, *, headless: bool = False) -> TrainedModel:
@@ -223,6 +257,7 @@ def load(file: Path, zoo: Zoo, *, headless: bool = False) -> TrainedModel:
 
     Raises:
         ModelFileError: It is none, is damaged, holds no classifier, or its backbone's plugin is not there.
+        PluginError: That plugin is broken.
     """
     tensors, info = load_model_file(file)
     is_headless = headless and info.get("task") == "pretrain"

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from fxcli.data.preprocess import Preprocessing
 from fxcli.errors import FxError, ModelFileError, PluginError, RecipeError
-from fxcli.model.classifier import build_backbone
+from fxcli.model.classifier import build_backbone, built
 from fxcli.model.empty import EmptyParameters
 from fxcli.model.header import fill, problems_of, reading, spec_of, told_by
 from fxcli.model.pyramid import Pyramid
@@ -134,7 +134,7 @@ def build(
 
     Raises:
         RecipeError: The backbone or the detector refuses its options, or each other.
-        PluginError: What the detector's plugin built is none.
+        PluginError: A plugin is broken, or what the detector's plugin built is none.
     """
     try:
         # In JSON mode: strict Python mode refuses a list where the options want a tuple.
@@ -155,10 +155,10 @@ def build(
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed + 1)
         try:
-            network = detector.build(backbone, args)
+            network = built("detector", settings.detector, lambda: detector.build(backbone, args))
         except ValueError as error:
             raise RecipeError([f"detect: {detector.name} over {spec.name}: {error}"], recipe=model.backbone) from error
-    if not isinstance(network, nn.Module) or not any(module is backbone for module in network.modules()):
+    if not any(module is backbone for module in network.modules()):
         raise PluginError(f"detector {detector.name}: build did not return a module that holds its backbone")
     return Detector(network, backbone)
 
@@ -168,6 +168,7 @@ def load(file: Path, zoo: Zoo) -> TrainedDetector:
 
     Raises:
         ModelFileError: It is none, is damaged, holds no detector, or a plugin that it needs is not there.
+        PluginError: One of these plugins is broken.
     """
     tensors, info = load_model_file(file)
     if info.get("task") != "detect":
@@ -189,7 +190,7 @@ def load(file: Path, zoo: Zoo) -> TrainedDetector:
         # The file holds every parameter, or fill fails.
         with EmptyParameters():
             network = build(spec, detector, model, settings, preprocessing.image_size_px, len(classes), shapes, seed=0)
-    except (RecipeError, PluginError) as error:
+    except RecipeError as error:
         raise ModelFileError(f"its detector is no longer as it was: {error.what}", where=file) from error
     fill(network, tensors, file)
     header = {key: value for key, value in info.items() if key not in ("classes", "preprocessing")}
