@@ -6,6 +6,14 @@ def test_the_same_mark_makes_pairs_with_its_first():
     assert people.same(["", ""]) == []
 
 
+def test_a_list_goes_before_files_and_joins_what_it_leaves_out():
+    assert people.patients(["k", "l", None], ["", "", ""]) == (["k", "l", ""], [])
+    assert people.patients(["k", "l"], ["x", "x"]) == (["k", "l"], []), "such as one id in place of all"
+    marks, pairs = people.patients(["k", None, "l", None, "m"], ["x", "x", "y", "z", "x"])
+    assert marks == ["k", "k", "l", "z", "m"]
+    assert [(a, b) for a, b in pairs if a != b] == [(0, 1), (0, 4)]
+
+
 def test_running_numbers():
     assert people.numbered("p", ["x", "", "y", "x"]) == ["p00001", "", "p00002", "p00001"]
     assert people.numbered("s", []) == []

@@ -154,6 +154,21 @@ def test_a_column_of_the_list_goes_before_what_files_say(study):
     assert len({row.patient for row in rows}) == 13
 
 
+def test_a_list_with_some_patients_is_joined_with_what_files_say(study):
+    files = sorted(study.rglob("*.dcm"))
+    listed = [f"mine{file.stem.partition('_')[0]}" if file.stem.endswith("_1") else "" for file in files]
+    lines = [f"{file},{file.parent.name},{who}\n" for file, who in zip(files, listed, strict=True)]
+    Path("list.csv").write_text("path,label,patient\n" + "".join(lines))
+    fx("prepare", "list.csv", "--out", "out", *SETS)
+    rows = read_manifest(Path("out/manifest.csv")).rows
+    groups = {Path(row.source).stem: row.group for row in rows}
+    patients = {Path(row.source).stem: row.patient for row in rows}
+    # Of patient 3 the studies differ, of 5 nothing is known but to the list.
+    assert groups["3_0"] == groups["3_1"]
+    assert patients["3_0"] == patients["3_1"]
+    assert len(set(groups.values())) == 13
+
+
 @pytest.mark.slow
 def test_no_name_leaves_the_source(study, demo_zoo):
     """Prepared under hashed names, trained, measured, predicted, drawn and exported: not one id in any file."""

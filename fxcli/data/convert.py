@@ -62,7 +62,7 @@ class Made:
         is_phantom: Whether fx drew it.
         view: For the audit; None if pictures are not compared.
         colour_frac: Coloured fraction of the raw picture; 0 if pictures are not compared.
-        patient: Equal for pictures of one patient, "" if unknown; what it says stays here.
+        patient: As its file says: equal for pictures of one patient, "" if unknown; what it says stays here.
         study: Likewise.
         orientation: EXIF's number of the turn that it was given.
         cautions: What people should know of it.
@@ -144,7 +144,7 @@ def _convert(clean: Clean, part: Path, searched: bool, item: Item) -> Made | Unr
         is_phantom=cleaned.is_phantom,
         view=seen,
         colour_frac=colour,
-        patient=item.patient or radiograph.patient,
+        patient=radiograph.patient,
         study=radiograph.study,
         orientation=radiograph.orientation,
         cautions=cleaned.cautions,

@@ -15,6 +15,26 @@ def same(marks: Sequence[str]) -> list[tuple[int, int]]:
     return [(firsts.setdefault(mark, index), index) for index, mark in enumerate(marks) if mark]
 
 
+def patients(listed: Sequence[str | None], said: Sequence[str]) -> tuple[list[str], list[tuple[int, int]]]:
+    """Whom pictures show, where a list and their files may both say it: the list goes before.
+
+    Args:
+        listed: Patient of each picture as a list has it, or None.
+        said: As its file says; "" if unknown.
+
+    Returns:
+        A mark for each picture, "" if unknown; and pairs of pictures, by index, that are of one patient beyond that:
+        where the list leaves one of a file's patient out, it joins the others, listed or not.
+    """
+    known: dict[str, str] = {}
+    for patient, mark in zip(listed, said, strict=True):
+        if patient and mark:
+            known.setdefault(mark, patient)
+    left_out = {mark for patient, mark in zip(listed, said, strict=True) if not patient}
+    pairs = same([mark if mark in left_out else "" for mark in said])
+    return [patient or known.get(mark, mark) for patient, mark in zip(listed, said, strict=True)], pairs
+
+
 def numbered(letter: str, marks: Sequence[str]) -> list[str]:
     """A running number in place of each mark, which is no id to anybody; "" for ""."""
     numbers = {"": ""}

@@ -213,15 +213,20 @@ def _audit(made: Sequence[Made], recipe: PrepareRecipe) -> Audit:
     digests = [picture.digest for picture in made]
     views = _views(made)
     pairs = audit.find_pairs([item.source or item.name for item in items], digests, views, workers=workers(recipe))
-    patients, studies = [picture.patient for picture in made], [picture.study for picture in made]
+    patients, joined = _patients(made)
     if doubts := people.doubts(patients):
         console.warn(doubts)
-    together = [*((pair.a, pair.b) for pair in pairs), *people.same(studies)]
+    studies = people.same([picture.study for picture in made])
+    together = [*((pair.a, pair.b) for pair in pairs), *joined, *studies]
     groups = split.groups([patient or None for patient in patients], digests, together)
     splits = split.assign(recipe.split, recipe.seed, labels, groups, [item.split for item in items])
     sizes = [picture.width_px * picture.height_px for picture in made]
     odd = oddities.find(views, [picture.colour_frac for picture in made], sizes)
     return audit.conclude(recipe.audit, names, labels, splits, pairs, groups, sizes, odd)
+
+
+def _patients(made: Sequence[Made]) -> tuple[list[str], list[tuple[int, int]]]:
+    return people.patients([picture.item.patient for picture in made], [picture.patient for picture in made])
 
 
 def _views(made: Sequence[Made]) -> list[View]:
@@ -231,7 +236,7 @@ def _views(made: Sequence[Made]) -> list[View]:
 def _rows(made: Sequence[Made], found: Audit, part: Path) -> list[Row]:
     """The manifest's rows; puts each picture where its row says, and takes away those that are left out."""
     rows = []
-    patients = people.numbered("p", [picture.patient for picture in made])
+    patients = people.numbered("p", _patients(made)[0])
     studies = people.numbered("s", [picture.study for picture in made])
     for index, picture in enumerate(made):
         if index in found.dropped:
