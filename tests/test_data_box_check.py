@@ -26,16 +26,17 @@ def source(pictures, labels=("fracture",)):
 # --- turning ---
 
 
+@pytest.mark.parametrize("suffix", ["png", "tif"])
 @pytest.mark.parametrize("orientation", range(1, 9))
-def test_boxes_turn_as_pictures_do(orientation):
+def test_boxes_turn_as_pictures_do(orientation, suffix):
     """The oracle is the reader: a white rectangle in the stored file lies where the box comes to lie."""
     pixels = np.zeros((60, 90), np.uint8)
     pixels[10:25, 30:70] = 255
     image = Image.fromarray(pixels)
     exif = image.getexif()
     exif[274] = orientation
-    image.save("x.png", exif=exif)
-    seen = read(Path("x.png"))
+    image.save(f"x.{suffix}", exif=exif)
+    seen = read(Path(f"x.{suffix}"))
     assert seen.orientation == orientation
     size = (seen.width_px, seen.height_px)
     (found,) = placed(Annotated((box(30, 10, 70, 25),), (90, 60)), size, orientation, turned=False)

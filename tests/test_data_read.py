@@ -159,9 +159,10 @@ def test_exif_orientation(tmp_path, suffix, orientation, turn):
     blocks = np.kron(np.array([[10, 80, 150], [40, 200, 240]], np.uint8), np.ones((16, 16), np.uint8))
     options = {"compression": "tiff_lzw"} if suffix == ".lzw.tif" else {}
     path = save(Image.fromarray(blocks), tmp_path / f"a{suffix}", exif=exif, **options)
-    pixels = read(path).pixels
-    assert pixels.shape == turn(blocks).shape
-    assert np.abs(pixels.astype(int) - turn(blocks)).max() <= 2
+    found = read(path)
+    assert found.orientation == orientation
+    assert found.pixels.shape == turn(blocks).shape
+    assert np.abs(found.pixels.astype(int) - turn(blocks)).max() <= 2
 
 
 def test_16_bit_is_turned_too(tmp_path):

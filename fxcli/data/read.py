@@ -118,6 +118,7 @@ def _picture(handle: BinaryIO, path: Path, draft_px: int | None) -> Radiograph:
         several = getattr(image, "is_animated", False) and image.format != "MPO"
         white_is_zero, sample_format = (getattr(image, "tag_v2", {}).get(tag) for tag in (_PHOTOMETRIC, _SAMPLE_FORMAT))
         full_px = _drafted(image, draft_px) if draft_px else None
+        orientation = _orientation(image)
         if image.format == "JPEG" and not jpeg.has_end(handle):
             found = _picture(io.BytesIO(jpeg.ended(handle, path)), path, draft_px)
             return replace(found, cautions=(*found.cautions, Caution.NO_END))
@@ -126,8 +127,9 @@ def _picture(handle: BinaryIO, path: Path, draft_px: int | None) -> Radiograph:
         if image.format == "JPEG" and (jpeg.ends_flat(image) or "progressive" in image.info):
             jpeg.ended(handle, path)
         colour = colour_frac(image)
-        orientation = _orientation(image)
-        pixels = _grey(image.transpose(_TURNS[orientation]) if orientation in _TURNS else image)
+        # A TIFF is turned while it is loaded, and then says nothing of it any more.
+        to_turn = _orientation(image)
+        pixels = _grey(image.transpose(_TURNS[to_turn]) if to_turn in _TURNS else image)
     if is_cut_deep and pixels.max() < _LEAST_TOP:
         raise UnreadableImage(path, "several channels of 16 bits, and few of them used: save it as grey of 16 bits")
     # Pillow has one type for each size of whole numbers.
