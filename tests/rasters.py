@@ -22,13 +22,14 @@ def tiff(values, sample_format, order="<"):
     return mark + struct.pack(f"{order}L", 8 + len(data)) + data + struct.pack(f"{order}H", 10) + entries + bytes(4)
 
 
-def png(values, kind, *, size=None):
+def png(values, kind, *, size=None, transparent=b""):
     """A PNG of 16 bits (kind 2: RGB, 4: grey with alpha), or of whatever size its header is to claim, by hand."""
     rows = b"".join(b"\0" + row.astype(">u2").tobytes() for row in values)
     width, height = size or values.shape[1::-1]
     header = struct.pack(">IIBBBBB", width, height, 16, kind, 0, 0, 0)
     out = b"\x89PNG\r\n\x1a\n"
-    for name, data in ((b"IHDR", header), (b"IDAT", zlib.compress(rows)), (b"IEND", b"")):
+    key = ((b"tRNS", transparent),) if transparent else ()
+    for name, data in ((b"IHDR", header), *key, (b"IDAT", zlib.compress(rows)), (b"IEND", b"")):
         out += struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data))
     return out
 

@@ -98,6 +98,23 @@ def test_palette_with_a_transparent_colour(tmp_path):
     assert np.array_equal(pixels, np.where(gradient() > 60, 90, 0))
 
 
+@pytest.mark.parametrize(("mode", "colour"), [("L", 200), ("1", 1), ("I;16", 200), ("RGB", (200, 200, 200))])
+def test_one_transparent_colour(tmp_path, mode, colour):
+    values = np.where(gradient() > 60, 200, 100).astype(np.uint16 if mode == "I;16" else np.uint8)
+    image = Image.fromarray(values)
+    image = image.point(lambda value: 255 * (value > 150), "1") if mode == "1" else image.convert(mode)
+    path = save(image, tmp_path / "a.png", transparency=colour)
+    assert of_file(path, lambda image: (image.mode, "transparency" in image.info)) == (mode, True)
+    assert np.array_equal(read(path).pixels, np.where(gradient() > 60, 0, 0 if mode == "1" else 100))
+
+
+def test_one_transparent_colour_of_16_bits(tmp_path):
+    values = np.where(gradient()[..., None] > 60, 0xFF00, 0x6400).repeat(3, axis=2)
+    path = tmp_path / "a.png"
+    path.write_bytes(png(values, 2, transparent=struct.pack(">HHH", 0xFF00, 0xFF00, 0xFF00)))
+    assert np.array_equal(read(path).pixels, np.where(gradient() > 60, 0, 100))
+
+
 def test_cmyk(tmp_path):
     image = Image.merge("CMYK", [*[Image.new("L", SIZE)] * 3, Image.fromarray(255 - gradient())])
     path = save(image, tmp_path / "a.jpg", quality=100)

@@ -128,6 +128,8 @@ def _picture(handle: BinaryIO, path: Path, draft_px: int | None) -> Radiograph:
             jpeg.ended(handle, path)
         colour = colour_frac(image)
         # A TIFF is turned while it is loaded, and then says nothing of it any more.
+        if is_cut_deep and isinstance(colour_key := image.info.get("transparency"), tuple):
+            image.info["transparency"] = tuple(value >> 8 for value in colour_key)
         to_turn = _orientation(image)
         pixels = _grey(image.transpose(_TURNS[to_turn]) if to_turn in _TURNS else image)
     if is_cut_deep and pixels.max() < _LEAST_TOP:
@@ -186,9 +188,12 @@ def _orientation(image: Image.Image) -> int:
 
 
 def _grey(image: Image.Image) -> np.ndarray:
+    # One grey value or colour of a picture may stand for transparency (tRNS of PNG).
+    transparent = image.info.get("transparency")
     if image.mode in ("I", "F") or image.mode.startswith("I;16"):
-        return np.asarray(image).astype({"I": np.int32, "F": np.float32}.get(image.mode, np.uint16))
-    if image.mode in ("P", "PA", "LA", "La", "RGBA", "RGBa"):
+        pixels = np.asarray(image).astype({"I": np.int32, "F": np.float32}.get(image.mode, np.uint16))
+        return pixels if transparent is None else np.where(pixels == transparent, pixels.dtype.type(0), pixels)
+    if image.mode in ("P", "PA", "LA", "La", "RGBA", "RGBa") or transparent is not None:
         rgba = image.convert("RGBA")
         image = Image.alpha_composite(Image.new("RGBA", rgba.size, (0, 0, 0, 255)), rgba)
     if image.mode == "LAB":
