@@ -1,7 +1,12 @@
 """What file names tell, and what they do not."""
 
+import random
+import re
+import time
+
 import pytest
 
+from fxcli.data import figures
 from fxcli.data.figures import same_figure
 
 HASH = "c146d133697935a23e0f1a9160b744f0"
@@ -60,3 +65,20 @@ def test_a_name_that_very_many_share_tells_nothing():
     names = [f"{i}/scan-20230405-0001-a1.jpg" for i in range(40)]
     assert len(same_figure(names[:32])) == 31
     assert same_figure(names) == []
+
+
+def test_what_upload_services_append_is_cut_off_alike_however_it_is_looked_for():
+    """The oracle is the plain pattern, which takes cubic time."""
+    plain = re.compile(r"[._-]*(jpe?g|png|bmp|tiff?|webp|gif)?[._-]*(rf)?[._-]*[0-9a-f]{16,}.*$", re.IGNORECASE)
+    rng = random.Random(0)
+    parts = [*"._-", "jpg", "tif", "tiff", "bmp", "gif", "rf", "f", "x", "RF", "A", "\n", HASH[:15], HASH[:16], HASH]
+    for _ in range(3000):
+        name = "".join(rng.choices(parts, k=rng.randrange(9)))
+        assert figures._SUFFIX.sub("", name) == plain.sub("", name), name
+
+
+@pytest.mark.parametrize("name", ["-" * 250, "._-" * 80, "jpg" + "-" * 240, "rf." * 80, HASH[:15] + "-" * 230])
+def test_long_names_take_no_time(name):
+    start = time.process_time()
+    same_figure([name])
+    assert time.process_time() - start < 0.2

@@ -13,7 +13,10 @@ from pathlib import PurePosixPath
 _MOST_SHARING = 32
 # What upload services append to tell files apart; people who cut a file up keep it, or most of it.
 _HASH = re.compile(r"[0-9a-f]{16,}")
-_SUFFIX = re.compile(r"[._-]*(jpe?g|png|bmp|tiff?|webp|gif)?[._-]*(rf)?[._-]*[0-9a-f]{16,}.*$", re.IGNORECASE)
+# Each run of separators is gone through once: three that may share one would take seconds for a long one.
+_SUFFIX = re.compile(
+    r"(?<![._-])[._-]*+(?:(?:jpe?g|png|bmp|tiff?|webp|gif)[._-]*+)?(?:rf[._-]*+)?[0-9a-f]{16}.*$", re.IGNORECASE
+)
 # A figure's number, then the letters of its panels, then what publishers append.
 _FIGURE = re.compile(
     r"^(?P<article>.*?)(?P<figure>(?:fig(?:ure)?|gr|f|g)[-_. ]?\d+)"
