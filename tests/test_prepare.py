@@ -18,6 +18,7 @@ from sources import draw, files, fx, made, recipe, tree
 
 from fxcli.data import convert as converting
 from fxcli.data import phantom
+from fxcli.data import prepare as preparing
 from fxcli.data.manifest import read_manifest
 from fxcli.data.prepare import prepare
 from fxcli.data.preprocess import Clean
@@ -379,8 +380,9 @@ def test_what_waits_is_not_started_after_an_interrupt(monkeypatch):
 def test_leftovers_of_a_killed_process_are_cleared():
     tree()
     Path("out.part/pictures/train/old").mkdir(parents=True)
-    Path("out.part/pictures/train/old/stale.png").touch()
-    Path("out.part/lock.json").write_text("")
+    for stale in ("pictures/train/old/stale.png", "boxes.coco.json", "train.yaml"):
+        Path("out.part", stale).touch()
+    Path("out.part.lock").write_text("")
     found = made("source")
     assert files("out") == sorted(
         ["audit.html", "audit.json", "manifest.csv", "fingerprint.json", *(row.path for row in found.rows)]
@@ -391,12 +393,42 @@ def test_leftovers_of_a_killed_process_are_cleared():
 def test_two_processes_do_not_mix():
     tree()
     with subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE) as other:
-        Path("out.part").mkdir()
-        Path("out.part/lock.json").write_text(json.dumps({"pid": other.pid, "host": socket.gethostname()}))
+        Path("out.part.lock").write_text(json.dumps({"pid": other.pid, "host": socket.gethostname()}))
         with pytest.raises(RunError, match="is at work in this folder"):
             made("source")
-        assert Path("out.part/lock.json").exists(), "it is not ours to remove"
+        assert sorted(os.listdir()) == ["out.part.lock", "source"], "it is not ours to remove"
         other.stdin.close()
+
+
+def test_the_lock_is_held_until_the_folder_has_its_name(monkeypatch):
+    tree()
+    real, held = preparing._swap, []
+
+    def swap(part, folder):
+        held.append(Path("out.part.lock").exists())
+        real(part, folder)
+
+    monkeypatch.setattr(preparing, "_swap", swap)
+    made("source")
+    assert held == [True]
+    assert sorted(os.listdir()) == ["out", "source"]
+
+
+def test_what_another_process_made_meanwhile_is_kept(monkeypatch):
+    tree()
+    made("source")
+    Path("out").rename("other")
+    real = preparing._files
+
+    def while_another_ends(*arguments):
+        Path("other").rename("out")
+        return real(*arguments)
+
+    monkeypatch.setattr(preparing, "_files", while_another_ends)
+    with pytest.raises(DataError, match="this folder exists"):
+        made("source")
+    assert len(read_manifest(Path("out/manifest.csv")).rows) == 16
+    assert sorted(os.listdir()) == ["out", "source"]
 
 
 # --- fingerprint ---

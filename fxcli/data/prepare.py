@@ -93,10 +93,13 @@ def prepare(
     items = _phantoms(recipe) if recipe.data.source == PHANTOM else _files(recipe, boxes, unreadable, paths)
     part = Path(f"{os.path.abspath(folder)}.part")
     with saying(folder):
-        part.mkdir(parents=True, exist_ok=True)
-    with Lock(part), saying(folder):
+        part.parent.mkdir(parents=True, exist_ok=True)
+    # Beside it: its own folder is renamed while the lock is held.
+    with saying(folder), Lock(part.parent, f"{part.name}.lock"):
+        _check_target(recipe, folder, overwrite)  # another process may have made it meanwhile
         try:
-            shutil.rmtree(part / "pictures", ignore_errors=True)  # of a process that was killed
+            shutil.rmtree(part, ignore_errors=True)  # of a process that was killed
+            part.mkdir()
             # Phantoms are drawn in known groups, and views of one patient would be all that is found.
             is_searched = recipe.audit.search and recipe.data.source != PHANTOM
             made = convert(items, recipe, part, unreadable, searched=is_searched)
@@ -117,7 +120,7 @@ def prepare(
         except BaseException:
             shutil.rmtree(part, ignore_errors=True)
             raise
-    _swap(part, folder)
+        _swap(part, folder)
     return Prepared(folder, rows, unreadable, found, fingerprint["warnings"])
 
 

@@ -18,12 +18,16 @@ _TAKING_S = 5.0
 class Lock:
     """Keeps two processes from writing one folder. Left behind by a dead process of this machine, it is taken over.
 
+    Args:
+        folder: Where its file lies.
+        name: Of that file, where it is for something beside it.
+
     Raises:
         RunError: On entering, when another process holds it.
     """
 
-    def __init__(self, folder: Path) -> None:
-        self.file = folder / "lock.json"
+    def __init__(self, folder: Path, name: str = "lock.json") -> None:
+        self.file = folder / name
 
     def __enter__(self) -> None:
         mine = json.dumps({"pid": os.getpid(), "host": socket.gethostname()})
