@@ -296,6 +296,31 @@ def test_an_existing_folder_is_kept_unless_told():
     assert sorted(os.listdir()) == ["out", "source"]
 
 
+@pytest.mark.skipif(os.name == "nt", reason="links need rights there")
+def test_of_a_link_its_folder_is_replaced():
+    tree()
+    made("source", "real")
+    before = Path("real/manifest.csv").read_bytes()
+    Path("link").symlink_to("real")
+    Path("real.old").symlink_to("source")  # as an earlier fx left it
+    for seed in (5, 6):
+        found = prepare(recipe("source", seed=seed), Path("link"), overwrite=True)
+        assert found.manifest == Path("link/manifest.csv")
+        assert found.manifest.read_bytes() != before
+    assert Path("link").is_symlink()
+    assert sorted(os.listdir()) == ["link", "real", "source"]
+    assert len(files("source")) == 16
+
+
+def test_a_mount_point_is_not_replaced(monkeypatch):
+    tree()
+    Path("out").mkdir()
+    monkeypatch.setattr(os.path, "ismount", lambda path: os.path.basename(path) == "out")
+    with pytest.raises(DataError, match="out: this folder is a mount point"):
+        made("source")
+    assert sorted(os.listdir()) == ["out", "source"]
+
+
 def test_an_empty_folder_may_be_filled():
     tree()
     Path("out").mkdir()

@@ -87,11 +87,13 @@ def prepare(
             readable.
         RunError: Another process is preparing this folder.
     """
+    # Of a link what it leads to is replaced, not the link.
+    target = Path(os.path.realpath(folder))
     _check_target(recipe, folder, overwrite)
     unreadable: list[dict[str, str]] = []
     boxes = read_annotations(Path(recipe.boxes.source)) if recipe.boxes.source else None
     items = _phantoms(recipe) if recipe.data.source == PHANTOM else _files(recipe, boxes, unreadable, paths)
-    part = Path(f"{os.path.abspath(folder)}.part")
+    part = Path(f"{target}.part")
     with saying(folder):
         part.parent.mkdir(parents=True, exist_ok=True)
     # Beside it: its own folder is renamed while the lock is held.
@@ -120,12 +122,16 @@ def prepare(
         except BaseException:
             shutil.rmtree(part, ignore_errors=True)
             raise
-        _swap(part, folder)
+        _swap(part, target)
     return Prepared(folder, rows, unreadable, found, fingerprint["warnings"])
 
 
 def _check_target(recipe: PrepareRecipe, folder: Path, overwrite: bool) -> None:
-    """Refuses whatever would destroy, or mix up, more than an earlier prepared folder."""
+    """Refuses whatever would destroy, or mix up, more than an earlier prepared folder; and what cannot be replaced."""
+    if os.path.ismount(os.path.realpath(folder)):
+        raise DataError(
+            "this folder is a mount point, which cannot be replaced", where=folder, hint="--out names a folder below it"
+        )
     if folder.exists() and not (folder.is_dir() and not any(folder.iterdir())):
         if not overwrite:
             raise DataError("this folder exists", where=folder, hint="--overwrite replaces it; --out names another")
@@ -146,7 +152,9 @@ def _check_target(recipe: PrepareRecipe, folder: Path, overwrite: bool) -> None:
 
 def _swap(part: Path, folder: Path) -> None:
     """Gives a complete folder its name; at every moment the old one or the new one is there in full."""
-    old = Path(f"{os.path.abspath(folder)}.old")
+    old = Path(f"{folder}.old")
+    if old.is_symlink():
+        old.unlink()
     shutil.rmtree(old, ignore_errors=True)
     if folder.exists():
         # Looks at a test part are not undone by preparing it again, and a recipe beside it may have been changed.
