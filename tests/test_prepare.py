@@ -79,6 +79,15 @@ def test_given_splits(pattern):
     assert fingerprint["counts"] == {name: {"train": 12, "val": 2, "test": 3} for name in ("one", "two")}
 
 
+def test_a_source_without_a_test_part_is_told_of(capsys):
+    tree(parts=("Train", "Val"))
+    assert {row.split for row in made("source").rows} == {"train", "val"}
+    assert "the source names no test part, and none was drawn" in capsys.readouterr().err
+    drawn = made("source", "drawn", split__policy="grouped").rows
+    assert {row.split for row in drawn} == {"train", "val", "test"}
+    assert "no test part" not in capsys.readouterr().err
+
+
 def test_a_calibration_part_is_counted_where_people_see_it():
     tree(count=40)
     recipe = "task: prepare\ndata: {source: source, prepared_px: 32, workers: 0}\nsplit: {calibration_frac: 0.2}\n"

@@ -231,6 +231,8 @@ def _audit(made: Sequence[Made], recipe: PrepareRecipe) -> Audit:
     together = [*((pair.a, pair.b) for pair in pairs), *joined, *studies]
     groups = split.groups([patient or None for patient in patients], digests, together)
     splits = split.assign(recipe.split, recipe.seed, labels, groups, [item.split for item in items])
+    if "test" not in splits:
+        console.warn("the source names no test part, and none was drawn; split.policy=grouped draws one")
     sizes = [picture.width_px * picture.height_px for picture in made]
     odd = oddities.find(views, [picture.colour_frac for picture in made], sizes)
     return audit.conclude(recipe.audit, names, labels, splits, pairs, groups, sizes, odd)
