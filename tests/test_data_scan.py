@@ -168,9 +168,9 @@ def test_table_takes_customary_columns():
 
 
 def test_table_with_named_columns():
-    file = write("file,type,subject,part,label\n1.png,a,p1,test,x\n")
-    columns = Columns(path="file", label="type", patient="subject", split="part")
-    assert table(file, columns) == [SourcePicture(Path("1.png"), "1.png", "a", "test", "p1")]
+    file = write("file,type,subject,part,label,study\n1.png,a,p1,test,x,s1\n")
+    columns = Columns(path="file", label="type", patient="subject", split="part", group="study")
+    assert table(file, columns) == [SourcePicture(Path("1.png"), "1.png", "a", "test", "p1", "s1")]
 
 
 def test_table_keeps_other_columns_and_may_lie_beside_its_pictures():
@@ -178,6 +178,20 @@ def test_table_keeps_other_columns_and_may_lie_beside_its_pictures():
     file = write("file_name,fractured,hand,label,sha256\nIMG1.jpg,0,1,seen,abc\n", "lists/images.csv")
     columns = Columns(path="file_name", label="fractured", folder="images")
     assert table(file, columns) == [SourcePicture(Path("lists/images/IMG1.jpg"), "IMG1.jpg", "0", extra={"hand": "1"})]
+
+
+def test_table_says_which_columns_are_not_used(capsys):
+    columns = "path,label,Patient,patient_id,Subject ID,Split,patient_age,body_part,study,sha256,source"
+    table(write(f"{columns}\n{','.join('1' * 11)}\n"), Columns())
+    said = capsys.readouterr().err.splitlines()
+    assert said[0] == "list.csv: left out, for the manifest has its own columns of these names: sha256, source"
+    told = [("Patient", "patient"), ("patient_id", "patient"), ("Subject ID", "patient"), ("Split", "split")]
+    assert [line.rpartition("--set ")[2] for line in said[1:]] == [f"data.columns.{role}={name}" for name, role in told]
+    assert all(line.startswith("warning: list.csv: the column '") for line in said[1:])
+    table(write("path,class,label,who,patient_id\n1.png,a,b,c,d\n"), Columns(label="class", patient="who"))
+    assert capsys.readouterr().err == (
+        "list.csv: left out, for the manifest has its own columns of these names: label\n"
+    )
 
 
 def test_table_from_a_spreadsheet():

@@ -137,6 +137,18 @@ def test_csv_with_patients_and_splits():
     assert not any(b"SECRET" in file.read_bytes() for file in Path("out").rglob("*") if file.is_file())
 
 
+def test_groups_of_a_csv_tie_pictures():
+    draw(*(f"{i}.png" for i in range(32)))
+    lines = [f"{i}.png,c{i % 2},{f'SECRET{i // 4}' if i < 20 else ''},{i // 8 if i < 16 else ''}\n" for i in range(32)]
+    Path("list.csv").write_text("path,label,group,patient\n" + "".join(lines))
+    rows = {int(Path(row.source).stem): row for row in made("list.csv").rows}
+    # 0 to 15 are of two patients, each with two groups; 16 to 19 one group; the others stand alone.
+    assert [len({rows[i].group for i in part}) for part in (range(8), range(8, 16), range(16, 20))] == [1, 1, 1]
+    assert len({row.group for row in rows.values()}) == 3 + 12
+    assert all(len({rows[i].split for i in part}) == 1 for part in (range(8), range(8, 16), range(16, 20)))
+    assert not any(b"SECRET" in file.read_bytes() for file in Path("out").rglob("*") if file.is_file())
+
+
 def test_byte_equal_files_share_a_group():
     tree()
     shutil.copy("source/one/0.png", "source/one/copy.png")

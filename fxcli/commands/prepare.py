@@ -48,7 +48,7 @@ def prepare(
 
     Example: fx prepare my_pictures/ (my_pictures/CLASS/*.jpg, or my_pictures/CLASS/Train and Test)
 
-    Example: fx prepare list.csv (columns path, label; optionally patient, split; so for list.parquet)
+    Example: fx prepare list.csv (columns path, label; optionally patient, group, split; so for list.parquet)
     """
     console.configure(json=json, quiet=quiet, debug=debug)
     if parquet:

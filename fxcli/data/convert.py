@@ -35,6 +35,7 @@ class Item:
         patient: As given, or None.
         digest: sha256 of the source.
         load: Decodes it.
+        group: Likewise: pictures of one group must not straddle a split.
         source: Its relative name, for what names tell; "" if that is `name`.
         extra: Further columns of the manifest.
     """
@@ -45,6 +46,7 @@ class Item:
     patient: str | None
     digest: Callable[[], str]
     load: Callable[[], Radiograph]
+    group: str | None = None
     source: str = ""
     extra: dict[str, str] = field(default_factory=dict)
 

@@ -181,9 +181,18 @@ def _files(
         if reason := tree.unusable(picture.path):
             unreadable.append({"path": name, "reason": reason})
             continue
-        load, digest = functools.partial(read, picture.path), functools.partial(sha256_of, picture.path)
-        label = label_of[picture.folder]
-        items.append(Item(name, label, picture.split, picture.patient, digest, load, picture.name, picture.extra))
+        item = Item(
+            name=name,
+            label=label_of[picture.folder],
+            split=picture.split,
+            patient=picture.patient,
+            digest=functools.partial(sha256_of, picture.path),
+            load=functools.partial(read, picture.path),
+            group=picture.group,
+            source=picture.name,
+            extra=picture.extra,
+        )
+        items.append(item)
     return items
 
 
@@ -227,8 +236,8 @@ def _audit(made: Sequence[Made], recipe: PrepareRecipe) -> Audit:
     patients, joined = _patients(made)
     if doubts := people.doubts(patients):
         console.warn(doubts)
-    studies = people.same([picture.study for picture in made])
-    together = [*((pair.a, pair.b) for pair in pairs), *joined, *studies]
+    studies, listed = [picture.study for picture in made], [item.group or "" for item in items]
+    together = [*((pair.a, pair.b) for pair in pairs), *joined, *people.same(studies), *people.same(listed)]
     groups = split.groups([patient or None for patient in patients], digests, together)
     splits = split.assign(recipe.split, recipe.seed, labels, groups, [item.split for item in items])
     if "test" not in splits:

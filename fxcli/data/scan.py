@@ -17,6 +17,13 @@ from fxcli.data.read import EXTENSIONS
 from fxcli.errors import DataError, NothingFound
 from fxcli.recipe.preparation import Columns
 
+# Roles that a list need not fill, each with what its column may be called elsewhere: lower case, letters and digits.
+_ALIKE = {
+    "patient": ("patient", "patientid", "patientname", "subject", "subjectid", "person", "personid", "case", "caseid"),
+    "split": ("split", "set", "subset", "partition"),
+    "group": ("group", "groupid"),
+}
+_LEAST_ALIKE = 0.9
 _SPLIT_FOLDERS = {
     "train": "train",
     "training": "train",
@@ -38,6 +45,7 @@ class SourcePicture:
         folder: Class folder or label as found; "" if none.
         split: "train", "val" or "test" as given, or None.
         patient: As given, or None.
+        group: As given, or None: pictures of one group must not straddle a split.
         extra: What else its row says.
     """
 
@@ -46,6 +54,7 @@ class SourcePicture:
     folder: str
     split: str | None = None
     patient: str | None = None
+    group: str | None = None
     extra: dict[str, str] = field(default_factory=dict)
 
 
@@ -144,11 +153,9 @@ def table(path: Path, columns: Columns, *, labelled: bool = True) -> list[Source
             unknown split, or a picture that stands there twice.
     """
     header, rows = read_table(path)
-    wanted = {"path": columns.path, "label": columns.label, "patient": columns.patient, "split": columns.split}
-    if not labelled:
-        del wanted["label"]
+    wanted = columns.model_dump(exclude={"folder"} if labelled else {"folder", "label"})
     # Columns that a recipe does not name are taken where they stand under their customary names.
-    for role in ("patient", "split"):
+    for role in _ALIKE:
         wanted[role] = wanted[role] or (role if role in header else None)
     for role, column in wanted.items():
         if column is not None and column not in header:
@@ -157,12 +164,26 @@ def table(path: Path, columns: Columns, *, labelled: bool = True) -> list[Source
             raise DataError(f"no column '{column}' ({role})", where=path, hint=hint)
     if not rows:
         raise DataError("this file lists no picture", where=path)
+    _tell_unused(path, header, wanted)
     beside = path.parent / (columns.folder or "")
     found = [_picture(beside, place, row, wanted) for place, row in rows]
     name, count = Counter(picture.name for picture in found).most_common(1)[0]
     if count > 1:
         raise DataError(f"this picture is listed {count} times: {name}", where=path)
     return found
+
+
+def _tell_unused(path: Path, header: Iterable[str], wanted: Mapping[str, str | None]) -> None:
+    """Says which columns are left out, and which may have been meant for a role that no column fills."""
+    unused = [name for name in header if name not in wanted.values()]
+    if left_out := [name for name in unused if name in COLUMNS]:
+        console.note(f"{path}: left out, for the manifest has its own columns of these names: {', '.join(left_out)}")
+    for role in (role for role in _ALIKE if wanted[role] is None):
+        for name in unused:
+            plain = "".join(filter(str.isalnum, name)).casefold()
+            if difflib.get_close_matches(plain, _ALIKE[role], 1, _LEAST_ALIKE):
+                what = f"the column '{name}' is copied and not used, though it may name the {role} of pictures"
+                console.warn(f"{path}: {what}; if so: --set data.columns.{role}={name}")
 
 
 def _picture(root: Path, place: str, row: Mapping[str, str], wanted: Mapping[str, str | None]) -> SourcePicture:
@@ -180,6 +201,7 @@ def _picture(root: Path, place: str, row: Mapping[str, str], wanted: Mapping[str
         folder=values.get("label", ""),
         split=_SPLIT_FOLDERS[split] if split else None,
         patient=values.get("patient") or None,
+        group=values.get("group") or None,
         extra={name: value for name, value in row.items() if name not in {*COLUMNS, *wanted.values()}},
     )
 

@@ -18,6 +18,10 @@ class Columns(Section):
     patient: str | None = Field(
         None, description="column with the patient; pictures of one patient never straddle a split"
     )
+    group: str | None = Field(
+        None,
+        description="column with whatever else (a study, a clip) must not straddle a split; empty cells tie nothing",
+    )
     split: str | None = Field(None, description="column with train, val or test")
 
 
