@@ -39,27 +39,37 @@ def corners(picture):
     return [(box.label, box.corners) for box in picture.boxes]
 
 
+def find(source, name):
+    (key,) = source.match([name])
+    return None if key is None else source.pictures[key]
+
+
 # --- COCO ---
 
 
 def test_coco():
     source = read_annotations(coco())
     assert source.labels == ("fracture", "implant")
-    found = source.find("a/x.png")
+    found = find(source, "a/x.png")
     assert found.size_px == (100, 50)
     assert corners(found) == [("fracture", (10, 5, 30.5, 35)), ("", (1, 2, 4, 6))]
     assert found.boxes[1].place == "boxes.json: annotations[1]"
-    assert source.find("b/y.png") == Annotated((), (30, 40)), "a negative"
-    assert source.find("b/z.png") is None
+    assert find(source, "b/y.png") == Annotated((), (30, 40)), "a negative"
+    assert find(source, "b/z.png") is None
 
 
 def test_a_picture_is_found_by_its_last_part_where_no_other_has_it():
     source = read_annotations(coco())
-    assert source.find("elsewhere/x.png") is source.find("a/x.png")
+    assert find(source, "elsewhere/x.png") is find(source, "a/x.png")
     images = [*COCO["images"], {"id": 9, "file_name": "c/x.png", "width": 1, "height": 1}]
     source = read_annotations(coco(images=images))
-    assert source.find("elsewhere/x.png") is None
-    assert source.find("c/x.png").size_px == (1, 1)
+    assert find(source, "elsewhere/x.png") is None
+    assert find(source, "c/x.png").size_px == (1, 1)
+
+
+def test_what_has_the_path_of_one_picture_is_no_other_ones():
+    source = read_annotations(coco())
+    assert source.match(["elsewhere/x.png", "a/x.png", "y.png"]) == [None, "a/x.png", "b/y.png"]
 
 
 @pytest.mark.parametrize(
@@ -102,14 +112,29 @@ def test_yolo(name, content):
     write("labels/val/y.txt", "")
     source = read_annotations(Path("labels"))
     assert source.labels == ("fracture", "implant")
-    found = source.find("images/train/x.jpg")
+    found = find(source, "images/train/x.jpg")
     assert found.size_px is None
     assert [(label, pytest.approx(box)) for label, box in corners(found)] == [
         ("fracture", (0.4, 0.0, 0.6, 0.5)),
         ("implant", (0.1, 0.2, 0.3, 0.6)),
     ]
-    assert source.find("images/val/y.jpg") == Annotated()
-    assert source.find("images/val/z.jpg") is None
+    assert find(source, "images/val/y.jpg") == Annotated()
+    assert find(source, "images/val/z.jpg") is None
+
+
+@pytest.mark.parametrize("root", ["in", "in/train"])
+def test_labels_beside_images(root):
+    """As YOLO's tools lay them out, with the same names in each part."""
+    for part in ("train", "valid"):
+        write(f"in/{part}/labels/x.txt", "0 0.5 0.5 0.1 0.1")
+    write(f"{root}/data.yaml", "names: [fracture]")
+    source = read_annotations(Path(root))
+    pictures = [f"{part}/images/x.png" for part in ("train", "valid")]
+    if root == "in":
+        assert source.match([*pictures, "x.png"]) == ["train/labels/x", "valid/labels/x", None]
+    else:
+        assert source.match(["images/x.png", "other/images/x.png"]) == ["labels/x", None]
+    assert source.match(["y/images/images/x.png"])[0] == (None if root == "in" else "labels/x")
 
 
 @pytest.mark.parametrize(
@@ -131,7 +156,7 @@ def test_lines_that_are_no_boxes(line, told):
 def test_a_number_without_a_class_has_no_label():
     write("labels/classes.txt", "fracture")
     write("labels/x.txt", "1 0.5 0.5 0.1 0.1")
-    assert read_annotations(Path("labels")).find("x.png").boxes[0].label == ""
+    assert find(read_annotations(Path("labels")), "x.png").boxes[0].label == ""
 
 
 @pytest.mark.parametrize("content", ["names: 3", "names: {1: a}", "nc: 1", "a: b: c", "names: []"])
@@ -157,9 +182,9 @@ def test_voc():
     write("voc/y.xml", "<annotation><size><width>3</width><height>4</height></size></annotation>")
     source = read_annotations(Path("voc"))
     assert source.labels == ("fracture",)
-    found = source.find("x.png")
+    found = find(source, "x.png")
     assert (found.size_px, corners(found)) == ((100, 50), [("fracture", (10, 5, 30, 35))])
-    assert source.find("y.png") == Annotated((), (3, 4))
+    assert find(source, "y.png") == Annotated((), (3, 4))
 
 
 @pytest.mark.parametrize(

@@ -7,8 +7,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from fxcli.data import box_check
 from fxcli.data.annotations import Annotated, Annotation, Source
-from fxcli.data.box_check import are_turned, checked, gather, label, placed
+from fxcli.data.box_check import are_turned, checked, label, match, placed
 from fxcli.data.read import read
 from fxcli.errors import DataError
 
@@ -21,6 +22,10 @@ def box(*corners, label="fracture", place="here"):
 
 def source(pictures, labels=("fracture",)):
     return Source(Path("boxes.json"), pictures, labels, has_endings=True)
+
+
+def gather(known, classes, pictures):
+    return box_check.gather(match(known, classes, [name for name, _, _ in pictures]), pictures)
 
 
 # --- turning ---
@@ -156,11 +161,18 @@ def test_what_cannot_be_gathered():
         gather(source({"a.png": Annotated((), (1, 1))}), {}, PICTURES)
 
 
+def test_boxes_of_a_picture_that_cannot_be_read_are_not_those_of_another():
+    """Nor are they unused: their picture is there."""
+    known = match(source({"x/a.png": Annotated((box(1, 2, 3, 4),), SIZE)}), {}, ["x/a.png", "y/a.png"])
+    found = box_check.gather(known, [("y/a.png", SIZE, 1)])
+    assert (found.boxes, found.unused) == ([None], 0)
+
+
 def test_labels_of_pictures():
     boxes = {name: Annotated((box(1, 1, 5, 5, label=name),)) for name in ("one", "two")}
     both = Annotated(boxes["one"].boxes + boxes["two"].boxes)
     two = source({"x": boxes["one"], "y": both, "z": Annotated()}, ("one", "two"))
-    assert [label(two, {}, name) for name in "xyz"] == ["one", "boxed", "no_box"]
-    assert [label(two, {"one": "f", "two": "f"}, name) for name in "xyz"] == ["f", "f", "no_f"]
+    assert [label(match(two, {}, "xyz"), name) for name in "xyz"] == ["one", "boxed", "no_box"]
+    assert [label(match(two, {"one": "f", "two": "f"}, "xyz"), name) for name in "xyz"] == ["f", "f", "no_f"]
     with pytest.raises(DataError, match="gone: nothing is known of this picture"):
-        label(two, {}, "gone")
+        label(match(two, {}, "xyz"), "gone")

@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import xml.etree.ElementTree as ElementTree
 from collections import Counter, defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 
@@ -73,22 +73,39 @@ class Source:
         for name in self.pictures:
             self._by_last[PurePosixPath(name).name].append(name)
 
-    def find(self, name: str) -> Annotated | None:
-        """Of a picture, by its path relative to the source of pictures, or by as much of its end as no other has.
+    def match(self, names: Sequence[str]) -> list[str | None]:
+        """Finds pictures by their path relative to the source of pictures, or by as much of its end as no other has.
+
+        Args:
+            names: These paths, of all pictures: what has the path of one of them is no other's.
 
         Returns:
-            None if the source does not know it.
+            The key of each in `pictures`; None if the source does not know it.
         """
-        if not self.has_endings:
-            name = str(PurePosixPath(name).with_suffix(""))
-        if name in self.pictures:
-            return self.pictures[name]
-        # Of YOLO's folders, images/a.jpg and labels/a.txt belong together.
-        alike = self._by_last.get(PurePosixPath(name).name, [])
+        keys = [self._keys(name) for name in names]
+        exact = [next((key for key in each if key in self.pictures), None) for each in keys]
+        taken = set(exact)
+        return [key or self._alike(each, taken) for key, each in zip(exact, keys, strict=True)]
+
+    def _keys(self, name: str) -> list[str]:
+        """What a picture may be called here, the likeliest first."""
+        if self.has_endings:
+            return [name]
+        stem = str(PurePosixPath(name).with_suffix(""))
+        # Of YOLO's folders, train/images/a.jpg and train/labels/a.txt belong together.
+        above, images, below = f"/{stem}".rpartition("/images/")
+        return [stem, f"{above}/labels/{below}"[1:]] if images else [stem]
+
+    def _alike(self, keys: Sequence[str], taken: Collection[str | None]) -> str | None:
+        alike = self._by_last.get(PurePosixPath(keys[0]).name, [])
         if len(alike) > 1:
             # Of the same pictures, named from further up or further down.
-            alike = [other for other in alike if f"/{name}".endswith(f"/{other}") or f"/{other}".endswith(f"/{name}")]
-        return self.pictures[alike[0]] if len(alike) == 1 else None
+            alike = [other for other in alike if any(_ends_alike(key, other) for key in keys)]
+        return alike[0] if len(alike) == 1 and alike[0] not in taken else None
+
+
+def _ends_alike(a: str, b: str) -> bool:
+    return f"/{a}".endswith(f"/{b}") or f"/{b}".endswith(f"/{a}")
 
 
 def read_annotations(path: Path) -> Source:

@@ -28,6 +28,26 @@ _TURNS: dict[int, Callable[[Corners, float, float], Corners]] = {
 
 
 @dataclass(frozen=True)
+class Matched:
+    """What a source of boxes says of a list of pictures.
+
+    Attributes:
+        source: Of boxes.
+        classes: Label → class.
+        by_name: Of each picture that it knows.
+    """
+
+    source: Source
+    classes: Mapping[str, str]
+    by_name: Mapping[str, Annotated]
+
+    @property
+    def unused(self) -> int:
+        """How many pictures the source knows that are not in the list."""
+        return len(self.source.pictures) - len(self.by_name)
+
+
+@dataclass(frozen=True)
 class Gathered:
     """The boxes of a list of pictures.
 
@@ -57,28 +77,39 @@ class Gathered:
         }
 
 
-def gather(
-    source: Source, classes: Mapping[str, str], pictures: Sequence[tuple[str, tuple[int, int], int]]
-) -> Gathered:
-    """Finds the boxes of pictures, and checks them.
+def match(source: Source, classes: Mapping[str, str], names: Sequence[str]) -> Matched:
+    """Finds pictures in a source of boxes.
 
     Args:
         source: Of boxes.
         classes: Label → class; empty keeps every label.
-        pictures: Name relative to their source, size in pixels after turning, and EXIF orientation.
+        names: Of all pictures, relative to their source, whether they can be read or not.
 
     Raises:
-        DataError: Two pictures share the boxes of one, or boxes refer to a picture of another size, or the source
-            knows none of the pictures.
+        DataError: Two pictures share the boxes of one, or the source knows none of the pictures.
     """
-    known = [source.find(name) for name, _, _ in pictures]
-    taken: dict[int, str] = {}
-    for (name, _, _), found in zip(pictures, known, strict=True):
-        if found is not None and (other := taken.setdefault(id(found), name)) != name:
+    taken: dict[str, str] = {}
+    for name, key in zip(names, source.match(names), strict=True):
+        if key is not None and (other := taken.setdefault(key, name)) != name:
             raise DataError(f"{other} and {name} are the same picture to these boxes", where=source.file)
     if not taken:
         raise DataError(f"boxes of {len(source.pictures)} pictures, none of them among these", where=source.file)
-    named = classes or {label: label for label in source.labels}
+    by_name = {name: source.pictures[key] for key, name in taken.items()}
+    return Matched(source, classes or {label: label for label in source.labels}, by_name)
+
+
+def gather(matched: Matched, pictures: Sequence[tuple[str, tuple[int, int], int]]) -> Gathered:
+    """Puts boxes on pictures, and checks them.
+
+    Args:
+        matched: The boxes.
+        pictures: Those that can be read: name, size in pixels after turning, and EXIF orientation.
+
+    Raises:
+        DataError: Boxes refer to a picture of another size.
+    """
+    known = [matched.by_name.get(name) for name, _, _ in pictures]
+    file, named = matched.source.file, matched.classes
     turned = are_turned(
         (found.size_px, size_px, orientation)
         for found, (_, size_px, orientation) in zip(known, pictures, strict=True)
@@ -92,26 +123,25 @@ def gather(
         try:
             here = placed(found, size_px, orientation, turned=turned)
         except DataError as error:
-            raise DataError(f"{name}: {error.what}", where=source.file) from error
+            raise DataError(f"{name}: {error.what}", where=file) from error
         kept, told = checked(here, size_px, named)
         wrong += told
         # Of a picture whose every box was left out nothing is known: it is no negative.
         is_known = bool(kept) or not found.boxes
         boxes.append([replace(box, label=named[box.label]) for box in kept] if is_known else None)
-    return Gathered(tuple(sorted(set(named.values()))), boxes, wrong, len(source.pictures) - len(taken))
+    return Gathered(tuple(sorted(set(named.values()))), boxes, wrong, matched.unused)
 
 
-def label(source: Source, classes: Mapping[str, str], name: str) -> str:
+def label(matched: Matched, name: str) -> str:
     """What a picture is labelled by its boxes: their class, or what stands for several, or for none.
 
     Raises:
         DataError: The source does not know the picture.
     """
-    found = source.find(name)
+    found, named = matched.by_name.get(name), matched.classes
     if found is None:
         hint = "leave it out of the source, or set boxes.label=false and label pictures by folders or a column"
         raise DataError("nothing is known of this picture, with boxes or without", where=name, hint=hint)
-    named = classes or {each: each for each in source.labels}
     here = {named[box.label] for box in found.boxes if box.label in named}
     if len(here) > 1:
         return "boxed"

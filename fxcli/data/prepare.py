@@ -20,9 +20,9 @@ import numpy as np
 from fxcli import __version__
 from fxcli.console import console
 from fxcli.data import audit, audit_page, box_check, oddities, people, phantom, scan, split, tree
-from fxcli.data.annotations import Source, read_annotations
+from fxcli.data.annotations import read_annotations
 from fxcli.data.audit import Audit
-from fxcli.data.box_check import Gathered
+from fxcli.data.box_check import Gathered, Matched
 from fxcli.data.boxes import write_boxes
 from fxcli.data.convert import Item, Made, convert, workers
 from fxcli.data.drafting import RECIPE
@@ -91,8 +91,7 @@ def prepare(
     target = Path(os.path.realpath(folder))
     _check_target(recipe, folder, overwrite)
     unreadable: list[dict[str, str]] = []
-    boxes = read_annotations(Path(recipe.boxes.source)) if recipe.boxes.source else None
-    items = _phantoms(recipe) if recipe.data.source == PHANTOM else _files(recipe, boxes, unreadable, paths)
+    boxes, items = (None, _phantoms(recipe)) if recipe.data.source == PHANTOM else _files(recipe, unreadable, paths)
     part = Path(f"{target}.part")
     with saying(folder):
         part.parent.mkdir(parents=True, exist_ok=True)
@@ -167,13 +166,16 @@ def _swap(part: Path, folder: Path) -> None:
 
 
 def _files(
-    recipe: PrepareRecipe, boxes: Source | None, unreadable: list[dict[str, str]], paths: PathStyle
-) -> list[Item]:
-    root = Path(str(recipe.data.source))
+    recipe: PrepareRecipe, unreadable: list[dict[str, str]], paths: PathStyle
+) -> tuple[Matched | None, list[Item]]:
+    """The pictures of a source, and what is known of boxes on them."""
+    root, boxes = Path(str(recipe.data.source)), None
     found = scan.source(root, recipe.data.columns, labelled=not recipe.boxes.label)
+    if recipe.boxes.source:
+        names = [picture.name for picture in found]
+        boxes = box_check.match(read_annotations(Path(recipe.boxes.source)), recipe.boxes.classes, names)
     if boxes and recipe.boxes.label:
-        by_boxes = functools.partial(box_check.label, boxes, recipe.boxes.classes)
-        found = [dataclasses.replace(picture, folder=by_boxes(picture.name)) for picture in found]
+        found = [dataclasses.replace(picture, folder=box_check.label(boxes, picture.name)) for picture in found]
     label_of = scan.labels(found, recipe.data.classes, root)
     items = []
     for picture in found:
@@ -193,12 +195,12 @@ def _files(
             extra=picture.extra,
         )
         items.append(item)
-    return items
+    return boxes, items
 
 
 def _phantoms(recipe: PrepareRecipe) -> list[Item]:
-    if recipe.data.classes or recipe.data.columns != Columns():
-        raise DataError("the phantom has its own classes: data.classes and data.columns do not go with it")
+    if recipe.data.classes or recipe.data.columns != Columns() or recipe.boxes.source:
+        raise DataError("the phantom has its own classes: data.classes, data.columns and boxes do not go with it")
     items = []
     for case in phantom.plan(seed=recipe.seed):
         digest = hashlib.sha256(repr(case).encode()).hexdigest
@@ -211,16 +213,16 @@ def _drawn(case: phantom.PhantomCase, size_px: int) -> Radiograph:
     return Radiograph(phantom.draw(case, size_px), {"phantom": True})
 
 
-def _gathered(made: Sequence[Made], boxes: Source, recipe: PrepareRecipe) -> Gathered:
+def _gathered(made: Sequence[Made], boxes: Matched, recipe: PrepareRecipe) -> Gathered:
     """The boxes on pictures; says what is wrong with them, and refuses them if the recipe does."""
     names = [each.item.source or each.item.name for each in made]
     sizes = [(each.width_px, each.height_px) for each in made]
     pictures = list(zip(names, sizes, (each.orientation for each in made), strict=True))
-    found = box_check.gather(boxes, recipe.boxes.classes, pictures)
+    found = box_check.gather(boxes, pictures)
     if found.wrong and recipe.boxes.bad == "refuse":
         lines = [*found.wrong[:_MOST_TOLD], *(["…"] if len(found.wrong) > _MOST_TOLD else [])]
         what = "\n  ".join([f"{len(found.wrong)} boxes cannot be used as they are", *lines])
-        raise DataError(what, where=boxes.file, hint="mend them, or cut or leave them out: --set boxes.bad=clip")
+        raise DataError(what, where=boxes.source.file, hint="mend them, or cut or leave them out: --set boxes.bad=clip")
     if found.wrong:
         console.warn(f"{len(found.wrong)} boxes were cut or left out; fingerprint.json lists them")
     return found
