@@ -203,6 +203,34 @@ def test_what_is_no_voc(content, told):
         read_annotations(Path("voc"))
 
 
+# --- folders of strangers ---
+
+
+def test_what_holds_no_boxes_is_passed_over():
+    write("in/data.yaml", "names: [fracture]")
+    for name in ("README.roboflow.txt", "readme.dataset.txt", "README.txt", "._a.txt", ".hidden/b.txt"):
+        write(f"in/{name}", "Exported by a service")
+    write("in/a.txt", "0 0.5 0.5 0.1 0.1")
+    assert list(read_annotations(Path("in")).pictures) == ["a"]
+    write("in/train/labels/c.txt", "0 0.5 0.5 0.1 0.1")
+    write("in/train/labels/._c.txt", "\0")
+    assert list(read_annotations(Path("in")).pictures) == ["train/labels/c"]
+
+
+def test_of_both_kinds_the_one_with_more_files_is_read(capsys):
+    write("in/classes.txt", "fracture")
+    for name in "ab":
+        write(f"in/{name}.txt", "0 0.5 0.5 0.1 0.1")
+        write(f"in/{name}.xml", VOC)
+    assert find(read_annotations(Path("in")), "a.png").size_px is None
+    assert capsys.readouterr().err == (
+        "warning: in: 2 .txt and 2 .xml files of boxes, of which the .txt files are read\n"
+    )
+    write("in/c.xml", VOC)
+    assert find(read_annotations(Path("in")), "a.png").size_px == (100, 50)
+    assert "of which the .xml files are read" in capsys.readouterr().err
+
+
 # --- none of them ---
 
 

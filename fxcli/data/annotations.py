@@ -12,6 +12,7 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 
+from fxcli.console import console
 from fxcli.data.names import escaped
 from fxcli.errors import DataError, RecipeError
 from fxcli.recipe.source import plain, read_tree
@@ -111,6 +112,9 @@ def _ends_alike(a: str, b: str) -> bool:
 def read_annotations(path: Path) -> Source:
     """Reads a COCO file, a folder of YOLO's .txt files, or a folder of Pascal VOC's .xml files.
 
+    Of a folder with both, the kind is read that has more files (YOLO of as many). Hidden files and folders and READMEs
+    are passed over, and where folders are called labels whatever lies elsewhere.
+
     Raises:
         DataError: It is none of them, or cannot be read.
     """
@@ -118,12 +122,26 @@ def read_annotations(path: Path) -> Source:
         return _coco(path)
     if not path.is_dir():
         raise DataError("no such file or folder of boxes", where=path)
-    for ending, read in ((".xml", _voc), (".txt", _yolo)):
-        if files := sorted(file for file in path.rglob(f"*{ending}") if file.name not in _YOLO_NAMES):
-            return read(path, files)
-    raise DataError(
-        "no boxes here", where=path, hint="a COCO file, or a folder of YOLO's .txt or of Pascal VOC's .xml files"
-    )
+    texts, documents = _files(path, ".txt"), _files(path, ".xml")
+    if not texts and not documents:
+        hint = "a COCO file, or a folder of YOLO's .txt or of Pascal VOC's .xml files"
+        raise DataError("no boxes here", where=path, hint=hint)
+    is_voc = len(documents) > len(texts)
+    if texts and documents:
+        counts = f"{len(texts)} .txt and {len(documents)} .xml"
+        console.warn(f"{path}: {counts} files of boxes, of which the {'.xml' if is_voc else '.txt'} files are read")
+    return _voc(path, documents) if is_voc else _yolo(path, texts)
+
+
+def _files(folder: Path, ending: str) -> list[Path]:
+    """Those below a folder that may hold boxes: where folders are called labels, none elsewhere."""
+    found = []
+    for file in sorted(folder.rglob(f"*{ending}")):
+        parts = file.relative_to(folder).parts
+        is_hidden = any(part.startswith(".") for part in parts)
+        if not is_hidden and file.name not in _YOLO_NAMES and file.name.lower().partition(".")[0] != "readme":
+            found.append((file, "labels" in parts[:-1]))
+    return [file for file, is_label in found if is_label] or [file for file, _ in found]
 
 
 def _coco(path: Path) -> Source:
