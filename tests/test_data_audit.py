@@ -28,7 +28,7 @@ SIZES = [9, 9, 9, 10, 20, 30, 50, 40, 60]
 
 def concluded(policy=None, splits=SPLITS, pairs=PAIRS, **changes):
     groups = split.groups([None] * 9, NAMES, [(pair.a, pair.b) for pair in pairs])
-    return conclude(Policy(**(policy or {})), NAMES, LABELS, splits, pairs, groups, SIZES, **changes)
+    return conclude(Policy(**(policy or {})), NAMES, LABELS, splits, pairs, groups, SIZES, NAMES, **changes)
 
 
 def dropped(found):
@@ -54,6 +54,16 @@ def test_a_chain_of_copies_leaks_where_it_touches():
     pairs = [Pair(0, 1, "same_picture", 0.9), Pair(1, 3, "same_picture", 0.9)]
     assert concluded(pairs=pairs).leaked == {1}
     assert concluded(pairs=pairs).straddling == [0, 1]
+
+
+def test_every_one_of_very_many_byte_equal_files_leaks():
+    names = [f"{index}.png" for index in range(80)]
+    splits = ["test" if index < 3 or index >= 76 else "train" for index in range(80)]
+    digests = ["x" if index < 40 else "y" for index in range(80)]
+    pairs = find_pairs(names, digests, [], workers=1)
+    groups = split.groups([None] * 80, digests, [(pair.a, pair.b) for pair in pairs])
+    found = conclude(Policy(), names, ["a"] * 80, splits, pairs, groups, [1] * 80, digests)
+    assert sorted(found.leaked) == found.straddling == [0, 1, 2, 76, 77, 78, 79]
 
 
 def test_figures():

@@ -191,6 +191,7 @@ def conclude(
     pairs: Sequence[Pair],
     groups: Sequence[str],
     sizes: Sequence[int],
+    digests: Sequence[str],
     oddities: Sequence[Oddity] = (),
 ) -> Audit:
     """What follows from the pairs under a policy.
@@ -203,6 +204,7 @@ def conclude(
         pairs: From `find_pairs`.
         groups: From `split.groups`.
         sizes: Pixels of each raw picture; of copies, the largest is kept.
+        digests: sha256 of each file.
         oddities: Found among the pictures.
 
     Raises:
@@ -210,8 +212,11 @@ def conclude(
     """
     same = [(pair.a, pair.b) for pair in pairs if pair.kind == SAME_PICTURE]
     copies = split.groups([None] * len(names), [str(index) for index in range(len(names))], same)
-    ends = [(a, b) for pair in same for a, b in (pair, pair[::-1])]
-    leaked = frozenset(a for a, b in ends if splits[a] == "test" and splits[b] in LEARNT)
+    # By files, not pairs: of many that are byte-equal not every two are a pair.
+    learnt = {digest for digest, part in zip(digests, splits, strict=True) if part in LEARNT}
+    ends = [(digests[a], digests[b]) for pair in same for a, b in (pair, pair[::-1])]
+    seen = learnt | {a for a, b in ends if b in learnt}
+    leaked = frozenset(index for index, part in enumerate(splits) if part == "test" and digests[index] in seen)
     found = Audit(names, labels, splits, pairs, groups, copies, leaked, oddities)
     if policy.leaks == "refuse" and found.straddling:
         raise _refusal(found)

@@ -246,7 +246,7 @@ def _audit(made: Sequence[Made], recipe: PrepareRecipe) -> Audit:
         console.warn("the source names no test part, and none was drawn; split.policy=grouped draws one")
     sizes = [picture.width_px * picture.height_px for picture in made]
     odd = oddities.find(views, [picture.colour_frac for picture in made], sizes)
-    return audit.conclude(recipe.audit, names, labels, splits, pairs, groups, sizes, odd)
+    return audit.conclude(recipe.audit, names, labels, splits, pairs, groups, sizes, digests, odd)
 
 
 def _patients(made: Sequence[Made]) -> tuple[list[str], list[tuple[int, int]]]:
