@@ -168,6 +168,18 @@ def test_boxes_of_a_picture_that_cannot_be_read_are_not_those_of_another():
     assert (found.boxes, found.unused) == ([None], 0)
 
 
+def test_labels_that_name_no_class_are_refused_before_pictures_are_read():
+    known = source({"a.png": Annotated((), SIZE)}, ("distal radius", "ulna"))
+    with pytest.raises(DataError, match=r"boxes\.json: 'distal radius' cannot name a class of boxes") as caught:
+        match(known, {}, ["a.png"])
+    assert "\"boxes.classes={'distal radius': distal_radius}\"" in caught.value.hint
+    with pytest.raises(DataError, match="'-ulna' cannot name a class"):
+        match(known, {"distal radius": "radius", "ulna": "-ulna"}, ["a.png"])
+    assert match(known, {"distal radius": "radius", "ulna": "ulna"}, ["a.png"]).by_name
+    with pytest.raises(DataError, match="no label"):
+        match(source({"a.png": Annotated((), SIZE)}, ()), {}, ["a.png"])
+
+
 def test_labels_of_pictures():
     boxes = {name: Annotated((box(1, 1, 5, 5, label=name),)) for name in ("one", "two")}
     both = Annotated(boxes["one"].boxes + boxes["two"].boxes)

@@ -6,9 +6,11 @@ import math
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 from fxcli.data.annotations import Annotated, Annotation, Corners, Source
+from fxcli.data.names import class_name, is_class_name
 from fxcli.errors import DataError
 
 # Tools round to whole pixels; half a one outside is none of their errors.
@@ -86,8 +88,11 @@ def match(source: Source, classes: Mapping[str, str], names: Sequence[str]) -> M
         names: Of all pictures, relative to their source, whether they can be read or not.
 
     Raises:
-        DataError: Two pictures share the boxes of one, or the source knows none of the pictures.
+        DataError: A label gives no usable class name, or there is no class; two pictures share the boxes of one; or
+            the source knows none of the pictures.
     """
+    named = classes or {label: label for label in source.labels}
+    _check_names(named, source.file)
     taken: dict[str, str] = {}
     for name, key in zip(names, source.match(names), strict=True):
         if key is not None and (other := taken.setdefault(key, name)) != name:
@@ -95,7 +100,18 @@ def match(source: Source, classes: Mapping[str, str], names: Sequence[str]) -> M
     if not taken:
         raise DataError(f"boxes of {len(source.pictures)} pictures, none of them among these", where=source.file)
     by_name = {name: source.pictures[key] for key, name in taken.items()}
-    return Matched(source, classes or {label: label for label in source.labels}, by_name)
+    return Matched(source, named, by_name)
+
+
+def _check_names(classes: Mapping[str, str], file: Path) -> None:
+    """Now, not when a detector is trained: preparing may take long."""
+    for label, name in classes.items():
+        if not is_class_name(name):
+            example = f"{{{label[:80]!r}: {class_name(label)[:80] or 'NAME'}}}"
+            hint = f'boxes.classes names each label\'s class: --set "boxes.classes={example}"'
+            raise DataError(f"{name[:80]!r} cannot name a class of boxes", where=file, hint=hint)
+    if not classes:
+        raise DataError("these boxes have no label, and so no class", where=file)
 
 
 def gather(matched: Matched, pictures: Sequence[tuple[str, tuple[int, int], int]]) -> Gathered:

@@ -78,6 +78,11 @@ def is_class_name(name: object) -> bool:
     return isinstance(name, str) and _CLASS.fullmatch(name) is not None and any(map(str.isalnum, name))
 
 
+def class_name(text: str) -> str:
+    """A text as the name of a class, `_` in place of what none may have; of some nothing is left, or no such name."""
+    return "".join(c if c.isascii() and (c.isalnum() or c in "_.-") else "_" for c in text).strip("_").lstrip("_.-")
+
+
 def are_class_names(names: object) -> bool:
     """Whether a header's list may be the classes of a model: at least one, not too many, each a name, none twice."""
     if not isinstance(names, list) or not 0 < len(names) <= MAX_CLASSES:

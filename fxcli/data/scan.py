@@ -12,7 +12,7 @@ from pathlib import Path
 from fxcli.console import console
 from fxcli.data import tree
 from fxcli.data.manifest import COLUMNS, read_table
-from fxcli.data.names import escaped, is_class_name
+from fxcli.data.names import class_name, escaped, is_class_name
 from fxcli.data.read import EXTENSIONS
 from fxcli.errors import DataError, NothingFound
 from fxcli.recipe.preparation import Columns
@@ -219,7 +219,7 @@ def labels(found: Iterable[SourcePicture], classes: Mapping[str, str], where: Pa
     """
     folders = sorted({picture.folder for picture in found})
     if not classes:
-        named = {folder: _class_name(folder) for folder in folders}
+        named = {folder: class_name(folder) for folder in folders}
         by_name: dict[str, str] = {}
         for folder, name in named.items():
             if by_name.setdefault(name, folder) != folder:
@@ -238,7 +238,3 @@ def labels(found: Iterable[SourcePicture], classes: Mapping[str, str], where: Pa
         if not is_class_name(name):
             raise DataError(f"'{folder}' gives no usable class name", where=where, hint="set data.classes")
     return named
-
-
-def _class_name(folder: str) -> str:
-    return "".join(c if c.isascii() and (c.isalnum() or c in "_.-") else "_" for c in folder).strip("_").lstrip("_.-")
