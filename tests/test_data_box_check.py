@@ -146,6 +146,35 @@ def test_labels_become_classes():
     assert gather(known, {}, PICTURES).classes == ("Bruch", "Schraube", "fissure")
 
 
+def test_labels_that_are_passed_over():
+    boxes = (box(1, 1, 5, 5), box(2, 2, 9, 9, label="implant"), box(9, 9, 1, 1, label="implant"))
+    known = source(
+        {name: Annotated(boxes[start:], SIZE) for start, name in enumerate(["a.png", "b.png"])}, ("fracture", "implant")
+    )
+    classes = {"fracture": "fracture", "implant": None}
+    found = gather(known, classes, PICTURES)
+    assert (found.classes, found.boxes, found.wrong) == (("fracture",), [[boxes[0]], [], None], [])
+    matched = match(known, classes, ["a.png", "b.png"])
+    assert [label(matched, name) for name in ("a.png", "b.png")] == ["fracture", "no_fracture"], "and so a negative"
+    with pytest.raises(DataError, match="no label of these boxes has a class"):
+        match(known, {"implant": None}, ["a.png"])
+
+
+def test_a_picture_of_unknown_labels_alone_gets_no_label():
+    """It is no negative either."""
+    other = box(1, 1, 5, 5, label="implant")
+    known = source(
+        {"a.png": Annotated((other,)), "b.png": Annotated((box(1, 1, 5, 5), other))}, ("fracture", "implant")
+    )
+    matched = match(known, {"fracture": "fracture"}, ["a.png", "b.png"])
+    assert label(matched, "b.png") == "fracture"
+    with pytest.raises(
+        DataError, match=r"a\.png: all boxes of this picture are of unknown labels: 'implant'"
+    ) as caught:
+        label(matched, "a.png")
+    assert "or null to pass them over" in caught.value.hint
+
+
 def test_a_picture_whose_every_box_is_left_out_is_no_negative():
     found = gather(source({"a.png": Annotated((box(5, 5, 1, 1),), SIZE)}), {}, PICTURES)
     assert found.boxes == [None, None, None]
@@ -176,7 +205,7 @@ def test_labels_that_name_no_class_are_refused_before_pictures_are_read():
     with pytest.raises(DataError, match="'-ulna' cannot name a class"):
         match(known, {"distal radius": "radius", "ulna": "-ulna"}, ["a.png"])
     assert match(known, {"distal radius": "radius", "ulna": "ulna"}, ["a.png"]).by_name
-    with pytest.raises(DataError, match="no label"):
+    with pytest.raises(DataError, match="no label of these boxes has a class"):
         match(source({"a.png": Annotated((), SIZE)}, ()), {}, ["a.png"])
 
 

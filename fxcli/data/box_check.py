@@ -36,7 +36,7 @@ class Matched:
     Attributes:
         source: Of boxes.
         classes: Label → class.
-        by_name: Of each picture that it knows.
+        by_name: Of each picture that it knows, without the boxes to pass over.
     """
 
     source: Source
@@ -79,19 +79,19 @@ class Gathered:
         }
 
 
-def match(source: Source, classes: Mapping[str, str], names: Sequence[str]) -> Matched:
+def match(source: Source, classes: Mapping[str, str | None], names: Sequence[str]) -> Matched:
     """Finds pictures in a source of boxes.
 
     Args:
         source: Of boxes.
-        classes: Label → class; empty keeps every label.
+        classes: Label → class, or None for boxes to pass over; empty keeps every label.
         names: Of all pictures, relative to their source, whether they can be read or not.
 
     Raises:
         DataError: A label gives no usable class name, or there is no class; two pictures share the boxes of one; or
             the source knows none of the pictures.
     """
-    named = classes or {label: label for label in source.labels}
+    named: Mapping[str, str | None] = classes or {label: label for label in source.labels}
     _check_names(named, source.file)
     taken: dict[str, str] = {}
     for name, key in zip(names, source.match(names), strict=True):
@@ -99,19 +99,24 @@ def match(source: Source, classes: Mapping[str, str], names: Sequence[str]) -> M
             raise DataError(f"{other} and {name} are the same picture to these boxes", where=source.file)
     if not taken:
         raise DataError(f"boxes of {len(source.pictures)} pictures, none of them among these", where=source.file)
-    by_name = {name: source.pictures[key] for key, name in taken.items()}
-    return Matched(source, named, by_name)
+    by_name = {name: _without(source.pictures[key], named) for key, name in taken.items()}
+    return Matched(source, {label: name for label, name in named.items() if name}, by_name)
 
 
-def _check_names(classes: Mapping[str, str], file: Path) -> None:
+def _without(found: Annotated, classes: Mapping[str, str | None]) -> Annotated:
+    """What a source says of a picture, but for boxes that are to be passed over."""
+    return replace(found, boxes=tuple(box for box in found.boxes if classes.get(box.label, "") is not None))
+
+
+def _check_names(classes: Mapping[str, str | None], file: Path) -> None:
     """Now, not when a detector is trained: preparing may take long."""
     for label, name in classes.items():
-        if not is_class_name(name):
+        if name is not None and not is_class_name(name):
             example = f"{{{label[:80]!r}: {class_name(label)[:80] or 'NAME'}}}"
             hint = f'boxes.classes names each label\'s class: --set "boxes.classes={example}"'
             raise DataError(f"{name[:80]!r} cannot name a class of boxes", where=file, hint=hint)
-    if not classes:
-        raise DataError("these boxes have no label, and so no class", where=file)
+    if not any(classes.values()):
+        raise DataError("no label of these boxes has a class", where=file)
 
 
 def gather(matched: Matched, pictures: Sequence[tuple[str, tuple[int, int], int]]) -> Gathered:
@@ -152,13 +157,17 @@ def label(matched: Matched, name: str) -> str:
     """What a picture is labelled by its boxes: their class, or what stands for several, or for none.
 
     Raises:
-        DataError: The source does not know the picture.
+        DataError: The source does not know the picture, or none of its boxes has a label that is known.
     """
     found, named = matched.by_name.get(name), matched.classes
     if found is None:
         hint = "leave it out of the source, or set boxes.label=false and label pictures by folders or a column"
         raise DataError("nothing is known of this picture, with boxes or without", where=name, hint=hint)
     here = {named[box.label] for box in found.boxes if box.label in named}
+    if found.boxes and not here:
+        unknown = ", ".join(sorted({repr(box.label[:80]) for box in found.boxes}))
+        hint = "name their class in boxes.classes, or null to pass them over"
+        raise DataError(f"all boxes of this picture are of unknown labels: {unknown}", where=name, hint=hint)
     if len(here) > 1:
         return "boxed"
     every = set(named.values())

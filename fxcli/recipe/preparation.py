@@ -97,7 +97,9 @@ class PrepareBoxes(Section):
     source: str | None = Field(
         None, description="a COCO file, or a folder of YOLO's .txt or Pascal VOC's .xml files; null = no boxes"
     )
-    classes: dict[str, Name] = Field({}, description="label of a box → class; empty keeps every label")
+    classes: dict[str, Name | None] = Field(
+        {}, description="label of a box → class, or null to pass such boxes over; empty keeps every label"
+    )
     bad: Literal["refuse", "clip"] = Field(
         "refuse",
         description="boxes that leave their picture, are empty or inverted, or have no class: no preparation; or cut "
