@@ -53,7 +53,7 @@ def test_coco():
     found = find(source, "a/x.png")
     assert found.size_px == (100, 50)
     assert corners(found) == [("fracture", (10, 5, 30.5, 35)), ("", (1, 2, 4, 6))]
-    assert found.boxes[1].place == "boxes.json: annotations[1]"
+    assert f"{found.file}{found.boxes[1].place}" == "boxes.json: annotations[1]"
     assert find(source, "b/y.png") == Annotated((), (30, 40)), "a negative"
     assert find(source, "b/z.png") is None
 
@@ -118,6 +118,7 @@ def test_yolo(name, content):
         ("fracture", (0.4, 0.0, 0.6, 0.5)),
         ("implant", (0.1, 0.2, 0.3, 0.6)),
     ]
+    assert [f"{found.file}{box.place}" for box in found.boxes] == ["labels/train/x.txt:1", "labels/train/x.txt:3"]
     assert find(source, "images/val/y.jpg") == Annotated()
     assert find(source, "images/val/z.jpg") is None
 

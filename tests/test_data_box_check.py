@@ -16,7 +16,7 @@ from fxcli.errors import DataError
 SIZE = (100, 50)
 
 
-def box(*corners, label="fracture", place="here"):
+def box(*corners, label="fracture", place=":1"):
     return Annotation(label, tuple(map(float, corners)), place)
 
 
@@ -101,7 +101,7 @@ def test_boxes_that_are_left_out(wrong, told):
     kept, lines = checked([box(1, 2, 3, 4), wrong], SIZE, {"fracture"})
     assert kept == [box(1, 2, 3, 4)]
     assert len(lines) == 1
-    assert lines[0].startswith(f"here: {told}")
+    assert lines[0].startswith(f":1: {told}")
     assert len(lines[0]) < 120
 
 
@@ -109,7 +109,7 @@ def test_boxes_that_are_cut():
     kept, lines = checked([box(-0.4, 0, 100.5, 50.3)], SIZE, {"fracture"})
     assert (kept, lines) == ([box(0, 0, 100, 50)], []), "rounding is no error"
     kept, lines = checked([box(-7, 10, 104.2, 20)], SIZE, {"fracture"})
-    assert (kept, lines) == ([box(0, 10, 100, 20)], ["here: 7.0 px outside its picture"])
+    assert (kept, lines) == ([box(0, 10, 100, 20)], [":1: 7.0 px outside its picture"])
 
 
 # --- gathering ---
@@ -138,11 +138,11 @@ def test_gathered():
 
 def test_labels_become_classes():
     boxes = (box(1, 1, 5, 5, label="Bruch"), box(2, 2, 9, 9, label="Schraube"), box(1, 1, 9, 9, label="fissure"))
-    known = source({"a.png": Annotated(boxes, SIZE)}, ("Bruch", "Schraube", "fissure"))
+    known = source({"a.png": Annotated(boxes, SIZE, Path("a.txt"))}, ("Bruch", "Schraube", "fissure"))
     found = gather(known, {"Bruch": "fracture", "fissure": "fracture"}, PICTURES)
     assert found.classes == ("fracture",)
     assert [each.label for each in found.boxes[0]] == ["fracture", "fracture"]
-    assert found.wrong == ["here: unknown class 'Schraube'"]
+    assert found.wrong == ["a.txt:1: unknown class 'Schraube'"]
     assert gather(known, {}, PICTURES).classes == ("Bruch", "Schraube", "fissure")
 
 

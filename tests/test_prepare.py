@@ -20,6 +20,7 @@ from fxcli.data import convert as converting
 from fxcli.data import phantom
 from fxcli.data import prepare as preparing
 from fxcli.data.manifest import read_manifest
+from fxcli.data.paths import PathStyle
 from fxcli.data.prepare import prepare
 from fxcli.data.preprocess import Clean
 from fxcli.data.read import read
@@ -298,6 +299,28 @@ def test_recipes_that_do_not_fit_leave_nothing(changes, message):
     with pytest.raises(DataError, match=message):
         made("source", **changes)
     assert os.listdir() == ["source"]
+
+
+YOLO = "\n0 0.95 0.5 0.4 0.2\n"
+VOC = """<annotation><size><width>32</width><height>24</height></size><object><name>fracture</name>
+<bndbox><xmin>1</xmin><ymin>1</ymin><xmax>90</xmax><ymax>9</ymax></bndbox></object></annotation>"""
+
+
+@pytest.mark.parametrize(("suffix", "content", "place"), [("txt", YOLO, ":2"), ("xml", VOC, ": object 1")])
+def test_hashed_names_do_not_stand_beside_boxes_either(suffix, content, place):
+    """Files of boxes are called as their pictures are."""
+    Path("boxes").mkdir()
+    Path("boxes/classes.txt").write_text("fracture")
+    for index in range(12):
+        draw(f"source/{'ab'[index % 2]}/SECRET{index}.png")
+        Path(f"boxes/SECRET{index}.{suffix}").write_text(content)
+    clipping = recipe("source", boxes__source="boxes", boxes__bad="clip")
+    found = prepare(clipping, Path("out"), paths=PathStyle.HASHED)
+    assert not any(b"SECRET" in file.read_bytes() for file in Path("out").rglob("*") if file.is_file())
+    wrong = json.loads(Path("out/fingerprint.json").read_text())["boxes"]["wrong"]
+    assert {line.partition(place)[0] for line in wrong} == {row.source for row in found.rows}
+    with pytest.raises(DataError, match=rf"boxes/SECRET0\.{suffix}{place}: "):
+        prepare(recipe("source", boxes__source="boxes"), Path("other"), paths=PathStyle.HASHED)
 
 
 # --- the folder ---

@@ -32,7 +32,7 @@ class Annotation:
     Attributes:
         label: As written; "" for a number that names no class.
         corners: (left, top, right, bottom), in pixels, or in fractions of the picture where it has no size.
-        place: Where it is written, for errors.
+        place: Where in its file it is written, as errors have it behind the file's name: ":3" is a line.
     """
 
     label: str
@@ -47,10 +47,12 @@ class Annotated:
     Attributes:
         boxes: None of them means that nothing is there: the picture is a negative.
         size_px: (width, height) that the boxes refer to; None for fractions.
+        file: That says so.
     """
 
     boxes: tuple[Annotation, ...] = ()
     size_px: tuple[int, int] | None = None
+    file: Path = field(default=Path(), compare=False)
 
 
 @dataclass(frozen=True)
@@ -151,14 +153,14 @@ def _coco(path: Path) -> Source:
         labels = {int(each["id"]): str(each["name"]) for each in values["categories"]}
         boxes: dict[int, list[Annotation]] = defaultdict(list)
         for number, each in enumerate(values["annotations"]):
-            place = f"{path}: annotations[{number}]"
+            place = f": annotations[{number}]"
             left, top, width, height = (float(value) for value in each["bbox"])
             corners = (left, top, left + width, top + height)
             boxes[each["image_id"]].append(Annotation(labels.get(each["category_id"], ""), corners, place))
         images = values["images"]
         names = [escaped(str(PurePosixPath(each["file_name"]))) for each in images]
         pictures = {
-            name: Annotated(tuple(boxes.pop(each["id"], ())), (int(each["width"]), int(each["height"])))
+            name: Annotated(tuple(boxes.pop(each["id"], ())), (int(each["width"]), int(each["height"])), path)
             for name, each in zip(names, images, strict=True)
         }
     except (KeyError, TypeError, ValueError, RecursionError) as error:
@@ -166,7 +168,7 @@ def _coco(path: Path) -> Source:
     _once(names, path)
     if boxes:
         place = next(iter(boxes.values()))[0].place
-        raise DataError(f"boxes of {len(boxes)} images that are not listed", where=place)
+        raise DataError(f"boxes of {len(boxes)} images that are not listed", where=f"{path}{place}")
     return Source(path, pictures, tuple(labels.values()), has_endings=True)
 
 
@@ -176,24 +178,25 @@ def _yolo(folder: Path, files: Sequence[Path]) -> Source:
     pictures = {}
     for file in files:
         lines = enumerate(_text(file, _TEXT_LIMIT_BYTES).splitlines(), 1)
-        boxes = [_yolo_box(line.split(), f"{file}:{number}", labels) for number, line in lines if line.strip()]
-        pictures[_stem(file, folder)] = Annotated(tuple(boxes))
+        boxes = tuple(_yolo_box(line.split(), file, f":{number}", labels) for number, line in lines if line.strip())
+        pictures[_stem(file, folder)] = Annotated(boxes, file=file)
     return Source(folder, pictures, tuple(names), has_endings=False)
 
 
-def _yolo_box(cells: Sequence[str], place: str, labels: Mapping[int, str]) -> Annotation:
+def _yolo_box(cells: Sequence[str], file: Path, place: str, labels: Mapping[int, str]) -> Annotation:
     """class, centre x and y, width, height; or class and the corners of a polygon. Fractions of the picture."""
     try:
         number, values = int(cells[0]), [float(cell) for cell in cells[1:]]
     except ValueError as error:
-        raise DataError(f"not a box of YOLO: {error}", where=place) from error
+        raise DataError(f"not a box of YOLO: {error}", where=f"{file}{place}") from error
     if len(values) == 4:
         x, y, width, height = values
         corners = (x - width / 2, y - height / 2, x + width / 2, y + height / 2)
     elif len(values) >= 6 and len(values) % 2 == 0:
         corners = (min(values[::2]), min(values[1::2]), max(values[::2]), max(values[1::2]))
     else:
-        raise DataError(f"a box of YOLO has a class and 4 numbers, this line {len(values)}", where=place)
+        what = f"a box of YOLO has a class and 4 numbers, this line {len(values)}"
+        raise DataError(what, where=f"{file}{place}")
     return Annotation(labels.get(number, ""), corners, place)
 
 
@@ -227,10 +230,10 @@ def _voc(folder: Path, files: Sequence[Path]) -> Source:
         try:
             root = ElementTree.fromstring(content)
             size = tuple(int(_of(root, f"size/{name}")) for name in ("width", "height"))
-            boxes = tuple(_voc_box(each, f"{file}: object {n}") for n, each in enumerate(root.iter("object"), 1))
+            boxes = tuple(_voc_box(each, f": object {n}") for n, each in enumerate(root.iter("object"), 1))
         except (ElementTree.ParseError, ValueError) as error:
             raise DataError(f"not a file of Pascal VOC: {error}", where=file) from error
-        pictures[_stem(file, folder)] = Annotated(boxes, (size[0], size[1]))
+        pictures[_stem(file, folder)] = Annotated(boxes, (size[0], size[1]), file)
     labels = dict.fromkeys(box.label for picture in pictures.values() for box in picture.boxes)
     return Source(folder, pictures, tuple(labels), has_endings=False)
 

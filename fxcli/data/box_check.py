@@ -119,12 +119,15 @@ def _check_names(classes: Mapping[str, str | None], file: Path) -> None:
         raise DataError("no label of these boxes has a class", where=file)
 
 
-def gather(matched: Matched, pictures: Sequence[tuple[str, tuple[int, int], int]]) -> Gathered:
+def gather(
+    matched: Matched, pictures: Sequence[tuple[str, tuple[int, int], int]], shown: Mapping[str, str] | None = None
+) -> Gathered:
     """Puts boxes on pictures, and checks them.
 
     Args:
         matched: The boxes.
         pictures: Those that can be read: name, size in pixels after turning, and EXIF orientation.
+        shown: Name → what `wrong` tells in place of the file of its boxes, which may be called as the picture is.
 
     Raises:
         DataError: Boxes refer to a picture of another size.
@@ -146,7 +149,7 @@ def gather(matched: Matched, pictures: Sequence[tuple[str, tuple[int, int], int]
         except DataError as error:
             raise DataError(f"{name}: {error.what}", where=file) from error
         kept, told = checked(here, size_px, named)
-        wrong += told
+        wrong += [f"{shown[name] if shown else found.file}{line}" for line in told]
         # Of a picture whose every box was left out nothing is known: it is no negative.
         is_known = bool(kept) or not found.boxes
         boxes.append([replace(box, label=named[box.label]) for box in kept] if is_known else None)
@@ -232,7 +235,7 @@ def checked(
 
     Returns:
         The boxes, cut at the picture's border, without those of which nothing can be used; and a line for each that
-        was cut by more than rounding, or left out.
+        was cut by more than rounding, or left out; it begins with the box's place.
     """
     kept, told = [], []
     for box in boxes:

@@ -87,7 +87,7 @@ def read_boxes(manifest: Manifest) -> BoxSet:
             raise DataError(f"boxes on {path} refer to another size than the manifest states", where=file)
         kept, wrong = checked(found.boxes, sizes[path], classes, least_px=_LEAST_PX)
         if wrong:
-            raise DataError(wrong[0])
+            raise DataError(f"{file}{wrong[0]}")
         by_path[path] = Boxes(
             np.array([box.corners for box in kept], np.float32).reshape(-1, 4),
             np.array([number[box.label] for box in kept], np.int64),

@@ -214,11 +214,15 @@ def _drawn(case: phantom.PhantomCase, size_px: int) -> Radiograph:
 
 
 def _gathered(made: Sequence[Made], boxes: Matched, recipe: PrepareRecipe) -> Gathered:
-    """The boxes on pictures; says what is wrong with them, and refuses them if the recipe does."""
+    """The boxes on pictures; says what is wrong with them, and refuses them if the recipe does.
+
+    What is kept tells hashed names of pictures; an error tells whoever prepares them which files to mend.
+    """
     names = [each.item.source or each.item.name for each in made]
     sizes = [(each.width_px, each.height_px) for each in made]
     pictures = list(zip(names, sizes, (each.orientation for each in made), strict=True))
-    found = box_check.gather(boxes, pictures)
+    shown = {each.item.source: each.item.name for each in made if each.item.source != each.item.name}
+    found = box_check.gather(boxes, pictures, shown if recipe.boxes.bad == "clip" else None)
     if found.wrong and recipe.boxes.bad == "refuse":
         lines = [*found.wrong[:_MOST_TOLD], *(["…"] if len(found.wrong) > _MOST_TOLD else [])]
         what = "\n  ".join([f"{len(found.wrong)} boxes cannot be used as they are", *lines])
