@@ -125,6 +125,9 @@ def test_gathered():
     )
     assert found.classes == ("fracture",)
     assert found.boxes == [[box(1, 2, 3, 4)], [], None]
+    assert found.told() == (
+        "1 boxes on 1 pictures, 1 pictures without one, and 1 of which the boxes' source tells nothing"
+    )
     assert found.record() == {
         "classes": ["fracture"],
         "boxes": 1,

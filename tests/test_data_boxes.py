@@ -44,8 +44,9 @@ def coco(boxes=BOXES, category="Fracture"):
     Path("boxes.json").write_text(json.dumps(content))
 
 
-def prepare(*options):
+def prepare(*options, json=False):
     sets = [f"--set={option}" for option in ("split.val_frac=0", "data.prepared_px=128", *options)]
+    sets += ["--json"] if json else []
     done = CliRunner().invoke(app, ["prepare", "raw", "--out", "p", "--overwrite", *sets])
     return done.exit_code, done.output
 
@@ -111,6 +112,24 @@ def test_answers_stay_within_the_picture():
     found = to_original(np.array([[-5.0, 0, 70, 64]], np.float32), (200, 100), preprocessing)
     assert found.tolist() == [[0, 0, 200, 100]], "the letterbox's border is no part of it"
     assert to_original(np.zeros((0, 4), np.float32), (200, 100), preprocessing).shape == (0, 4)
+
+
+@pytest.mark.slow
+def test_how_many_there_are_is_told():
+    draw()
+    coco()
+    values = json.loads(Path("boxes.json").read_text())
+    values["images"].append({"id": 9, "file_name": "gone.png", "width": 9, "height": 9})
+    Path("boxes.json").write_text(json.dumps(values))
+    code, output = prepare("boxes.source=boxes.json")
+    assert code == 0, output
+    told = "3 boxes on 2 pictures, 1 pictures without one, and 1 of which the boxes' source tells nothing"
+    assert told in output
+    assert "warning: boxes of 1 pictures are not used: no picture here has their path or name" in output
+    code, output = prepare("boxes.source=boxes.json", json=True)
+    record = json.loads(output.splitlines()[-1])["boxes"]
+    assert record == json.loads(Path("p/fingerprint.json").read_text())["boxes"]
+    assert record["pictures_unused"] == record["pictures_unknown"] == 1
 
 
 # --- labels ---

@@ -67,10 +67,13 @@ def prepare(
     if json:
         figures = made.audit.figures()
         bad = {"unreadable": made.unreadable, "warnings": made.warnings}
-        console.record({"folder": str(made.folder), "counts": table, "audit": figures, **bad})
+        boxes = made.boxes.record() if made.boxes else None
+        console.record({"folder": str(made.folder), "counts": table, "audit": figures, "boxes": boxes, **bad})
     else:
         console.table(*counted(made.rows), title=str(made.folder))
         console.table(["audit", ""], made.audit.table())
+        if made.boxes:
+            console.note(made.boxes.told())
         console.note(f"the pairs: {made.folder / 'audit.html'}")
         console.note(f"train with: fx train RECIPE --set data.manifest={made.manifest}")
     if len(table) == 1:

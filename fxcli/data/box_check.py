@@ -65,6 +65,12 @@ class Gathered:
     wrong: list[str]
     unused: int
 
+    def told(self) -> str:
+        """For people: how many there are, on how many pictures."""
+        n = self.record()
+        known = f"{n['boxes']} boxes on {n['pictures_with']} pictures, {n['pictures_without']} pictures without one"
+        return f"{known}, and {n['pictures_unknown']} of which the boxes' source tells nothing"
+
     def record(self) -> dict[str, Any]:
         """For the fingerprint."""
         known = [each for each in self.boxes if each is not None]

@@ -57,6 +57,7 @@ class Prepared:
         unreadable: path and reason of each picture that could not be used.
         audit: What was found among the pictures.
         warnings: path and reason of pictures that are used all the same.
+        boxes: On the pictures; None if no boxes were asked for.
     """
 
     folder: Path
@@ -64,6 +65,7 @@ class Prepared:
     unreadable: list[dict[str, str]]
     audit: Audit
     warnings: list[dict[str, str]]
+    boxes: Gathered | None = None
 
     @property
     def manifest(self) -> Path:
@@ -122,7 +124,7 @@ def prepare(
             shutil.rmtree(part, ignore_errors=True)
             raise
         _swap(part, target)
-    return Prepared(folder, rows, unreadable, found, fingerprint["warnings"])
+    return Prepared(folder, rows, unreadable, found, fingerprint["warnings"], gathered)
 
 
 def _check_target(recipe: PrepareRecipe, folder: Path, overwrite: bool) -> None:
@@ -174,6 +176,8 @@ def _files(
     if recipe.boxes.source:
         names = [picture.name for picture in found]
         boxes = box_check.match(read_annotations(Path(recipe.boxes.source)), recipe.boxes.classes, names)
+        if boxes.unused:
+            console.warn(f"boxes of {boxes.unused} pictures are not used: no picture here has their path or name")
     if boxes and recipe.boxes.label:
         found = [dataclasses.replace(picture, folder=box_check.label(boxes, picture.name)) for picture in found]
     label_of = scan.labels(found, recipe.data.classes, root)
