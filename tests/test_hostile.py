@@ -111,8 +111,8 @@ def test_a_recipe_runs_nothing(text):
 def test_weights_come_from_no_address_of_a_recipe(tiny_recipe):
     tiny_recipe()
     done = fx("train", "tiny.yaml", "--set", "model.init='https://evil.invalid/weights.safetensors'")
-    assert done.exit_code == 6
-    assert "no run directory or model file" in done.stderr
+    assert done.exit_code == 3
+    assert "unknown weights" in done.stderr
 
 
 # --- places ---

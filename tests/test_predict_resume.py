@@ -301,10 +301,10 @@ def test_strict_stops_at_the_first(raw, decoded):
 
 def test_no_thread_goes_on_after_the_last_row(raw, monkeypatch):
     (raw / "class_0" / "0.png").write_bytes(b"no")
-    alive, error = [], Console.error
+    before, alive, error = threading.enumerate(), [], Console.error
 
     def telling(self, told):
-        alive.append([each.name for each in threading.enumerate() if each.name.startswith("ThreadPool")])
+        alive.append([each.name for each in threading.enumerate() if each not in before])
         error(self, told)
 
     monkeypatch.setattr(Console, "error", telling)
