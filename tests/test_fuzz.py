@@ -464,6 +464,8 @@ def look_at(content):
     # A warning is an error in tests alone, and would be taken for damage.
     with warnings.catch_warnings(record=True) as told:
         warnings.simplefilter("always", RuntimeWarning)
+        # As `read` has it: these are refused.
+        warnings.simplefilter("error", Image.DecompressionBombWarning)
         try:
             cleaned = Clean(64)(read(path), path)
         finally:
