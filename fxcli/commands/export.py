@@ -95,7 +95,7 @@ def export(
     with TemporaryDirectory(dir=file.parent) as folder:
         unchecked = Path(folder) / file.name
         exported.save(unchecked, runtime.value, graph, weights, header)
-        report = exporting.compared(opened, manifest, rows, exported.load(unchecked))
+        report = exporting.compared(opened.pipeline, manifest, rows, exported.load(unchecked))
     exported.save(file, runtime.value, graph, weights, {**header, "agreement": report})
     if json:
         console.record({"file": str(file), "bytes": file.stat().st_size, "agreement": report})

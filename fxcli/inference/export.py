@@ -29,8 +29,6 @@ from fxcli.model.classifier import Classifier, TrainedModel
 if TYPE_CHECKING:
     from onnx import ModelProto
 
-    from fxcli.inference.opened import Opened
-
 # Pictures that int8 ranges are taken from.
 CALIBRATION_PICTURES = 300
 
@@ -92,11 +90,11 @@ def graph_of(model: TrainedModel, runtime: str, calibration: Sequence[Path] = ()
         raise MissingDependency(error.name or "onnx", extra="export", purpose="exporting") from error
 
 
-def compared(opened: Opened, manifest: Manifest, rows: Sequence[Row], made: Exported) -> dict[str, Any]:
+def compared(exact: Pipeline, manifest: Manifest, rows: Sequence[Row], made: Exported) -> dict[str, Any]:
     """How far a file agrees with the model that it was made of.
 
     Args:
-        opened: The model, in fp32.
+        exact: Runs the model, in fp32.
         manifest: Of the pictures.
         rows: Those that both answer.
         made: The file.
@@ -109,11 +107,11 @@ def compared(opened: Opened, manifest: Manifest, rows: Sequence[Row], made: Expo
     """
     paths = [manifest.path_of(row) for row in rows]
     targets = np.array([made.classes.index(row.label) for row in rows])
-    exact, report = opened.pipeline.logits(paths), {}
+    expected, report = exact.logits(paths), {}
     for precision in precisions(made):
         engine = open_runtime(made, default_engine(made), precision)
         logits = Pipeline(engine, made.preprocessing, batch_size=engine.batch_size).logits(paths)
-        found = agreement.compare(exact, logits, targets)
+        found = agreement.compare(expected, logits, targets)
         allowed = {"fp32": agreement.EXPORTED, "bf16": agreement.BF16, "int8": agreement.INT8}[precision]
         console.note(f"{engine.name} {precision} against torch fp32: {found.told()}")
         if precision == made.info["precision"] and not found.within(allowed):
