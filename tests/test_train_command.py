@@ -161,20 +161,30 @@ def test_resume_refuses_what_changed(trained, what, prepared):
     assert f"the {what} changed" in done.stderr
 
 
+@pytest.fixture
+def stopped(monkeypatch):
+    """A command that Ctrl-C stops after two steps of training."""
+
+    def run(*arguments):
+        real, steps = loop._step, []
+
+        def step(*all_):
+            real(*all_)
+            steps.append(1)
+            if len(steps) == 2:
+                signal.raise_signal(signal.SIGINT)
+
+        with monkeypatch.context() as patch:
+            patch.setattr(loop, "_step", step)
+            return fx(*arguments)
+
+    return run
+
+
 @pytest.mark.slow
-def test_ctrl_c_exits_130_and_resume_finishes(tiny_recipe, monkeypatch):
+def test_ctrl_c_exits_130_and_resume_finishes(tiny_recipe, stopped):
     tiny_recipe("train.epochs=3")
-    real, steps = loop._step, []
-
-    def step(*arguments):
-        real(*arguments)
-        steps.append(1)
-        if len(steps) == 2:
-            signal.raise_signal(signal.SIGINT)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(loop, "_step", step)
-        done = fx("train", "tiny.yaml", "--out", "runs/stopped", "--quiet")
+    done = stopped("train", "tiny.yaml", "--out", "runs/stopped", "--quiet")
     assert done.exit_code == 130
     assert "fx train --resume runs/stopped" in done.stderr
     run = Run(Path("runs/stopped"))
@@ -279,21 +289,11 @@ def test_folds_all_start_from_what_the_run_was_started_from(trained, monkeypatch
     assert fx("train", "--resume", "runs/folds", "--quiet").exit_code == 0
 
 
-def test_a_resume_state_needs_no_start(trained, monkeypatch):
+def test_a_resume_state_needs_no_start(trained, stopped):
     start = Run(Path("runs/start"))
     shutil.copytree(trained.path, start.path)
-    real, steps = loop._step, []
-
-    def step(*arguments):
-        real(*arguments)
-        steps.append(1)
-        if len(steps) == 2:
-            signal.raise_signal(signal.SIGINT)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(loop, "_step", step)
-        sets = ("--set", f"model.init={start.path}", "--set", "train.epochs=1")
-        assert fx("train", "tiny.yaml", *sets, "--out", "runs/next", "--quiet").exit_code == 130
+    sets = ("--set", f"model.init={start.path}", "--set", "train.epochs=1")
+    assert stopped("train", "tiny.yaml", *sets, "--out", "runs/next", "--quiet").exit_code == 130
     shutil.rmtree(start.path)
     done = fx("train", "--resume", "runs/next", "--quiet")
     assert done.exit_code == 0, done.output
