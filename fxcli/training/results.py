@@ -104,7 +104,7 @@ class Results:
         if manifest.is_file():
             # Without its pictures a result can still be shown.
             now["manifest"] = sha256_of(manifest)
-        if (start := start_digest(entry.recipe)) and line.get("init_sha256"):
+        if line.get("init_sha256") and (start := start_digest(entry.recipe)):
             now["init"] = start
         changed = [what for what, digest in now.items() if line.get(f"{what}_sha256") != digest]
         if changed:
