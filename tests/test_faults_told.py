@@ -4,7 +4,6 @@ import json
 import os
 import resource
 import shutil
-import signal
 import stat
 import subprocess
 import sys
@@ -14,6 +13,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from stopping import stop_after
 from typer.testing import CliRunner
 
 from fxcli.cli import app
@@ -40,16 +40,8 @@ def stopped(tiny_recipe, monkeypatch):
     tiny_recipe("train.epochs=2")
     whole = fx("train", "tiny.yaml", "--out", "runs/whole", "--quiet")
     assert whole.exit_code == 0, whole.output
-    real, steps = loop._step, []
-
-    def step(*arguments):
-        real(*arguments)
-        steps.append(1)
-        if len(steps) == 4:
-            signal.raise_signal(signal.SIGINT)
-
     with monkeypatch.context() as patch:
-        patch.setattr(loop, "_step", step)
+        stop_after(patch, 4)
         assert fx("train", "tiny.yaml", "--out", "runs/stopped", "--quiet").exit_code == 130
     return Run(Path("runs/stopped"))
 
@@ -299,14 +291,8 @@ def own(prepared, tiny_recipe, monkeypatch):
     """A run that was stopped, on pictures of its own that a test may change."""
     shutil.copytree(prepared, "own")
     tiny_recipe()
-    real = loop._step
-
-    def step(*arguments):
-        real(*arguments)
-        signal.raise_signal(signal.SIGINT)
-
     with monkeypatch.context() as patch:
-        patch.setattr(loop, "_step", step)
+        stop_after(patch, 1)
         sets = ("--set", "data.manifest=own/manifest.csv")
         assert fx("train", "tiny.yaml", *sets, "--out", "runs/own", "--quiet").exit_code == 130
     return Run(Path("runs/own"))

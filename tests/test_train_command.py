@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
+from stopping import stop_after
 from typer.testing import CliRunner
 
 from fxcli.cli import app
@@ -166,16 +167,8 @@ def stopped(monkeypatch):
     """A command that Ctrl-C stops after two steps of training."""
 
     def run(*arguments):
-        real, steps = loop._step, []
-
-        def step(*all_):
-            real(*all_)
-            steps.append(1)
-            if len(steps) == 2:
-                signal.raise_signal(signal.SIGINT)
-
         with monkeypatch.context() as patch:
-            patch.setattr(loop, "_step", step)
+            stop_after(patch, 2)
             return fx(*arguments)
 
     return run

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from stopping import stop_after
 
 from fxcli.data.augment import Augmenter
 from fxcli.data.manifest import read_manifest
@@ -48,19 +49,6 @@ def assert_same(run, other):
 def figures(run):
     lines = [json.loads(line) for line in run.metrics_file.read_text().splitlines()]
     return [{key: value for key, value in line.items() if key not in TIMES} for line in lines]
-
-
-def stop_after(monkeypatch, count):
-    """Asks the loop to stop after `count` optimizer steps, as Ctrl-C would."""
-    real, steps = loop._step, []
-
-    def step(*arguments):
-        real(*arguments)
-        steps.append(1)
-        if len(steps) == count:
-            signal.raise_signal(signal.SIGINT)
-
-    monkeypatch.setattr(loop, "_step", step)
 
 
 PHASES = """

@@ -2,12 +2,12 @@
 
 import json
 import shutil
-import signal
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from stopping import stop_after
 from typer.testing import CliRunner
 
 from fxcli.cli import app
@@ -55,18 +55,6 @@ def assert_same(run, other):
     assert one.keys() == two.keys()
     assert all(torch.equal(one[name], two[name]) for name in one)
     assert lines_of(run) == lines_of(other)
-
-
-def stop_after(monkeypatch, count):
-    real, steps = loop._step, []
-
-    def step(*arguments):
-        real(*arguments)
-        steps.append(1)
-        if len(steps) == count:
-            signal.raise_signal(signal.SIGINT)
-
-    monkeypatch.setattr(loop, "_step", step)
 
 
 @pytest.mark.slow

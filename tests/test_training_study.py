@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from stopping import stop_after
 from typer.testing import CliRunner
 
 from fxcli.cli import app
@@ -164,17 +165,9 @@ def test_it_says_what_is_done_and_shows_the_table(study):
 @pytest.mark.slow
 def test_stopped_within_a_training_the_same_command_goes_on(study, monkeypatch):
     assert fx("train", study, "--out", "runs/straight", "--set", "results=straight", "--quiet").exit_code == 0
-    real, steps = loop._step, []
-
-    def step(*arguments):
-        real(*arguments)
-        steps.append(1)
-        # The second of the three steps of the second training.
-        if len(steps) == 5:
-            signal.raise_signal(signal.SIGINT)
-
     with monkeypatch.context() as patch:
-        patch.setattr(loop, "_step", step)
+        # The second of the three steps of the second training.
+        stop_after(patch, 5)
         done = fx("train", study, "--quiet")
     assert done.exit_code == 130
     assert "stopped at step 2; everything is saved" in done.stderr
