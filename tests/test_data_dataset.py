@@ -4,6 +4,7 @@ import multiprocessing
 import random
 import signal
 from collections import Counter
+from multiprocessing import resource_sharer
 
 import numpy as np
 import pytest
@@ -268,6 +269,34 @@ def test_a_process_that_the_system_ended_is_told_of(pictures):
     assert "the system ended a process that decodes pictures, because memory ran out, as a rule" in str(caught.value)
     assert "FX_MAX_WORKERS=1" in str(caught.value)
     assert str(caught.value).endswith("what was saved is whole, and goes on with: fx train --resume runs/x")
+
+
+@pytest.mark.parametrize("broken", [ConnectionResetError(104, "Connection reset by peer"), EOFError()])
+def test_a_process_killed_as_it_hands_over_a_batch_is_told_of_too(pictures, monkeypatch, broken):
+    def get_connection(ident):
+        raise broken
+
+    monkeypatch.setattr(resource_sharer._resource_sharer, "get_connection", get_connection)
+    feed = loader(pictures(), Batches(10, 1, seed=0), workers=1)
+    with pytest.raises(RunError, match="the system ended a process that decodes pictures") as caught, attended():
+        list(begun(feed))
+    ended(feed)
+    assert "ended as it handed over a batch" in str(caught.value)
+
+
+def test_what_the_data_says_is_not_taken_for_a_lost_process(pictures):
+    class Short(torch.utils.data.Dataset):
+        def __getitem__(self, draw):
+            raise EOFError("half a file")
+
+        def __len__(self):
+            return 10
+
+    for workers in (0, 1):
+        feed = loader(Short(), Batches(10, 1, seed=0), workers=workers)
+        with pytest.raises(EOFError, match="half a file"), attended():
+            list(begun(feed))
+        ended(feed)
 
 
 def test_what_torch_says_of_shared_memory_has_another_way_out():

@@ -235,13 +235,23 @@ def begun(loader: DataLoader[Any]) -> Iterator[Any]:
     Forked ones ignore signals once they run; those that are spawned inherit it, for importing takes them seconds.
     """
     if threading.current_thread() is not threading.main_thread():
-        return iter(loader)
+        return _handed_over(iter(loader), loader.num_workers)
     before = [(name, signal.signal(name, signal.SIG_IGN)) for name in _SIGNALS]
     try:
-        return iter(loader)
+        return _handed_over(iter(loader), loader.num_workers)
     finally:
         for name, handler in before:
             signal.signal(name, handler)
+
+
+def _handed_over(batches: Iterator[Any], workers: int) -> Iterator[Any]:
+    """The batches; a process that is killed as it hands one over leaves a broken socket, which torch tells as it is."""
+    try:
+        yield from batches
+    except (ConnectionError, EOFError) as error:
+        if not workers or str(error).startswith("Caught "):
+            raise  # of the data, not of what lies between
+        raise RuntimeError("DataLoader worker (pid unknown) ended as it handed over a batch") from error
 
 
 def ended(loader: DataLoader[Any]) -> None:
