@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image, ImageDraw
+from torch import nn
 from typer.testing import CliRunner
 
 from fx_simclr import byol, simclr
@@ -19,7 +20,7 @@ from fxcli.cli import app
 from fxcli.data.dataset import Draw, Views
 from fxcli.data.manifest import Row, read_manifest, write_manifest
 from fxcli.data.preprocess import Clean, Cleaned, Preprocessing
-from fxcli.errors import DataError, Interrupted, RunError, UnreadableImage
+from fxcli.errors import DataError, Interrupted, PluginError, RecipeError, RunError, UnreadableImage
 from fxcli.model import classifier as models
 from fxcli.model.hardware import Compute
 from fxcli.model.init import initialise
@@ -428,3 +429,37 @@ def test_a_stop_during_a_look_is_resumed_to_the_same_lines(recipe_of, demo_zoo, 
     assert lines(run) == lines(whole)
     one, two = (checkpoint.load_model_file(each.model_file)[0] for each in (whole, run))
     assert all(torch.equal(one[name], two[name]) for name in one)
+
+
+class Aimless(nn.Module):
+    """A method that lacks what makes it one."""
+
+    def __init__(self, backbone):
+        super().__init__()
+        self.backbone = backbone
+
+
+@pytest.mark.parametrize(
+    ("build", "message"),
+    [
+        (lambda backbone, args: backbone.gone, "build failed: AttributeError: "),
+        (lambda backbone, args: None, "build returned NoneType, not a torch module"),
+        (lambda backbone, args: Aimless(nn.Identity()), "did not return a module with the backbone as its backbone"),
+        (lambda backbone, args: Aimless(backbone), "what build returned has no loss and no after_step"),
+    ],
+)
+def test_a_plugin_that_builds_no_method_is_told_as_broken(recipe_of, go, demo_zoo, monkeypatch, build, message):
+    recipe, spec = recipe_of("simclr"), replace(demo_zoo.pretrainer("simclr"), build=build)
+    monkeypatch.setattr(type(demo_zoo), "pretrainer", lambda zoo, name: spec)
+    with pytest.raises(PluginError, match=f"pretrainer simclr: .*{message}"):
+        go(recipe)
+
+
+def test_what_a_method_refuses_is_a_mistake_of_the_recipe(recipe_of, go, demo_zoo, monkeypatch):
+    def build(backbone, args):
+        raise ValueError("32 px are too few")
+
+    recipe, spec = recipe_of("simclr"), replace(demo_zoo.pretrainer("simclr"), build=build)
+    monkeypatch.setattr(type(demo_zoo), "pretrainer", lambda zoo, name: spec)
+    with pytest.raises(RecipeError, match="pretrain: simclr: 32 px are too few"):
+        go(recipe)

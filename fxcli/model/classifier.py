@@ -219,7 +219,7 @@ def built(kind: str, name: str, build: Callable[[], object]) -> nn.Module:
     """What a plugin builds; what goes wrong in its code is told as its own.
 
     Args:
-        kind: "backbone" or "detector".
+        kind: "backbone", "detector" or "pretrainer".
         name: As a recipe has it.
         build: Calls the plugin.
 

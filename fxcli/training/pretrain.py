@@ -21,8 +21,9 @@ from fxcli.console import console
 from fxcli.data import cache, dataset
 from fxcli.data.manifest import Manifest
 from fxcli.data.preprocess import Preprocessing
-from fxcli.errors import DataError, UnreadableImage
+from fxcli.errors import DataError, PluginError, RecipeError, UnreadableImage
 from fxcli.model import freeze, hardware
+from fxcli.model.classifier import built
 from fxcli.model.hardware import Compute
 from fxcli.model.init import Origin
 from fxcli.recipe.schema import PretrainRecipe
@@ -32,7 +33,7 @@ from fxcli.training import optim, session
 from fxcli.training.session import Log, Stop, Timer, finite
 from fxcli.training.watch import Watch
 from fxcli.zoo.plugins import Zoo
-from fxcli.zoo.specs import PretrainArgs
+from fxcli.zoo.specs import PretrainArgs, PretrainerSpec
 
 if TYPE_CHECKING:
     from tqdm import tqdm
@@ -159,6 +160,8 @@ def train(
     Raises:
         DataError: The training part has less than two pictures.
         Interrupted: After saving, when the user stopped it.
+        PluginError: The method's plugin is broken.
+        RecipeError: The method refuses what is asked of it.
         RunError: The loss is no longer finite.
         WeightsUnavailable: See `model.init`.
     """
@@ -220,7 +223,7 @@ def build(
     )
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(randomness.derive(recipe.seed, "init", "method"))
-        module = compute.place(pretrainer.build(classifier.backbone, args)).train()
+        module = compute.place(_method(pretrainer, classifier.backbone, args)).train()
     batches = dataset.Batches(len(paths), recipe.train.batch_size, seed=recipe.seed)
     views = dataset.Views(paths, preprocessing, pretrainer.views(args))
     loader = dataset.loader(views, batches, workers=recipe.data.workers)
@@ -230,6 +233,26 @@ def build(
     exact = Compute(compute.device, "fp32", compute.channels_last)
     watch = Watch(manifest, preprocessing, exact, recipe.data.workers)
     return Pretraining(recipe, module, preprocessing, compute, optimizer, loader, batches, watch)
+
+
+def _method(pretrainer: PretrainerSpec, backbone: nn.Module, args: PretrainArgs) -> nn.Module:
+    """What is trained, over this backbone.
+
+    Raises:
+        PluginError: The pretrainer's plugin fails, or builds none.
+        RecipeError: It refuses what is asked of it.
+    """
+    name = pretrainer.name
+    try:
+        module = built("pretrainer", name, lambda: pretrainer.build(backbone, args))
+    except ValueError as error:
+        raise RecipeError([f"pretrain: {name}: {error}"], recipe=name) from error
+    if getattr(module, "backbone", None) is not backbone:
+        raise PluginError(f"pretrainer {name}: build did not return a module with the backbone as its backbone")
+    lacking = [part for part in ("loss", "after_step") if not callable(getattr(module, part, None))]
+    if lacking:
+        raise PluginError(f"pretrainer {name}: what build returned has no {' and no '.join(lacking)}")
+    return module
 
 
 def _keep(pretraining: Pretraining, run: Run, stop: Stop) -> None:
