@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fxcli.console import console
-from fxcli.errors import SomeRowsFailed, UnreadableImage, UsageError
+from fxcli.errors import UnreadableImage, UsageError
 
 if TYPE_CHECKING:
     import numpy as np
@@ -72,12 +72,7 @@ def answer(judge: Judge, files: list[Path], names: PathStyle, wanted: Outputs) -
         save_sheet(folder, kept.readable, files, output_names(files, shown), opened)
     if gallery:
         gallery.write(table.notice, opened.described)
-    told = str(wanted.out / lines.file_name) if wanted.out else "the output"
-    beside = [f"{what} in {where}" for what, where in (("heat maps", wanted.cam), ("features", folder)) if where]
-    console.note(", ".join([f"{len(files)} pictures", *beside, *([told] if wanted.out else [])]))
-    console.note(table.notice)
-    if rows.failed:
-        raise SomeRowsFailed(rows.failed, len(files), told)
+    wanted.tell(lines.file_name, len(files), rows.failed, table.notice)
 
 
 def _answer(

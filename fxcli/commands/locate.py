@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fxcli.console import console
-from fxcli.errors import DataError, SomeRowsFailed, UnreadableImage
+from fxcli.errors import DataError, UnreadableImage
 
 if TYPE_CHECKING:
     from fxcli.commands.outputs import Outputs
@@ -63,12 +63,8 @@ def locate(opened: OpenedDetector, files: list[Path], names: PathStyle, score: f
         coco.parent.mkdir(parents=True, exist_ok=True)
         complete = _read(wanted.out / lines.file_name, json=wanted.json) if wanted.out else records
         write_json(coco, found_coco(complete, classes))
-    where = str(wanted.out / lines.file_name) if wanted.out else "the output"
-    places = [f"boxes in {wanted.boxes}"] if wanted.boxes else []
-    console.note(", ".join([f"{len(files)} pictures", *places, *([where] if wanted.out else [])]))
-    console.note(f"boxes of a score of {least:.3f} or more; {table.notice}")
-    if rows.failed:
-        raise SomeRowsFailed(rows.failed, len(files), where)
+    notice = f"boxes of a score of {least:.3f} or more; {table.notice}"
+    wanted.tell(lines.file_name, len(files), rows.failed, notice)
 
 
 def _locate(

@@ -6,8 +6,9 @@ from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
 
+from fxcli.console import console
 from fxcli.data.parquet import require
-from fxcli.errors import MissingDependency, UsageError
+from fxcli.errors import MissingDependency, SomeRowsFailed, UsageError
 
 
 @dataclass(frozen=True)
@@ -69,3 +70,23 @@ class Outputs:
         if self.resume and self.features:
             hint = "without --features it goes on with the rows; --overwrite begins anew with both"
             raise UsageError("--features are written in one go, and --resume cannot go on with them", hint=hint)
+
+    def tell(self, file_name: str, count: int, failed: int, notice: str) -> None:
+        """Says at the end what was written where.
+
+        Args:
+            file_name: Of the rows, in `out`.
+            count: Pictures.
+            failed: Of them those that could not be read.
+            notice: What holds for all that was told.
+
+        Raises:
+            SomeRowsFailed: There are such.
+        """
+        rows = str(self.out / file_name) if self.out else "the output"
+        places = (("heat maps", self.cam), ("boxes", self.boxes), ("features", self.features))
+        beside = [f"{what} in {where}" for what, where in places if where]
+        console.note(", ".join([f"{count} pictures", *beside, *([rows] if self.out else [])]))
+        console.note(notice)
+        if failed:
+            raise SomeRowsFailed(failed, count, rows)
