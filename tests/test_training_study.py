@@ -17,8 +17,10 @@ from typer.testing import CliRunner
 from fxcli.cli import app
 from fxcli.console import console
 from fxcli.data.manifest import read_manifest, write_manifest
+from fxcli.data.parquet import beside
 from fxcli.errors import RunError
 from fxcli.evaluation.predictions import read_labelled
+from fxcli.evaluation.table import kind_of
 from fxcli.inference.opened import open_model
 from fxcli.run import checkpoint, ledger
 from fxcli.run.directory import Run
@@ -117,6 +119,16 @@ def test_each_is_trained_measured_once_and_kept(study, trainings):
     assert [look["model"] for look in looks()] == [index()[name]["model_sha256"] for name in ORDER]
     assert fx("train", study, "--quiet").exit_code == 0
     assert len(trainings[0]) == len(looks()) == 4
+
+
+def test_a_study_of_parquet_manifests(study, trainings):
+    beside(Path("data/manifest.csv"), kind_of)
+    text = study.read_text(encoding="utf-8").replace("data/manifest.csv", "data/manifest.parquet")
+    study.write_text(text.replace("seeds: [0, 1]", "seeds: [0]"), encoding="utf-8")
+    for _ in range(2):
+        done = fx("train", study, "--quiet")
+        assert done.exit_code == 0, done.output
+        assert trainings[0] == ["one/plain-s0", "one/slow-s0"]
 
 
 @pytest.mark.slow

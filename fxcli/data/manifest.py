@@ -9,7 +9,7 @@ import json
 import os
 import stat
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Any
@@ -204,6 +204,21 @@ def read_manifest(file: Path, *, root: Path | None = None, with_pictures: bool =
         _check_files(file, base, rows)
     is_csv = file.suffix.lower() != parquet.SUFFIX
     return Manifest(file=file, root=base, rows=rows, digest=sha256_of(file) if is_csv else _digest(rows))
+
+
+def digest_of(file: Path) -> str:
+    """The digest that the manifest in this file has, see `Manifest`; its pictures need not be there.
+
+    Raises:
+        DataError: See `read_manifest`.
+    """
+    return read_manifest(file, with_pictures=False).digest
+
+
+def alike(a: Iterable[Row], b: Iterable[Row]) -> bool:
+    """Whether pictures of one path are the same in both, as far as the hashes of their sources are known."""
+    known = {row.path: row.sha256 for row in a}
+    return all(row.sha256 == known[row.path] for row in b if row.sha256 and known.get(row.path))
 
 
 def _check_files(file: Path, base: Path, rows: Sequence[Row]) -> None:

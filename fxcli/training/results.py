@@ -19,6 +19,7 @@ from typing import Any
 
 import numpy as np
 
+from fxcli.data.manifest import digest_of
 from fxcli.errors import RunError
 from fxcli.evaluation import study as evaluation
 from fxcli.evaluation.predictions import Labelled
@@ -103,7 +104,7 @@ class Results:
         manifest = Path(str(entry.recipe.data.manifest))
         if manifest.is_file():
             # Without its pictures a result can still be shown.
-            now["manifest"] = sha256_of(manifest)
+            now["manifest"] = digest_of(manifest)
         if line.get("init_sha256") and (start := start_digest(entry.recipe)):
             now["init"] = start
         changed = [what for what, digest in now.items() if line.get(f"{what}_sha256") != digest]
