@@ -70,6 +70,13 @@ def test_nt_xent_is_that_of_lightly(temperature, count):
     assert simclr.nt_xent(first, second, temperature).item() == pytest.approx(expected.item(), abs=1e-5)
 
 
+def test_nt_xent_under_autocast_is_that_without():
+    alike = 5 + 0.05 * torch.randn((2, 16, 32), generator=torch.Generator().manual_seed(0))
+    expected = simclr.nt_xent(*alike, 0.1)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert torch.equal(simclr.nt_xent(*alike, 0.1), expected)
+
+
 def test_nt_xent_is_equation_1():
     first, second = pair(3, (3, 5))
     vectors = [vector / vector.norm() for vector in torch.cat([first, second])]

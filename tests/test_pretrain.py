@@ -389,6 +389,30 @@ def test_a_collapse_ends_it_with_a_reason(recipe_of, demo_zoo, manifest, monkeyp
     pretrain.train(blind, manifest, CPU, demo_zoo, {}, directory.create("y", {}, out=None), resume=False)
 
 
+@pytest.mark.parametrize("spoilt", ["weights", "features"])
+def test_what_is_no_longer_finite_ends_it_with_a_reason(recipe_of, demo_zoo, manifest, monkeypatch, spoilt):
+    """By the last step of an epoch, after which nothing but the look would meet it."""
+
+    def spoil(self, progress):
+        with torch.no_grad():
+            for parameter in self.backbone.parameters():
+                parameter.fill_(torch.nan if spoilt == "weights" else 3e38)
+
+    monkeypatch.setattr(simclr.SimCLR, "after_step", spoil)
+    run = directory.create("x", {}, out=None)
+    recipe = recipe_of("simclr", "train.look_every=1", "train.batch_size=24")
+    with pytest.raises(RunError, match=f"the {spoilt} are no longer finite"):
+        pretrain.train(recipe, manifest, CPU, demo_zoo, {}, run, resume=False)
+
+
+def test_a_handful_of_pictures_may_be_learnt_from(recipe_of, demo_zoo, manifest):
+    """Two have an effective rank of 1, whatever was learnt."""
+    few = replace(manifest, rows=(*manifest.part("train")[:2], *manifest.part("val")))
+    run = directory.create("x", {}, out=None)
+    pretrain.train(recipe_of("simclr", "train.look_every=1"), few, CPU, demo_zoo, {}, run, resume=False)
+    assert [line["effective_rank"] for line in lines(run)] == pytest.approx([1.0] * 3)
+
+
 def test_a_start_to_which_all_looks_alike_is_told_alone(recipe_of, demo_zoo, manifest, monkeypatch):
     monkeypatch.setattr(watch.representation, "LEAST_SPREAD", 2.0)
     run = directory.create("x", {}, out=None)

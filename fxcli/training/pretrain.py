@@ -358,6 +358,7 @@ def _look(pretraining: Pretraining, run: Run, timer: Timer, stop: Stop) -> dict[
             _save(pretraining, run, timer)
             raise stop.interrupted(run, place.step)
 
+    session.check_weights(pretraining.module, place.step)
     return pretraining.watch.look(pretraining.method.backbone, check, may_be_collapsed=place.is_start)
 
 

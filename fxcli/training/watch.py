@@ -27,6 +27,8 @@ from fxcli.training import session
 
 # Pictures that vote, evenly spread over the training part: a vote of more tells no more.
 MOST = 2000
+# Fewer have next to no rank, whatever was learnt: that of two pictures is 1.
+LEAST_FOR_RANK = 10
 _BATCH = 32
 
 
@@ -61,7 +63,7 @@ class Watch:
             knn_balanced_accuracy.
 
         Raises:
-            RunError: The features have collapsed.
+            RunError: The features have collapsed, or are not finite.
             UnreadableImage: A picture cannot be read.
         """
         train, val = self.manifest.part("train"), self.manifest.part("val")
@@ -69,11 +71,12 @@ class Watch:
         classes = sorted({row.label for row in train})
         asked = [row for row in val if row.label in classes] if len({row.label for row in val}) > 1 else []
         found = self._features(backbone, [*voting, *asked], check)
+        if not np.isfinite(found).all():
+            raise RunError("the features are no longer finite", hint=session.DIVERGED)
         bank = found[: len(voting)]
         told = {"feature_spread": representation.spread(bank), "effective_rank": representation.effective_rank(bank)}
-        is_collapsed = (
-            told["feature_spread"] < representation.LEAST_SPREAD or told["effective_rank"] < representation.LEAST_RANK
-        )
+        is_flat = len(voting) >= LEAST_FOR_RANK and told["effective_rank"] < representation.LEAST_RANK
+        is_collapsed = told["feature_spread"] < representation.LEAST_SPREAD or is_flat
         if is_collapsed and not may_be_collapsed:
             raise RunError(
                 f"the representation has collapsed: all pictures look alike (spread {told['feature_spread']:.2g}, "

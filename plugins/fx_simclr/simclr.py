@@ -54,7 +54,9 @@ def nt_xent(first: Tensor, second: Tensor, temperature: float) -> Tensor:
         [].
     """
     embeddings = functional.normalize(torch.cat([first, second]), dim=1)
-    logits = embeddings @ embeddings.T / temperature
+    # In fp32 under autocast, too: alike embeddings differ in bits that bf16 does not have.
+    with torch.autocast(embeddings.device.type, enabled=False):
+        logits = embeddings @ embeddings.T / temperature
     logits = logits.masked_fill(torch.eye(len(logits), dtype=torch.bool, device=logits.device), -torch.inf)
     partners = torch.arange(len(logits), device=logits.device).roll(len(first))
     return functional.cross_entropy(logits, partners)
