@@ -5,7 +5,7 @@ import pytest
 
 from fxcli.data.manifest import read_manifest
 from fxcli.errors import RunError
-from fxcli.inference.measured import look_at, measure, out_of_fold
+from fxcli.inference.measured import learnt_from, look_at, measure, out_of_fold
 from fxcli.inference.opened import by, open_model
 from fxcli.run.ledger import NAME
 
@@ -46,6 +46,18 @@ def test_out_of_fold_answers_are_kept_by_seed(several, trained):
     several.path.joinpath("seeds", "0", "predictions", "oof.csv").write_text("nothing", encoding="utf-8")
     with pytest.raises(RunError, match="damaged: no predictions"):
         out_of_fold(several)
+
+
+def test_parts_of_a_run_in_folds_learnt_from_what_is_for_calibration(several, trained):
+    def held_out(run):
+        file = run.path / "manifest.csv"
+        file.write_text(file.read_text(encoding="utf-8").replace(",val,", ",calibration,"), encoding="utf-8")
+        rows = read_manifest(file, root=run.manifest_file.parent).part("calibration")
+        assert len(rows) == 12
+        return rows
+
+    assert learnt_from(several, held_out(several)) == 12
+    assert learnt_from(trained, held_out(trained)) == 0
 
 
 def test_a_look_that_cannot_be_noted_is_told(trained, prepared, monkeypatch, capsys):

@@ -75,8 +75,9 @@ def test_a_leaking_manifest_is_told(tiny_recipe, prepared):
     with (prepared / "manifest.csv").open(newline="", encoding="utf-8") as handle:
         rows = list(csv.DictReader(handle))
     groups = [row["group"] for row in rows if row["split"] == "train"]
-    for row, group in zip((row for row in rows if row["split"] == "test"), groups[:2], strict=False):
-        row["group"] = group
+    for part, leaked in (("test", groups[:2]), ("val", groups[2:5])):
+        for row, group in zip((row for row in rows if row["split"] == part), leaked, strict=False):
+            row["group"] = group
     leaking = prepared / "leaking.csv"
     with leaking.open("w", newline="", encoding="utf-8") as handle:
         writer = csv.DictWriter(handle, list(rows[0]))
@@ -86,6 +87,7 @@ def test_a_leaking_manifest_is_told(tiny_recipe, prepared):
     leaking.unlink()
     assert done.exit_code == 0, done.output
     assert "warning: 2 of 12 test pictures share a group with a picture that is learnt from" in done.stderr
+    assert "warning: 3 of 12 val pictures share a group with a picture that is learnt from" in done.stderr
     assert Run(Path("runs/leaking")).info()["straddling_test"] == 2
 
 

@@ -76,7 +76,10 @@ def learnt_from(run: Run | None, rows: Sequence[Row]) -> int:
     if run is None or not (run.path / "manifest.csv").is_file():
         return 0
     known = read_manifest(run.path / "manifest.csv", root=run.manifest_file.parent, with_pictures=False)
-    learnt = {row.sha256 for row in known.rows if row.split not in ("test", HELD_OUT)} - {""}
+    # Parts of a run in folds learnt from everything else.
+    is_in_folds = any(folder.is_dir() for folder in (run.path / "folds", *run.path.glob("seeds/*/folds")))
+    unseen = ("test",) if is_in_folds else ("test", HELD_OUT)
+    learnt = {row.sha256 for row in known.rows if row.split not in unseen} - {""}
     return sum(row.sha256 in learnt for row in rows)
 
 

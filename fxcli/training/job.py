@@ -72,6 +72,7 @@ def warn_of_leaks(manifest: Manifest) -> None:
     """Says how many pictures of the parts that measure share a group with what is learnt from."""
     for part, others, what in (
         ("test", ("train", "val", "calibration"), "figures on them will flatter"),
+        ("val", ("train",), "figures on them, and the epoch that they choose, will flatter"),
         ("calibration", ("train", "val"), "what is fitted to them will be too sure of itself"),
     ):
         if straddling := len(manifest.shared(part, others)):
