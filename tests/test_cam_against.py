@@ -58,6 +58,7 @@ def test_maps_of_a_model_that_looks_at_the_bar_point_at_it(bars, prepared_boxes)
     }
     best = max(found.values(), key=lambda line: line["energy"]["value"])
     assert best["energy_lift"]["low"] > 1
+    assert "look 1 at this test part" in done.stderr
     for line in found.values():
         assert line["n"] == 6
         assert line["cells"] == {"stem": 24, "body": 12}[line["stage"]]

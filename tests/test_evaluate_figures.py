@@ -67,20 +67,21 @@ def record(done):
 
 @pytest.mark.slow
 def test_one_comparison_was_named_and_the_others_are_exploratory(two):
-    done = fx("evaluate", two[0].path, two[1].path, "--json", "--quiet")
-    found = [json.loads(line)["comparison"] for line in done.stdout.splitlines()[2:]]
+    named = fx("evaluate", two[0].path, two[1].path, "--named-beforehand", "--json", "--quiet")
+    found = [json.loads(line)["comparison"] for line in named.stdout.splitlines()[2:]]
     assert [each["metric"] for each in found] == ["accuracy", "macro_f1", "nll", "brier"]
     assert [each["primary"] for each in found] == [True, False, False, False]
-    results = [json.loads(line) for line in done.stdout.splitlines()[:2]]
+    results = [json.loads(line) for line in named.stdout.splitlines()[:2]]
     gain = results[1]["figures"]["accuracy"]["value"] - results[0]["figures"]["accuracy"]["value"]
     assert found[0]["difference"]["value"] == pytest.approx(gain)
     assert found[0]["names"] == ["one", "other"]
     for each in found:
         assert "more than noise" in each["verdict"]
-    done = fx("evaluate", two[0].path, two[1].path, "--exploratory", "--json", "--quiet")
+    done = fx("evaluate", two[0].path, two[1].path, "--json", "--quiet")
     assert not any(json.loads(line)["comparison"]["primary"] for line in done.stdout.splitlines()[2:])
     done = fx("evaluate", two[0].path, two[1].path)
-    assert found[0]["verdict"] in done.stdout
+    assert found[0]["verdict"].replace("named beforehand", "exploratory") in done.stdout
+    assert fx("evaluate", two[0].path, "--named-beforehand").exit_code == 2
 
 
 @pytest.mark.slow
@@ -171,7 +172,8 @@ def test_out_of_fold_answers_are_measured_and_contradicted_labels_listed(folds):
     assert page.count("data:image/jpeg;base64,") == wrong
     assert f"{found['contradicted'][0]['predicted']} (" in page
     assert "contradict most surely" in fx("evaluate", folds.path, "--split", "oof").stdout
-    for option in (["--tta", "flips"], ["--data", folds.path / "manifest.csv"], ["--study", "group"]):
+    kept = (["--engine", "torch"], ["--precision", "bf16"])
+    for option in (["--tta", "flips"], ["--data", folds.path / "manifest.csv"], ["--study", "group"], *kept):
         assert fx("evaluate", folds.path, "--split", "oof", *option).exit_code == 2
     alone = fx("evaluate", shutil.copy(folds.model_file, "alone.safetensors"), "--split", "oof", "--data", "x")
     assert alone.exit_code == 2
@@ -235,6 +237,23 @@ def test_studies_are_compared_as_studies(two, with_columns):
     done = fx("evaluate", two[0].path, two[1].path, "--data", with_columns, "--study", "study", "--json", "--quiet")
     records = [json.loads(line) for line in done.stdout.splitlines()]
     assert records[2]["comparison"]["n"] == records[0]["figures"]["n"] < 12
+    assert f"{records[0]['figures']['n']} studies in " in records[2]["comparison"]["verdict"]
+
+
+def test_studies_of_other_pictures_are_not_compared(tiny_recipe, with_columns):
+    """fx prepare numbers studies: those of any two folders have the same names."""
+    tiny_recipe()
+    one = train("runs/one", "--set", f"data.manifest={with_columns}")
+    shutil.copytree("own", "others")
+    file = Path("others/manifest.csv")
+    rows = read_manifest(file).rows
+    for row in rows:
+        Path("others", row.path).rename(Path("others", row.path).with_suffix(".PNG"))
+    write_manifest(file, [replace(row, path=row.path.replace(".png", ".PNG"), sha256="") for row in rows])
+    other = train("runs/other", "--set", f"data.manifest={file}")
+    done = fx("evaluate", one.path, other.path, "--study", "study", "--json")
+    assert done.exit_code == 0, done.output
+    assert "other was measured on other pictures or classes: it is not compared" in done.stderr
 
 
 def test_pictures_without_a_study_stand_alone(two, with_columns):

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from fxcli.commands.evaluated import noted_look
 from fxcli.commands.startup import import_torch
 from fxcli.console import console
 from fxcli.errors import DataError, SomeRowsFailed, UsageError
@@ -79,6 +80,8 @@ def hold(
             console.record({**opened.origin(), "split": split, "image_size_px": shown_px, "target": target, **line})
     else:
         _show(opened.name, lines, shown_px)
+    if tested := [row for row in rows if row.split == "test"]:
+        noted_look(opened, manifest, tested)
     for path, reason in failed:
         console.warn(f"{path}: {reason}")
     if failed:

@@ -69,8 +69,9 @@ def evaluate(
         str | None,
         typer.Option("--study", metavar="COLUMN", help="Average the pictures of each study, and measure studies."),
     ] = None,
-    exploratory: Annotated[
-        bool, typer.Option("--exploratory", help="The comparison was not named before anybody looked.")
+    named: Annotated[
+        bool,
+        typer.Option("--named-beforehand", help="The first comparison was named before anybody looked, and decides."),
     ] = False,
     tta: Annotated[Tta, typer.Option("--tta", help="flips: mean over the picture and its mirror.")] = Tta.none,
     out: Out = None,
@@ -87,8 +88,9 @@ def evaluate(
     """Measures models on a labelled part: every figure with a 95 % interval, and what one model gains over another.
 
     Intervals count groups (patients, duplicates), not pictures. Of several models each is compared with the first, on
-    the same pictures; the second one's accuracy decides, all else is exploratory. A look at a test part is noted in
-    test_looks.jsonl beside the manifest, and counted. Test pictures with a twin in training are measured apart.
+    the same pictures. All of that is exploratory, but for the second's accuracy with --named-beforehand. A look at a
+    test part is noted in test_looks.jsonl beside the manifest, and counted. Test pictures with a twin in training are
+    measured apart.
 
     Writes evaluation/SPLIT.json and predictions/SPLIT.csv (with logits) into the run; for a model file outside any
     run into ./evaluations/NAME-SHA256/; or into --out DIR, for several models each into a folder of its own. A picture
@@ -104,7 +106,9 @@ def evaluate(
     Example: fx evaluate detect --split val --by hardware
     """
     console.configure(json=json, quiet=quiet, debug=debug)
-    asked = Asked(data=data, split=split, by=tuple(by or ()), study=study, tta=tta.value)
+    asked = Asked(
+        data=data, split=split, by=tuple(by or ()), study=study, tta=tta.value, computed=bool(engine or precision)
+    )
     asked.check()
     if parquet:
         require()
@@ -120,11 +124,13 @@ def evaluate(
     # All are looked up first: a mistyped name must not end what took an hour.
     wanted: list[str | None] = [*(models or []), *(model or [])]
     found = [find_model(name) for name in wanted or [None]]
+    if named and len(found) < 2:
+        raise UsageError("--named-beforehand is said of two models that are compared")
     if any(is_detector(file) for file, _ in found):
         if not all(is_detector(file) for file, _ in found):
             raise UsageError("detectors and classifiers are measured apart")
-        if split == OOF or study or tta is not Tta.none or engine or precision or exploratory:
-            without = "--split oof, --study, --tta, --engine, --precision and --exploratory"
+        if split == OOF or study or tta is not Tta.none or engine or precision or named:
+            without = "--split oof, --study, --tta, --engine, --precision and --named-beforehand"
             raise UsageError(f"a detector is measured without {without}")
         place = partial(open_detector, device=device, workers=workers, batch_size=batch_size)
         detectors = [place(*each) for each in found]
@@ -151,7 +157,7 @@ def evaluate(
         if parquet:
             beside(evaluated.written, kind_of)
         done.append(evaluated)
-    comparisons = _compared(done, primary=not exploratory)
+    comparisons = _compared(done, primary=named)
     results = [each.result for each in done]
     if json:
         for record in [*results, *({"comparison": each} for each in comparisons)]:
@@ -165,13 +171,14 @@ def evaluate(
 
 @dataclass(frozen=True)
 class Asked:
-    """What is to be measured: the options of those names."""
+    """What is to be measured: the options of those names; `computed` is whether one of --engine and --precision is."""
 
     data: Path | None
     split: str
     by: tuple[str, ...]
     study: str | None
     tta: str
+    computed: bool
 
     def check(self) -> None:
         """Whether the options go together.
@@ -181,6 +188,8 @@ class Asked:
         """
         if self.split == OOF and (self.data or self.study or self.tta != Tta.none):
             raise UsageError("--split oof is what the run kept: it goes with neither --data, --study nor --tta")
+        if self.split == OOF and self.computed:
+            raise UsageError("--split oof is what the run kept: it goes with neither --engine nor --precision")
         if self.by and self.study:
             raise UsageError("--by and --study do not go together: a study has no value of its own")
 
@@ -336,6 +345,9 @@ def _compared(done: list[Evaluated], *, primary: bool) -> list[dict[str, Any]]:
             console.warn(f"{name} was measured on other pictures or classes: it is not compared")
             continue
         first, other = shared
+        if len({len(said.logits) for said in shared}) > 1:
+            seeds = " and ".join(str(len(said.logits)) for said in shared)
+            console.warn(f"{seeds} seeds answer together: the comparison is of that, not of one training with another")
         if len(first.paths) < max(len(done[0].said.paths), len(each.said.paths)):
             console.warn(f"{name} is compared on the {len(first.paths)} pictures alone that both were measured on")
         compared = gains(
@@ -344,13 +356,19 @@ def _compared(done: list[Evaluated], *, primary: bool) -> list[dict[str, Any]]:
             temperatures=(done[0].result["temperature"], each.result["temperature"]),
             names=(done[0].result["model"], name),
             primary=primary and number == 1,
+            unit="pictures" if each.result["unit"] == "picture" else "studies",
         )
         found += [one.to_mapping() for one in compared]
     return found
 
 
 def _are_alike(a: Evaluated, b: Evaluated) -> bool:
-    """Whether the classes are the same, and pictures of one path are: each may have come from a manifest of its own."""
-    known = {row.path: row.sha256 for row in a.rows}
-    same = all(row.sha256 == known[row.path] for row in b.rows if row.sha256 and known.get(row.path))
-    return same and a.opened.model.classes == b.opened.model.classes
+    """Whether the classes are the same, and pictures of one path are: each may have come from a manifest of its own.
+
+    The name of a study says nothing of its pictures: there, all must be the same.
+    """
+    from fxcli.data.manifest import alike
+
+    paths = [{row.path for row in each.rows} for each in (a, b)]
+    is_same = alike(a.rows, b.rows) and (a.result["unit"] == "picture" or paths[0] == paths[1])
+    return is_same and a.opened.model.classes == b.opened.model.classes

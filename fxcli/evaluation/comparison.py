@@ -7,7 +7,7 @@ their mean. How far trainings differ shows in `a_seeds` and `b_seeds`.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -44,6 +44,7 @@ class Comparison:
         n_groups: Groups.
         primary: Whether this comparison was named beforehand and decides; the others are exploratory.
         trainings: Behind the answers of each model, at least.
+        unit: What n counts: pictures or studies.
     """
 
     metric: str
@@ -56,6 +57,7 @@ class Comparison:
     n_groups: int
     primary: bool
     trainings: int = 1
+    unit: str = "pictures"
 
     @property
     def more_than_noise(self) -> bool:
@@ -73,7 +75,9 @@ class Comparison:
         digits, unit = (1, " points") if percent else (4, "")
         interval = ""
         if self.difference.low is not None and self.difference.high is not None:
-            low, high = sorted(factor * end for end in (self.difference.low, self.difference.high))
+            low, high = sorted(
+                round(factor * end, digits) + 0.0 for end in (self.difference.low, self.difference.high)
+            )  # 0.0 is added for -0.0
             interval = f" [{low:.{digits}f}, {high:.{digits}f}]"
         amount = f"{self.names[b_is_better]} is better in {self.metric} by {factor * value:.{digits}f}{unit}"
         start = amount if abs(value) > _ROUNDING else f"equal {self.metric}"
@@ -81,7 +85,7 @@ class Comparison:
         p = "p < 0.001" if self.p_value < 0.001 else f"p = {self.p_value:.3f}"
         worth = "named beforehand" if self.primary else "exploratory"
         alone = "; one training is no measure of others" if self.trainings == 1 else ""
-        return f"{start}{interval}: {noise} ({p}, {self.n} pictures in {self.n_groups} groups); {worth}{alone}"
+        return f"{start}{interval}: {noise} ({p}, {self.n} {self.unit} in {self.n_groups} groups); {worth}{alone}"
 
     def to_mapping(self) -> dict[str, Any]:
         """Plain values for JSON, with the means `a` and `b`, `more_than_noise` and `verdict`."""
@@ -105,6 +109,7 @@ def gains(
     names: tuple[str, str],
     primary: bool,
     trainings: int | None = None,
+    unit: str = "pictures",
 ) -> list[Comparison]:
     """What the second model gains over the first by each of METRICS, where all networks of a model answer together.
 
@@ -115,8 +120,9 @@ def gains(
         names: Likewise.
         primary: Whether the comparison of accuracy was named beforehand; those of the others never are.
         trainings: Behind each; None: as many as there are seeds.
+        unit: See `Comparison`.
     """
-    return [
+    found = [
         compare_models(
             [first.mean_logits / temperatures[0]],
             [other.mean_logits / temperatures[1]],
@@ -129,6 +135,7 @@ def gains(
         )
         for metric in METRICS
     ]
+    return [replace(each, unit=unit) for each in found]
 
 
 def compare_models(

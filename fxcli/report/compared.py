@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 
 from fxcli.console import console
+from fxcli.data.manifest import alike
 from fxcli.evaluation import words
 from fxcli.evaluation.comparison import gains
 from fxcli.evaluation.predictions import Labelled, read_labelled
@@ -104,7 +105,8 @@ def _paired(runs: Mapping[str, Kept], name: str) -> Iterator[Block]:
     lines = []
     for label in console.progress(labels[1:], total=len(labels) - 1, what="compare", unit="run"):
         (first, classes, cold), (other, others, warm) = said[labels[0]], said[label]
-        shared = first.shared(other) if classes == others else None
+        is_alike = classes == others and alike(runs[labels[0]].rows, runs[label].rows)
+        shared = first.shared(other) if is_alike else None
         if shared is None:
             lines.append(f"{label} was measured on other pictures or classes than {labels[0]}: it is not compared")
             continue
