@@ -66,7 +66,12 @@ def test_equal_names_keep_apart(trained, prepared):
 
 
 @pytest.mark.parametrize(
-    ("arguments", "text"), [(["--target", "nonsense"], "no class 'nonsense'"), (["--layer", "top"], "no stage 'top'")]
+    ("arguments", "text"),
+    [
+        (["--target", "nonsense"], "no class 'nonsense'"),
+        (["--layer", "top"], "no stage 'top'"),
+        (["--layer", "body", "--workers", "2"], "no --workers beside it"),
+    ],
 )
 def test_mistakes(trained, picture, arguments, text):
     done = fx("cam", picture, *arguments)

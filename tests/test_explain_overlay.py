@@ -57,7 +57,7 @@ def test_strength_is_evidence_as_if_the_whole_picture_looked_like_the_cell():
 
 
 def test_pair_holds_both_and_a_caption():
-    pair = overlay.side_by_side(picture((16, 0, 48, 64)), np.ones((64, 32), np.float32), "hairline  p = 0.42")
+    pair = overlay.side_by_side(picture((16, 0, 48, 64)), np.ones((64, 32), np.float32), "hairline  p = 0.42", "logits")
     assert isinstance(pair, Image.Image)
     assert pair.width >= 2 * 224
     below = np.asarray(pair)[448:]

@@ -1,6 +1,12 @@
 from pathlib import Path, PureWindowsPath
 
-from fxcli.explain.places import below_shared, output_names
+import numpy as np
+import pytest
+from PIL import Image
+
+from fxcli.errors import UsageError
+from fxcli.explain.places import below_shared, check_places, output_names
+from fxcli.explain.png import save_drawn
 
 
 def test_names_mirror_the_tree_below_the_shared_folder():
@@ -29,6 +35,21 @@ def test_names_do_not_meet_folders():
             assert not file.exists()
             file.touch()
     assert names[4] == Path("z")
+
+
+def test_the_overlay_of_one_picture_and_the_pair_of_another_do_not_meet():
+    names = output_names([Path("a/x.png"), Path("a/x.png.overlay")])
+    made = {f"{name}{suffix}" for name in names for suffix in (".png", ".overlay.png", ".map.npy")}
+    assert len(made) == 6
+
+
+def test_what_is_drawn_takes_the_place_of_what_was_drawn_alone():
+    save_drawn(np.zeros((4, 4, 3), np.uint8), Path("drawn.png"), "a notice")
+    check_places([Path("drawn.png"), Path("new.png")], [])
+    Image.new("L", (4, 4)).save("own.png")
+    for path in (Path("own.png"), Path("new.png")):
+        with pytest.raises(UsageError, match="would replace the picture"):
+            check_places([path], [Path("new.png")])
 
 
 def test_two_windows_drives_share_nothing():

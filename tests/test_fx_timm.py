@@ -261,8 +261,7 @@ def test_a_map_at_a_block_is_on_the_way_to_the_answer():
     spec = load_zoo().backbone("timm:test_vit")
     classifier = Classifier(spec.build(ARGS), spec.num_features, 3).eval()
     images, net = torch.rand(2, 3, 64, 64), classifier.backbone.net
-    layer = classifier.backbone.get_submodule(spec.stages[3].modules[-1])
-    found = at_layer(classifier, images, torch.tensor([0, 2]), layer)
+    found = at_layer([classifier], images, torch.tensor([0, 2]), spec.stages[3].modules[-1])
     tokens = net._pos_embed(net.patch_embed(images))
     blocks = list(classifier.backbone.net.blocks)
     for block in blocks[:4]:

@@ -59,8 +59,8 @@ def cam(
 ) -> None:
     """Shows what spoke for a class: per picture an overlay, the unscaled map, and both pictures side by side.
 
-    Writes NAME.overlay.png, NAME.map.npy (float32 [h, w], in logits) and NAME.png below --out, in folders as the
-    pictures are; numbers on stdout.
+    Writes NAME.overlay.png, NAME.map.npy (float32 [h, w]; in logits, but at --layer) and NAME.png below --out, in
+    folders as the pictures are; numbers on stdout.
 
     --against says whether such maps are to be believed, and which: Grad-CAM, Grad-CAM++ and LayerCAM at several stages
     are held against boxes. Pointing is the share of maps whose maximum lies in a box, energy the share of a map within
@@ -84,6 +84,8 @@ def cam(
         return
     if not paths:
         raise UsageError("no pictures", hint="fx cam PATH…")
+    if layer and workers:
+        raise UsageError("--layer looks at one picture after the other: no --workers beside it")
     out = out or Path("cam")
     if split or size:
         raise UsageError("--split and --size go with --against BOXES")

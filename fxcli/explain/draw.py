@@ -32,10 +32,11 @@ class HeatMap:
     Attributes:
         target: Index of the class.
         probability: Of that class.
-        saliency: [h, w] float32, unscaled Grad-CAM in logits.
+        saliency: [h, w] float32, unscaled Grad-CAM; at the backbone's output, in logits.
         cleaned: The picture.
-        heat: [H, W] float32, evidence in logits over the radiograph.
+        heat: [H, W] float32, evidence over the radiograph, likewise.
         caption: Of the pair.
+        unit: Of `heat`, in words.
         notice: That both pictures must carry.
     """
 
@@ -45,6 +46,7 @@ class HeatMap:
     cleaned: Cleaned
     heat: np.ndarray
     caption: str
+    unit: str
     notice: str
 
     @property
@@ -59,7 +61,8 @@ class HeatMap:
 
     def save_pair(self, path: Path) -> None:
         """Writes the radiograph and the overlay side by side, with a caption, as a PNG that says what it is."""
-        save_drawn(np.asarray(overlay.side_by_side(self.cleaned, self.heat, self.caption)), path, self.notice)
+        pair = overlay.side_by_side(self.cleaned, self.heat, self.caption, self.unit)
+        save_drawn(np.asarray(pair), path, self.notice)
 
 
 def draw_answer(
@@ -89,6 +92,7 @@ def draw_answer(
         cleaned=answer.cleaned,
         heat=overlay.upsampled(overlay.strength(saliency), answer.cleaned, model.preprocessing),
         caption=f"{'DEMO  ' if model.is_demo else ''}{model.classes[chosen]}  p = {probability:.2f}",
+        unit="of this stage's evidence, no logits" if explainer else "logits for the class",
         notice=notice(model.info),
     )
 
@@ -113,8 +117,6 @@ def at_stage(engine: TorchEngine, spec: BackboneSpec, stage: str) -> Explainer:
     def explain(cleaned: Cleaned, target: int) -> np.ndarray:
         images = engine.batch(np.array(engine.preprocessing.fit(cleaned)[None, None]))
         targets = torch.tensor([target], device=images.device)
-        layers = [member.backbone.get_submodule(name) for member in engine.members]
-        maps = [at_layer(member, images, targets, layer) for member, layer in zip(engine.members, layers, strict=True)]
-        return torch.stack(maps).mean(dim=0)[0].float().cpu().numpy()
+        return at_layer(engine.members, images, targets, name)[0].float().cpu().numpy()
 
     return explain

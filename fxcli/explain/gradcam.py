@@ -31,28 +31,31 @@ def at_output(maps: np.ndarray, target: int) -> np.ndarray:
     return found
 
 
-def at_layer(classifier: Classifier, images: Tensor, targets: Tensor, layer: nn.Module) -> Tensor:
+def at_layer(members: Sequence[Classifier], images: Tensor, targets: Tensor, layer: str) -> Tensor:
     """Maps at any layer, through autograd; no parameter's gradient is touched.
 
     Args:
-        classifier: In eval mode.
+        members: In eval mode; they answer together.
         images: [B, 3, S, S] normalised.
         targets: [B] class indices.
-        layer: A submodule that returns [B, C, h, w].
+        layer: Name of a submodule of their backbones that returns [B, C, h, w].
 
     Returns:
-        [B, h, w] ≥ 0.
+        [B, h, w] ≥ 0: what speaks for the class in the mean of the members.
     """
-    ((activation, gradient),) = taken(classifier, images, targets, [layer])
-    return gradcam(activation, gradient)
+    maps = []
+    for member in members:
+        ((activation, gradient),) = taken(member, images, targets, [member.backbone.get_submodule(layer)])
+        maps.append(gradcam(activation, gradient))
+    return torch.stack(maps).mean(dim=0).relu()
 
 
 def taken(
     classifier: Classifier, images: Tensor, targets: Tensor, layers: Sequence[nn.Module]
 ) -> list[tuple[Tensor, Tensor]]:
-    """What each layer returns, [B, C, h, w], and the gradient of the targets' logits there; arguments as of `at_layer`.
+    """What each layer returns, [B, C, h, w], and the gradient of the targets' logits there.
 
-    The layers stand in the order in which a picture passes them.
+    The layers, submodules of a classifier in eval mode, stand in the order in which a picture passes them.
     """
     kept: dict[int, Tensor] = {}
 
@@ -63,7 +66,8 @@ def taken(
                 return None
             # The graph begins here.
             kept[number] = output.detach().requires_grad_()
-            return kept[number]
+            # The next layer may work in place, which torch forbids for a leaf.
+            return kept[number].clone()
 
         return keep
 
@@ -81,25 +85,26 @@ def taken(
 
 
 def gradcam(activation: Tensor, gradient: Tensor) -> Tensor:
-    """[B, h, w] ≥ 0 (Selvaraju et al. 2017, eqs. 1 and 2)."""
+    """[B, h, w] before the ReLU (Selvaraju et al. 2017, eqs. 1 and 2)."""
     weights = gradient.mean(dim=(2, 3), keepdim=True)
-    return (weights * activation).sum(dim=1).relu()
+    return (weights * activation).sum(dim=1)
 
 
 def gradcam_plus_plus(activation: Tensor, gradient: Tensor) -> Tensor:
-    """[B, h, w] ≥ 0 (Chattopadhay et al. 2018, eqs. 6 and 19: the derivatives of the exponential of the logit)."""
+    """[B, h, w] before the ReLU (Chattopadhay et al. 2018, eqs. 6 and 19, by derivatives of the exponential logit)."""
     squared, cubed = gradient**2, gradient**3
     below = 2 * squared + activation.sum(dim=(2, 3), keepdim=True) * cubed
     alpha = torch.where(below.abs() > 1e-12, squared / below.where(below.abs() > 1e-12, torch.ones_like(below)), 0.0)
     weights = (alpha * gradient.relu()).sum(dim=(2, 3), keepdim=True)
-    return (weights * activation).sum(dim=1).relu()
+    return (weights * activation).sum(dim=1)
 
 
 def layercam(activation: Tensor, gradient: Tensor) -> Tensor:
-    """[B, h, w] ≥ 0: each cell has a weight of its own (Jiang et al. 2021, eqs. 4 to 6)."""
-    return (gradient.relu() * activation).sum(dim=1).relu()
+    """[B, h, w] before the ReLU: each cell has a weight of its own (Jiang et al. 2021, eqs. 4 to 6)."""
+    return (gradient.relu() * activation).sum(dim=1)
 
 
+# What they give is cut at 0 after the mean over the networks that answer together: their answer is a mean, too.
 METHODS: Mapping[str, Callable[[Tensor, Tensor], Tensor]] = {
     "gradcam": gradcam,
     "gradcam++": gradcam_plus_plus,

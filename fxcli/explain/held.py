@@ -92,6 +92,8 @@ class Holder:
             with torch.no_grad():
                 blanks[0](found.batch(np.zeros((seen.image_size_px,) * 2, np.uint8)))
         except Exception as error:
+            if size_px is None:
+                raise
             what = (
                 f"{model.spec.name} was made for pictures of {own_px} px, and cannot see those of {seen.image_size_px}"
             )
@@ -108,7 +110,7 @@ class Holder:
             return int(torch.stack([self.members[number](images) for number in members]).mean(dim=0).argmax())
 
     def maps(self, networks: Sequence[Classifier], images: Tensor, target: int) -> dict[tuple[str, str], np.ndarray]:
-        """[h, w] by (method, stage), the mean over networks."""
+        """[h, w] ≥ 0 by (method, stage), of the mean over networks."""
         targets = torch.tensor([target], device=images.device)
         found: dict[tuple[str, str], list[np.ndarray]] = {}
         for network in networks:
@@ -118,7 +120,7 @@ class Holder:
                 for method, make in gradcam.METHODS.items():
                     made = make(activation, gradient)[0].float().cpu().numpy()
                     found.setdefault((method, stage), []).append(made)
-        return {key: np.mean(maps, axis=0) for key, maps in found.items()}
+        return {key: np.maximum(np.mean(maps, axis=0), 0) for key, maps in found.items()}
 
 
 def _with_head(member: Classifier, of: Classifier) -> Classifier:

@@ -85,8 +85,8 @@ def _mixed() -> np.ndarray:
     return mixed.round().astype(np.uint8).reshape(-1, 3)
 
 
-def side_by_side(cleaned: Cleaned, heat: np.ndarray, caption: str) -> Image.Image:
-    """The radiograph, its overlay, and a line that says what is shown, with the colour scale."""
+def side_by_side(cleaned: Cleaned, heat: np.ndarray, caption: str, unit: str) -> Image.Image:
+    """The radiograph, its overlay, and a line that says what is shown, with the colour scale and its unit."""
     grey = Image.fromarray(cleaned.pixels).crop(cleaned.box).convert("RGB")
     factor = _SHOWN_PX / max(grey.size)
     size = (max(1, round(grey.width * factor)), max(1, round(grey.height * factor)))
@@ -100,7 +100,7 @@ def side_by_side(cleaned: Cleaned, heat: np.ndarray, caption: str) -> Image.Imag
     ramp = _coloured(np.tile(np.linspace(0, 1, 120), (10, 1))).astype(np.uint8)
     sheet.paste(Image.fromarray(ramp), (4, size[1] + 26))
     top = max(FULL_COLOUR_LOGITS, float(heat.max()))
-    draw.text((130, size[1] + 23), f"0 to {top:.1f} logits for the class", fill=(170, 170, 170), font=font)
+    draw.text((130, size[1] + 23), f"0 to {top:.1f} {unit}", fill=(170, 170, 170), font=font)
     return sheet
 
 

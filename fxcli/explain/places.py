@@ -40,7 +40,9 @@ def output_names(paths: Sequence[Path], shown: Shown = AS_GIVEN) -> list[Path]:
 
 def _usable(name: Path, folders: set[str]) -> Path:
     raw = os.fsencode(name.name)
-    if len(raw) <= _LONGEST_BYTES and not any(f"{name}{suffix}" in folders for suffix in _SUFFIXES):
+    # What is made of x.overlay, and an overlay of x, would have one name.
+    meets = name.suffix == ".overlay" or any(f"{name}{suffix}" in folders for suffix in _SUFFIXES)
+    if len(raw) <= _LONGEST_BYTES and not meets:
         return name
     digest = hashlib.sha256(raw).hexdigest()[:12]
     return name.with_name(f"{raw[: _LONGEST_BYTES - len(digest) - 1].decode('utf-8', 'ignore')}~{digest}")
@@ -84,14 +86,14 @@ def pictures_beside(folder: Path, files: Sequence[Path]) -> list[Path]:
 
 
 def check_places(drawn: Iterable[Path], files: Iterable[Path]) -> None:
-    """Whether nothing that is drawn would take the place of a picture.
+    """Whether nothing that is drawn would take the place of a picture: of `files`, or of any that fx did not draw.
 
     Raises:
         UsageError: One would.
     """
     taken = {os.path.abspath(path) for path in files}
     for path in drawn:
-        if os.path.abspath(path) in taken:
+        if os.path.abspath(path) in taken or (os.path.lexists(path) and not is_drawn(path)):
             raise UsageError(f"what is drawn would replace the picture {path}", hint="name another folder for it")
 
 
