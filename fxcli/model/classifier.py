@@ -232,13 +232,14 @@ def built(kind: str, name: str, build: Callable[[], object]) -> nn.Module:
     except (FxError, ValueError):
         raise
     except Exception as error:
-        raise _broken(kind, name, f"build failed: {type(error).__name__}: {error}") from error
+        raise broken(kind, name, f"build failed: {type(error).__name__}: {error}") from error
     if not isinstance(found, nn.Module):
-        raise _broken(kind, name, f"build returned {type(found).__name__}, not a torch module")
+        raise broken(kind, name, f"build returned {type(found).__name__}, not a torch module")
     return found
 
 
-def _broken(kind: str, name: str, what: str) -> PluginError:
+def broken(kind: str, name: str, what: str) -> PluginError:
+    """What is to be raised where a plugin is broken: it names the plugin. Arguments as of `built`."""
     try:
         plugin = load_zoo().provider(kind, name)
     except FxError:  # a spec that was not registered
@@ -297,8 +298,6 @@ def _by_member(tensors: dict[str, Tensor], info: dict[str, Any], file: Path) -> 
     told = info.get("members")
     if told is None:
         return [tensors]
-    if not isinstance(told, list) or not told or not all(map(_is_member, told)):
-        raise ModelFileError("the header is damaged: members", where=file)
     if len(told) > len(tensors):
         raise ModelFileError(f"its weights are not of {len(told)} members", where=file)
     found: list[dict[str, Tensor]] = [{} for _ in told]
@@ -309,10 +308,6 @@ def _by_member(tensors: dict[str, Tensor], info: dict[str, Any], file: Path) -> 
             raise ModelFileError(f"its weights are not of {len(found)} members: {key}", where=file)
         found[int(number)][name] = tensor
     return found
-
-
-def _is_member(told: Any) -> bool:
-    return isinstance(told, dict) and all(type(told.get(key)) in (int, type(None)) for key in ("seed", "fold"))
 
 
 def _statistics(state: dict[str, Tensor], num_features: int, file: Path) -> FeatureStatistics | None:

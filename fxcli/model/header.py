@@ -34,7 +34,7 @@ def reading(file: Path) -> Iterator[None]:
 
 
 def told_by(info: Mapping[str, Any], *, headless: bool = False) -> tuple[tuple[str, ...], Preprocessing]:
-    """The classes and the preprocessing that a header tells; to be called within `reading`.
+    """The classes and the preprocessing that a header tells, its `members` checked; to be called within `reading`.
 
     Args:
         info: The header.
@@ -47,7 +47,14 @@ def told_by(info: Mapping[str, Any], *, headless: bool = False) -> tuple[tuple[s
     size = info.get("batch_size") or 1
     if type(size) is not int or not 0 < size * preprocessing.image_size_px**2 <= _BATCH_LIMIT_PX:
         raise ValueError("batch_size")
+    members = info.get("members")
+    if members is not None and not (isinstance(members, list) and members and all(map(_is_member, members))):
+        raise ValueError("members")
     return tuple(classes), preprocessing
+
+
+def _is_member(told: Any) -> bool:
+    return isinstance(told, dict) and all(type(told.get(key)) in (int, type(None)) for key in ("seed", "fold"))
 
 
 def spec_of(file: Path, info: dict[str, Any], backbone: str, zoo: Zoo) -> BackboneSpec:
