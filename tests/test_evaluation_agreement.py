@@ -63,7 +63,8 @@ def test_without_a_clear_answer_all_count():
 def test_a_header_is_read_back_or_not_at_all():
     found = compare(EXACT, EXACT)
     assert Agreement.from_mapping(found.to_mapping(BF16) | {"later": 1}) == found
-    for other in ([], None, {}, {"n": 3}):
+    odd = [found.to_mapping(BF16) | {name: value} for name in ("n", "agree", "accuracy_drop") for value in ("3", True)]
+    for other in ([], None, {}, {"n": 3}, *odd):
         assert Agreement.from_mapping(other) is None
 
 

@@ -1,5 +1,7 @@
 import csv
 import json
+import os
+import re
 import shutil
 import signal
 import subprocess
@@ -14,9 +16,11 @@ from PIL import Image
 from typer.testing import CliRunner
 
 from fxcli.cli import app
+from fxcli.data.manifest import read_manifest
 from fxcli.evaluation import agreement
 from fxcli.evaluation.agreement import Tolerance
 from fxcli.inference import export, exported, opened
+from fxcli.inference.measured import out_of_fold
 from fxcli.inference.opened import open_model
 from fxcli.model import classifier as models
 from fxcli.model import hardware
@@ -281,6 +285,52 @@ def test_an_exported_file_in_its_run_is_measured_on_the_runs_data(trained):
     assert names[0].startswith("test-openvino-fp32-model-")
 
 
+@pytest.mark.slow
+def test_a_checkpoint_does_not_take_the_place_of_the_model(trained):
+    assert fx("export", "onnx", trained.path).exit_code == 0
+    own = (trained.path / "exports" / "tiny.onnx").read_bytes()
+    best = trained.path / "checkpoints" / "best" / "model.safetensors"
+    best.write_bytes(best.read_bytes().replace(b'"epoch"', b'"epocx"', 1))  # as of another epoch than the model's
+    done = fx("export", "onnx", best, "--json")
+    assert done.exit_code == 0, done.output
+    assert re.fullmatch(r"tiny-model-\w{8}\.onnx", Path(json.loads(done.stdout)["file"]).name)
+    assert (trained.path / "exports" / "tiny.onnx").read_bytes() == own
+
+
+@pytest.mark.slow
+def test_a_model_in_folds_is_compared_on_what_each_network_had_not_seen(tiny_recipe, run_of, monkeypatch):
+    tiny_recipe()
+    run = run_of("runs/all", "--set", "train.epochs=1", "--folds", 2, "--seeds", 2)
+    exact, real = [], agreement.compare
+    monkeypatch.setattr(agreement, "compare", lambda *given: exact.append(given[0]) or real(*given))
+    assert fx("export", "onnx", run.path).exit_code == 0
+    held_out = out_of_fold(run)
+    rows = {row.path: row for row in read_manifest(run.manifest_file).rows}
+    val = [place for place, path in enumerate(held_out.paths) if rows[path].split == "val"]
+    temperature = open_model(str(run.path)).uncertainty.temperature
+    expected = held_out.chosen(val).mean_logits / temperature
+    assert len(val) == 12
+    assert np.sort(exact[0], axis=0) == pytest.approx(np.sort(expected, axis=0), abs=1e-5)
+
+
+@pytest.mark.slow
+def test_nobody_is_told_of_its_use(trained, monkeypatch):
+    """OpenVINO and NNCF would tell Google Analytics, and keep an identifier in the home folder."""
+    monkeypatch.delitem(sys.modules, "openvino_telemetry", raising=False)
+    export.graph_of(open_model(str(trained.path)).trained("it"), "onnx")
+    assert sys.modules["openvino_telemetry"] is None
+    code = (
+        "import sys\nfrom fxcli.inference.runtimes import openvino_core\n"
+        "openvino_core()\nimport nncf\nassert sys.modules['openvino_telemetry'] is None\n"
+    )
+    Path("home").mkdir()
+    done = subprocess.run(
+        [sys.executable, "-c", code], env={**os.environ, "HOME": "home"}, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    assert list(Path("home").iterdir()) == []
+
+
 def test_a_manifest_without_a_validation_part_is_refused(trained, prepared):
     text = (prepared / "manifest.csv").read_text().replace(",val,", ",test,")
     other = prepared.parent / "no_val"
@@ -327,6 +377,10 @@ class TestHostileFiles:
             ({"model.xml": b"<net/>"}, "not as OpenVINO writes it"),
             ({"fx.json": header.replace(b'"class_0", ', b"")}, "for 2 classes"),
             ({"fx.json": header.replace(b'"precision": "fp32"', b'"precision": "fp9"')}, "the header is damaged"),
+            (
+                {"fx.json": header.replace(b'"precision"', b'"members": 5, "precision"')},
+                "the header is damaged: members",
+            ),
             ({"model.xml": xml[:200]}, "damaged"),
             ({"fx.json": b"{}"}, "the header is damaged"),
             ({"fx.json": header.replace(b'"class_0"', b'"=class"')}, "the header is damaged: classes"),

@@ -78,6 +78,7 @@ def export(
     import_torch()
     from fxcli.inference import export as exporting
     from fxcli.inference import exported
+    from fxcli.inference.measured import members_of
     from fxcli.inference.opened import open_model
 
     opened = open_model(model, device="cpu")
@@ -88,6 +89,9 @@ def export(
     if file.exists() and not overwrite and (out is not None or opened.run is None):
         raise DataError("this file exists", where=file, hint="--overwrite replaces it; --out names another")
     rows = _compared_on(opened, manifest)
+    members = list(members_of(opened, rows))
+    if opened.is_in_folds and opened.run is None:
+        console.warn("without its run nobody knows which pictures each fold held out: it is compared on learnt ones")
     calibration = _calibration(opened, manifest) if precision == "int8" else []
     graph, weights = exporting.graph_of(trained, runtime.value, calibration)
     header = {**exporting.header_of(trained), "precision": precision.value, "source_sha256": opened.digest}
@@ -95,7 +99,8 @@ def export(
     with TemporaryDirectory(dir=file.parent) as folder:
         unchecked = Path(folder) / file.name
         exported.save(unchecked, runtime.value, graph, weights, header)
-        report = exporting.compared(opened.pipeline, manifest, rows, exported.load(unchecked))
+        made, temperature = exported.load(unchecked), opened.uncertainty.temperature
+        report = exporting.compared(opened.pipeline, manifest, rows, made, members, temperature)
     exported.save(file, runtime.value, graph, weights, {**header, "agreement": report})
     if json:
         console.record({"file": str(file), "bytes": file.stat().st_size, "agreement": report})
@@ -119,6 +124,8 @@ def _file(opened: Opened, runtime: Runtime, precision: ExportPrecision, out: Pat
     # The name stands in the model file, which may come from anywhere.
     name = re.sub(r"[^A-Za-z0-9_.-]", "_", str(opened.model.info.get("name") or "model")).lstrip(".")
     folder = opened.run.path / "exports" if opened.run else Path()
+    if opened.run and not opened.is_final:
+        name += f"-model-{opened.digest[:8]}"
     return folder / f"{name}{'-int8' if precision == 'int8' else ''}{suffix}"
 
 

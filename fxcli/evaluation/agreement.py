@@ -76,9 +76,12 @@ class Agreement:
     def from_mapping(cls, values: Any) -> Agreement | None:
         """The object again; None where a header holds something else."""
         try:
-            return cls(**{field.name: values[field.name] for field in fields(cls)})
+            found = {field.name: values[field.name] for field in fields(cls)}
         except (KeyError, TypeError, IndexError):
             return None
+        may_lack = found["accuracy_drop"] is None
+        numbers = [value for name, value in found.items() if not (may_lack and name == "accuracy_drop")]
+        return cls(**found) if all(type(value) in (int, float) for value in numbers) else None
 
     def to_mapping(self, allowed: Tolerance) -> dict[str, Any]:
         """Plain values for a header, with the verdict as `passes`."""

@@ -23,7 +23,7 @@ from fxcli.evaluation import agreement
 from fxcli.inference.engines import joined
 from fxcli.inference.exported import INPUT, Exported, outputs_of
 from fxcli.inference.pipeline import Pipeline
-from fxcli.inference.runtimes import default_engine, open_runtime, precisions
+from fxcli.inference.runtimes import default_engine, open_runtime, precisions, without_telemetry
 from fxcli.model.classifier import Classifier, TrainedModel
 
 if TYPE_CHECKING:
@@ -72,6 +72,7 @@ def graph_of(model: TrainedModel, runtime: str, calibration: Sequence[Path] = ()
         MissingDependency: A package of the extra `export` is not installed.
         RunError: The backbone cannot be exported.
     """
+    without_telemetry()
     try:
         graph = _onnx(model)
         if runtime == "onnx":
@@ -90,7 +91,14 @@ def graph_of(model: TrainedModel, runtime: str, calibration: Sequence[Path] = ()
         raise MissingDependency(error.name or "onnx", extra="export", purpose="exporting") from error
 
 
-def compared(exact: Pipeline, manifest: Manifest, rows: Sequence[Row], made: Exported) -> dict[str, Any]:
+def compared(
+    exact: Pipeline,
+    manifest: Manifest,
+    rows: Sequence[Row],
+    made: Exported,
+    members: Sequence[Sequence[int]],
+    temperature: float,
+) -> dict[str, Any]:
     """How far a file agrees with the model that it was made of.
 
     Args:
@@ -98,6 +106,8 @@ def compared(exact: Pipeline, manifest: Manifest, rows: Sequence[Row], made: Exp
         manifest: Of the pictures.
         rows: Those that both answer.
         made: The file.
+        members: For each row the networks that answer, by number: of folds those that had not seen the picture.
+        temperature: At which probabilities are told.
 
     Returns:
         Agreement, as a mapping, by engine and precision.
@@ -107,11 +117,16 @@ def compared(exact: Pipeline, manifest: Manifest, rows: Sequence[Row], made: Exp
     """
     paths = [manifest.path_of(row) for row in rows]
     targets = np.array([made.classes.index(row.label) for row in rows])
-    expected, report = exact.logits(paths), {}
+
+    def said(pipeline: Pipeline) -> np.ndarray:
+        answers = zip(pipeline.readable(paths), members, strict=True)
+        return np.stack([logits[numbers].mean(axis=0) for (logits, _), numbers in answers]) / temperature
+
+    expected, report = said(exact), {}
     for precision in precisions(made):
         engine = open_runtime(made, default_engine(made), precision)
-        logits = Pipeline(engine, made.preprocessing, batch_size=engine.batch_size).logits(paths)
-        found = agreement.compare(expected, logits, targets)
+        other = said(Pipeline(engine, made.preprocessing, batch_size=engine.batch_size))
+        found = agreement.compare(expected, other, targets)
         allowed = {"fp32": agreement.EXPORTED, "bf16": agreement.BF16, "int8": agreement.INT8}[precision]
         console.note(f"{engine.name} {precision} against torch fp32: {found.told()}")
         if precision == made.info["precision"] and not found.within(allowed):

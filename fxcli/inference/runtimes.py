@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import os
+import sys
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -111,6 +112,14 @@ class RuntimeEngine:
         return Computed(logits, outputs["maps"], outputs.get("distance"))
 
 
+def without_telemetry() -> None:
+    """Keeps OpenVINO and NNCF from telling Google Analytics of their use; to be called before either is imported.
+
+    Unless a user has opted out by hand, they take that for consent; without its package, each goes on with a stub.
+    """
+    sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]  # as import itself reads it
+
+
 @functools.cache
 def openvino_core() -> Any:
     """OpenVINO's core, one for the life of the process.
@@ -118,6 +127,7 @@ def openvino_core() -> Any:
     Its CPU plugin moves signal handling of this thread onto a stack of its own, and takes that away when it goes: the
     next signal, be it Ctrl-C or the end of a child, would then end the process.
     """
+    without_telemetry()
     import openvino
 
     return openvino.Core()
@@ -125,8 +135,11 @@ def openvino_core() -> Any:
 
 def _openvino(exported: Exported, precision: str, threads: int, streams: int) -> Engine:
     core = openvino_core()
-    # Compiled kernels are kept by a hash of the model's content.
-    core.set_property({"CACHE_DIR": str(cache_dir() / "openvino")})
+    # Compiled kernels are kept by a hash of the model's content, where there is a place for them.
+    kept = cache_dir() / "openvino"
+    with contextlib.suppress(OSError):
+        kept.mkdir(parents=True, exist_ok=True)
+    core.set_property({"CACHE_DIR": str(kept) if os.access(kept, os.W_OK) else ""})
     graph = core.read_model(exported.graph, exported.weights or b"")
     size_px = exported.preprocessing.image_size_px
     graph.reshape({INPUT: [1, 1, size_px, size_px]})
@@ -149,6 +162,7 @@ def _openvino(exported: Exported, precision: str, threads: int, streams: int) ->
 def _onnxruntime(exported: Exported, precision: str, threads: int, streams: int) -> Engine:
     import onnxruntime
 
+    onnxruntime.disable_telemetry_events()
     settings = onnxruntime.SessionOptions()
     settings.intra_op_num_threads = max(1, threads // streams)
     session = onnxruntime.InferenceSession(exported.graph, settings, providers=["CPUExecutionProvider"])
