@@ -48,10 +48,17 @@ def start(
     num_classes: int,
     origin: Origin | None = None,
 ) -> tuple[Classifier, Preprocessing]:
-    """The network as `model.init` starts it, on the CPU, and what its pictures go through; see `started`."""
-    seed = randomness.derive(recipe.seed, "init")
-    network = models.build(spec, recipe.model, size_px(recipe, spec), num_classes, seed)
-    return network, started(recipe, manifest, spec, network.backbone, origin)
+    """The network as `model.init` starts it, on the CPU, and what its pictures go through; see `started`.
+
+    Raises:
+        FxError: See `init.initialise`.
+        PluginError: The backbone fails on a picture, or gives something else than its spec says.
+    """
+    seed, side_px = randomness.derive(recipe.seed, "init"), size_px(recipe, spec)
+    network = models.build(spec, recipe.model, side_px, num_classes, seed)
+    preprocessing = started(recipe, manifest, spec, network.backbone, origin)
+    _try(recipe.model.backbone, spec, network.backbone, side_px)
+    return network, preprocessing
 
 
 def size_px(recipe: TrainRecipe, spec: BackboneSpec) -> int:
@@ -73,14 +80,11 @@ def started(
 
     Raises:
         FxError: See `init.initialise`.
-        PluginError: The backbone fails on a picture, or gives something else than its spec says.
     """
     seen = init.initialise(spec, backbone, origin or recipe.model.init)
-    side_px = size_px(recipe, spec)
-    _try(recipe.model.backbone, spec, backbone, side_px)
     return Preprocessing(
         clean=manifest.clean(),
-        image_size_px=side_px,
+        image_size_px=size_px(recipe, spec),
         resize=recipe.data.resize,
         mean=seen.mean,
         std=seen.std,
