@@ -80,12 +80,22 @@ def test_what_has_the_path_of_one_picture_is_no_other_ones():
         ({"annotations": [{"image_id": 7, "category_id": 3, "bbox": [1, 2, 3]}]}, "not a COCO file: ValueError"),
         ({"annotations": [{"image_id": 7, "category_id": 3, "bbox": ["x", 2, 3, 4]}]}, "not a COCO file: ValueError"),
         ({"annotations": [{"image_id": 1, "category_id": 3, "bbox": [1, 2, 3, 4]}]}, "boxes of 1 images that are not"),
-        ({"images": [COCO["images"][0]] * 2}, "this picture is listed 2 times: a/x.png"),
+        ({"images": [COCO["images"][0], {**COCO["images"][0], "id": 9}]}, "this picture is listed 2 times: a/x.png"),
+        ({"images": [COCO["images"][0], {**COCO["images"][1], "id": 7}]}, "this id of images is listed 2 times: 7"),
+        ({"categories": [{"id": 1, "name": "a"}, {"id": 1, "name": "b"}]}, "this id of categories is listed 2 times"),
+        ({"images": [{**COCO["images"][0], "width": 1e999}]}, "not a COCO file: OverflowError"),
+        ({"annotations": [{"image_id": 7, "category_id": 3, "bbox": [10**400, 2, 3, 4]}]}, "OverflowError"),
     ],
 )
 def test_what_is_no_coco(changes, told):
     with pytest.raises(DataError, match=told):
         read_annotations(coco(**changes))
+
+
+def test_a_crowd_is_no_box(capsys):
+    found = find(read_annotations(coco(annotations=[{**COCO["annotations"][0], "iscrowd": 1}])), "a/x.png")
+    assert found.boxes == ()
+    assert "1 boxes around a crowd of things (iscrowd) are passed over" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("content", ["", "[", "[" * 100_000, "[]", "{}"])
@@ -95,6 +105,13 @@ def test_what_is_no_json(content):
 
 
 # --- YOLO ---
+
+
+def test_poses_are_no_polygons():
+    write("data.yaml", "names: [wrist]\nkpt_shape: [1, 2]\n")
+    write("labels/x.txt", "0 .5 .5 .2 .2 .45 .45\n")
+    with pytest.raises(DataError, match="of poses"):
+        read_annotations(Path("labels"))
 
 
 @pytest.mark.parametrize(

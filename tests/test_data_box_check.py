@@ -1,6 +1,7 @@
 """Boxes on the pictures that are prepared: found, turned, checked."""
 
 import math
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -113,6 +114,22 @@ def test_boxes_that_are_cut():
 
 
 # --- gathering ---
+
+
+@pytest.mark.parametrize("says", [None, True])
+def test_pictures_without_boxes_do_not_tell_how_those_with_boxes_are_turned(says):
+    """Their sizes may be from elsewhere; what fx itself wrote says how it counts."""
+    known = source(
+        {
+            "a.png": Annotated((box(10, 10, 30, 20),), SIZE),
+            "side.png": Annotated((box(1, 1, 9, 9),), SIZE),
+            **{f"{n}.png": Annotated((), SIZE[::-1]) for n in range(3)},
+        }
+    )
+    turned = [("a.png", SIZE, 3), ("side.png", SIZE[::-1], 6), *((f"{n}.png", SIZE[::-1], 6) for n in range(3))]
+    found = gather(replace(known, are_turned=says), {}, turned)
+    assert found.boxes[0][0].corners == ((10, 10, 30, 20) if says else (70, 30, 90, 40))
+
 
 PICTURES = [("a.png", SIZE, 1), ("b.png", SIZE, 1), ("c.png", SIZE, 1)]
 

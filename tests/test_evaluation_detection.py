@@ -7,6 +7,7 @@ from torchmetrics.detection import MeanAveragePrecision
 
 from fxcli.data.boxes import Boxes
 from fxcli.evaluation import detection
+from fxcli.evaluation.box_table import found_csv, read_found
 from fxcli.evaluation.detection import Detections
 
 
@@ -115,7 +116,7 @@ def test_froc_by_hand():
     assert figures["sensitivity_at_1_fp"] == 1.0
     assert figures["auroc"] == pytest.approx(0.5)  # 0.9 and 0.2 against 0.7 and 0.5
     points = detection.operating_points(said, true, 1)
-    assert points[0.5] == pytest.approx(0.7)
+    assert points[0.5] == pytest.approx(0.7, abs=1e-6)
     assert points[1.0] == pytest.approx(0.2)
 
 
@@ -124,6 +125,22 @@ def test_equal_scores_are_told_together():
     figures = detection.detection(said, [boxes((0, 0, 10, 10))], 1)
     assert figures["sensitivity_at_1_fp"] == 0.0
     assert figures["sensitivity_at_2_fp"] == 1.0
+
+
+@pytest.mark.parametrize("score", [0.7, 0.3, 0.1234565, 0.9999999])
+def test_the_box_that_sets_a_point_is_told_of_in_tables(score):
+    said = [found((0, 0, 10, 10, score))]
+    least = detection.operating_points(said, [boxes((0, 0, 10, 10))], 1)[0.5]
+    assert len(said[0].above(least)) == 1
+    (read,) = read_found(found_csv([("a", "g", said[0], "", 1)], ["fracture"], ""), ["fracture"])
+    assert len(read.boxes.above(least)) == 1
+
+
+def test_figures_that_mean_nothing_are_left_out():
+    surely = detection.detection([found((0, 0, 10, 10, 0.9))], [boxes((0, 0, 10, 10))], 1)
+    assert surely["ap50"] == 1
+    assert "auroc" not in surely, "there is no picture without a box"
+    assert "ap50" not in detection.detection([found()], [boxes()], 1)
 
 
 def test_where_the_surest_is_wrong_too_often_nothing_is_told():

@@ -111,6 +111,10 @@ def test_coco_goes_back_into_prepare(detector):
     """What one command writes, another reads."""
     for number in range(4):
         picture(Path(f"in/x/{number}.png"), 20, 30 + number, 38, 48 + number)
+    with Image.open("in/x/0.png") as upright:
+        exif = upright.getexif()
+        exif[274] = 3  # upside down: no size tells
+        upright.save("in/x/0.png", exif=exif)
     fx("predict", "in", "--model", detector, "--boxes", "out", "--score", 0.3)
     content = json.loads(Path("out/found.coco.json").read_text())
     for image in content["images"]:
@@ -118,7 +122,8 @@ def test_coco_goes_back_into_prepare(detector):
     Path("again.json").write_text(json.dumps(content))
     fx("prepare", "in", "--set=boxes.source=again.json", "--set=audit.search=false", "--out", "p")
     again = json.loads(Path("p/boxes.coco.json").read_text())
-    assert len(again["annotations"]) == len(content["annotations"]) >= 4
+    assert len(again["annotations"]) >= 4
+    assert [each["bbox"] for each in again["annotations"]] == [each["bbox"] for each in content["annotations"]]
 
 
 def test_an_unreadable_picture_is_a_row(detector):
@@ -295,6 +300,19 @@ def test_evaluate_refuses_a_mixture(detector, trained):
     assert "detectors and classifiers" in fx("evaluate", detector, trained.path, code=2).stderr
     for options in (["--split", "oof"], ["--study", "group"], ["--tta", "flips"], ["--engine", "openvino"]):
         assert "detector" in fx("evaluate", detector, *options, code=2).stderr
+
+
+def test_evaluate_by_a_source_that_lists_more_classes(detector, prepared_boxes):
+    shutil.copytree(prepared_boxes, "own")
+    file = Path("own/boxes.coco.json")
+    content = json.loads(file.read_text())
+    content["categories"].append({"id": 99, "name": "implant"})
+    file.write_text(json.dumps(content))
+    plain, more = (
+        json.loads(fx("evaluate", detector, "--split", "val", "--json", *data).stdout)["figures"]["ap50"]
+        for data in ((), ("--data", "own/manifest.csv"))
+    )
+    assert plain == more
 
 
 def test_evaluate_needs_boxes(detector, prepared):

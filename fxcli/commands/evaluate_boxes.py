@@ -214,7 +214,8 @@ def _numbered(boxes: Boxes, theirs: Sequence[str], ours: Sequence[str]) -> Boxes
 
     from fxcli.data.boxes import Boxes
 
-    number = np.array([list(ours).index(name) for name in theirs], np.int64)
+    # A class that the detector lacks is on none of these pictures, or it would not be measured on them.
+    number = np.array([list(ours).index(name) if name in ours else -1 for name in theirs], np.int64)
     return Boxes(boxes.corners, number[boxes.labels])
 
 

@@ -22,6 +22,8 @@ Corners = tuple[float, float, float, float]
 _SIZE_LIMIT_BYTES = 256 << 20
 # Of one picture.
 _TEXT_LIMIT_BYTES = 4 << 20
+# In `info` of a COCO file: its boxes are on pictures as EXIF turns them.
+TURNED = "turned_by_exif"
 _YOLO_NAMES = ("data.yaml", "dataset.yaml", "classes.txt", "obj.names", "_darknet.labels")
 
 
@@ -64,12 +66,14 @@ class Source:
         pictures: By name, with forward slashes and without the ending where files are told apart by it alone.
         labels: Every label that a box may have.
         has_endings: Whether the names have theirs.
+        are_turned: Whether the boxes are on pictures as EXIF turns them, where the source itself says so.
     """
 
     file: Path
     pictures: Mapping[str, Annotated]
     labels: tuple[str, ...]
     has_endings: bool
+    are_turned: bool | None = None
     _by_last: Mapping[str, list[str]] = field(default_factory=lambda: defaultdict(list), repr=False)
 
     def __post_init__(self) -> None:
@@ -151,25 +155,34 @@ def _coco(path: Path) -> Source:
     try:
         values = json.loads(content)
         labels = {int(each["id"]): str(each["name"]) for each in values["categories"]}
+        crowds = 0
         boxes: dict[int, list[Annotation]] = defaultdict(list)
         for number, each in enumerate(values["annotations"]):
             place = f": annotations[{number}]"
+            if each.get("iscrowd"):
+                crowds += 1
+                continue
             left, top, width, height = (float(value) for value in each["bbox"])
             corners = (left, top, left + width, top + height)
             boxes[each["image_id"]].append(Annotation(labels.get(each["category_id"], ""), corners, place))
         images = values["images"]
         names = [escaped(str(PurePosixPath(each["file_name"]))) for each in images]
+        for kind in ("images", "categories"):
+            _once([str(each["id"]) for each in values[kind]], path, f"this id of {kind}")
         pictures = {
             name: Annotated(tuple(boxes.pop(each["id"], ())), (int(each["width"]), int(each["height"])), path)
             for name, each in zip(names, images, strict=True)
         }
-    except (KeyError, TypeError, ValueError, RecursionError) as error:
+        are_turned = True if (values.get("info") or {}).get(TURNED) is True else None
+    except (KeyError, TypeError, ValueError, AttributeError, OverflowError, RecursionError) as error:
         raise DataError(f"not a COCO file: {type(error).__name__}: {error}", where=path) from error
     _once(names, path)
+    if crowds:
+        console.warn(f"{path}: {crowds} boxes around a crowd of things (iscrowd) are passed over")
     if boxes:
         place = next(iter(boxes.values()))[0].place
         raise DataError(f"boxes of {len(boxes)} images that are not listed", where=f"{path}{place}")
-    return Source(path, pictures, tuple(labels.values()), has_endings=True)
+    return Source(path, pictures, tuple(labels.values()), has_endings=True, are_turned=are_turned)
 
 
 def _yolo(folder: Path, files: Sequence[Path]) -> Source:
@@ -210,6 +223,8 @@ def _yolo_names(folder: Path) -> list[str]:
             found = plain(read_tree(file, str(file)))
         except RecipeError as error:
             raise DataError(f"the names of classes cannot be read: {error}", where=file) from error
+        if isinstance(found, dict) and found.get("kpt_shape"):
+            raise DataError("these lines are of poses (kpt_shape), not of boxes or polygons", where=file)
         names = found.get("names") if isinstance(found, dict) else None
         if isinstance(names, dict) and all(str(number) in names for number in range(len(names))):
             names = [names[str(number)] for number in range(len(names))]
@@ -264,7 +279,7 @@ def _stem(file: Path, folder: Path) -> str:
     return escaped(file.relative_to(folder).with_suffix("").as_posix())
 
 
-def _once(names: Sequence[str], path: Path) -> None:
+def _once(names: Sequence[str], path: Path, what: str = "this picture") -> None:
     name, count = Counter(names).most_common(1)[0] if names else ("", 0)
     if count > 1:
-        raise DataError(f"this picture is listed {count} times: {name}", where=path)
+        raise DataError(f"{what} is listed {count} times: {name}", where=path)

@@ -140,11 +140,14 @@ def gather(
     """
     known = [matched.by_name.get(name) for name, _, _ in pictures]
     file, named = matched.source.file, matched.classes
-    turned = are_turned(
-        (found.size_px, size_px, orientation)
-        for found, (_, size_px, orientation) in zip(known, pictures, strict=True)
-        if found and found.size_px
-    )
+    turned = matched.source.are_turned
+    if turned is None:
+        # Who lists a picture without a box may have its size from elsewhere.
+        turned = are_turned(
+            (found.size_px, size_px, orientation)
+            for found, (_, size_px, orientation) in zip(known, pictures, strict=True)
+            if found and found.boxes and found.size_px
+        )
     boxes, wrong = list[list[Annotation] | None](), list[str]()
     for (name, size_px, orientation), found in zip(pictures, known, strict=True):
         if found is None:

@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from fxcli.data.annotations import Annotation, read_annotations
+from fxcli.data.annotations import TURNED, Annotation, read_annotations
 from fxcli.data.box_check import checked
 from fxcli.data.manifest import Manifest, Row
 from fxcli.data.names import is_class_name
@@ -131,7 +131,7 @@ def coco(pictures: Iterable[Known], classes: Sequence[str]) -> dict[str, Any]:
             area = round(bbox[2] * bbox[3], 2)
             annotations.append({"id": len(annotations) + 1, **about, "bbox": bbox, "area": area, **more})
     categories = [{"id": number, "name": name} for number, name in enumerate(classes, 1)]
-    return {"images": images, "annotations": annotations, "categories": categories}
+    return {"info": {TURNED: True}, "images": images, "annotations": annotations, "categories": categories}
 
 
 def to_input(corners: np.ndarray, size_px: tuple[int, int], preprocessing: Preprocessing) -> np.ndarray:

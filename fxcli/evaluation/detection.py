@@ -5,6 +5,7 @@ Boxes found are matched with the true ones once; every figure is then a function
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -232,10 +233,10 @@ def _average_precisions(drawn: np.ndarray, hits: np.ndarray, truths: np.ndarray)
 
 
 def detection(found: Sequence[Detections], true: Sequence[Located], n_classes: int) -> dict[str, float]:
-    """Figures without intervals, for every epoch: ap50, ap50_95, sensitivity_at_<x>_fp, auroc; undefined ones as 0."""
+    """Figures without intervals, for every epoch: ap50, ap50_95, sensitivity_at_<x>_fp, auroc; no undefined ones."""
     matches = match(found, true, n_classes)
     values = Weighted(matches, np.arange(len(found)))(np.ones((len(found), 1)))
-    return {name: float(np.nan_to_num(value[0])) for name, value in values.items() if value.ndim == 1}
+    return {name: float(value[0]) for name, value in values.items() if value.ndim == 1 and not np.isnan(value[0])}
 
 
 def measured(
@@ -292,6 +293,8 @@ def operating_points(
 ) -> Mapping[float, float] | None:
     """The lowest score at which there are at most so many false positives a picture, for each of FALSE_POSITIVES.
 
+    It is rounded down to a millionth, as tables round scores: the box that sets it is told of there, too.
+
     Returns:
         None without any box found.
     """
@@ -304,7 +307,8 @@ def operating_points(
     for at in FALSE_POSITIVES:
         within = np.flatnonzero(rates <= at + 1e-9)
         # Where even the surest boxes are wrong too often, none is told.
-        points[at] = float(matches.score[ends[within[-1]]]) if len(within) else float(matches.score[0]) + 1e-3
+        least = float(matches.score[ends[within[-1]]]) if len(within) else float(matches.score[0]) + 1e-3
+        points[at] = math.floor(1e6 * least) / 1e6
     return points
 
 
