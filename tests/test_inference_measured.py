@@ -1,4 +1,5 @@
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -41,6 +42,8 @@ def test_out_of_fold_answers_are_kept_by_seed(several, trained):
     said = out_of_fold(several)
     assert said.logits.shape == (2, 36, 3)
     assert not np.array_equal(said.logits[0], said.logits[1])
+    shutil.copytree(several.path / "seeds" / "0", several.path / "seeds" / "0 (copy)")
+    assert out_of_fold(several).logits.shape == (2, 36, 3)
     with pytest.raises(RunError, match="no out-of-fold predictions"):
         out_of_fold(trained)
     several.path.joinpath("seeds", "0", "predictions", "oof.csv").write_text("nothing", encoding="utf-8")

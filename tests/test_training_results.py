@@ -5,6 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from pydantic import BaseModel
 from readme_blocks import study
 from typer.testing import CliRunner
 
@@ -14,6 +15,7 @@ from fxcli.errors import RunError
 from fxcli.evaluation.predictions import Labelled
 from fxcli.evaluation.study import Answers
 from fxcli.recipe.load import load, shipped
+from fxcli.recipe.schema import ClassifyRecipe, Phase
 from fxcli.recipe.study import entries
 from fxcli.training.results import Results, deciding_digest, report, states_of
 
@@ -169,6 +171,35 @@ def test_a_class_that_looks_like_a_number_and_a_comma_in_a_path_come_back(listed
 def test_a_recipe_is_the_same_where_its_results_are(sets, same):
     assert load("baseline").recipe.phases["main"].optim.lr == 1e-3
     assert (deciding_digest(load("baseline", sets).recipe) == deciding_digest(load("baseline").recipe)) == same
+
+
+DEFAULTS = """
+seed 0, data.train_frac 1.0, data.image_size_px None, data.resize letterbox, model.backbone resnet50,
+model.init imagenet, model.drop_path 0.0, evaluate.coverage 0.9, evaluate.per_class_sets False, ensemble.folds 1,
+ensemble.fold_seed 0, ensemble.seeds 1, start best, augment.hflip 0.0, augment.vflip 0.0, augment.rotate_deg 0.0,
+augment.translate_frac 0.0, augment.scale None, augment.shear_deg 0.0, augment.brightness 0.0, augment.contrast 0.0,
+augment.elastic 0.0, augment.crop_scale None, augment.erase 0.0, augment.mixup 0.0, augment.cutmix 0.0,
+model.freeze none, model.bn train, model.dropout 0.0, optim.name adamw, optim.lr 0.001, optim.weight_decay 0.01,
+optim.momentum 0.9, optim.head_lr_mult 1.0, optim.layer_decay 1.0, optim.clip_norm None, schedule.name constant,
+schedule.warmup_epochs 0.0, schedule.pct_start 0.3, schedule.div_factor 25.0, schedule.final_div_factor 10000.0,
+schedule.step_epochs 10.0, schedule.gamma 0.1, train.epochs 30, train.batch_size 32, train.accumulate 1, train.loss ce,
+train.focal_gamma 2.0, train.label_smoothing 0.0, train.class_weights none, train.sampler shuffle, train.ema None,
+train.monitor val_macro_f1, train.patience None
+"""
+
+
+def test_defaults_are_those_of_results_that_exist():
+    """Hashes of recipes leave defaults out: another one would pass old results for those of the new recipe."""
+
+    def defaults(model, before=""):
+        for name, field in model.model_fields.items():
+            value = field.get_default(call_default_factory=True)
+            if isinstance(value, BaseModel):
+                yield from defaults(type(value), f"{before}{name}.")
+            else:
+                yield f"{before}{name} {value}"
+
+    assert {*defaults(ClassifyRecipe), *defaults(Phase)} >= set(" ".join(DEFAULTS.split()).split(", "))
 
 
 def test_the_order_of_phases_counts():

@@ -101,15 +101,16 @@ def out_of_fold(run: Run) -> Labelled:
     Raises:
         RunError: It was not trained in folds, or its predictions are damaged.
     """
-    seeds = sorted((run.path / "seeds").glob("*/predictions/oof.csv"), key=lambda file: int(file.parts[-3]))
+    found = (run.path / "seeds").glob("*/predictions/oof.csv")
+    seeds = sorted((file for file in found if file.parts[-3].isdecimal()), key=lambda file: int(file.parts[-3]))
     files = seeds or [run.oof_file]
     if not files[0].is_file():
         raise RunError("this run has no out-of-fold predictions", where=run.path, hint="fx train RECIPE --folds 5")
     try:
-        found = [read_labelled(file.read_bytes().decode("utf-8"))[0] for file in files]
+        said = [read_labelled(file.read_bytes().decode("utf-8"))[0] for file in files]
     except (OSError, ValueError) as error:
         raise RunError(f"damaged: {error}", where=files[0].parent) from error
-    return Labelled.of_seeds(found)
+    return Labelled.of_seeds(said)
 
 
 def members_of(opened: Opened, rows: Sequence[Row]) -> Iterator[list[int]]:
