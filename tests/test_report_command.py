@@ -121,7 +121,10 @@ def test_figures_are_those_that_were_measured(own):
 @pytest.mark.slow
 def test_what_was_run_and_on_which_data(own):
     run = own("one")
+    run.update(versions={"timm": "1.0.31"}, plugins={"timm": "0.1.0"})
     found, info = report(run.path, "--pictures", 0), run.info()
+    assert "timm 1.0.31" in found.text
+    assert "plugin timm 0.1.0" in found.text
     for part in ("tiny", "demo_tiny", info["recipe_sha256"], info["manifest_sha256"], "2 of 2", "finished"):
         assert part in found.text
     assert found.table("class", "train", "val", "test") == [

@@ -60,7 +60,8 @@ def what_was_run(run: Kept) -> Section:
         blocks.insert(0, Missing("This run is in progress: what follows is what there is so far."))
     blocks += [Missing(f"{line}.") for line in run.problems]
     blocks += [Missing(f"{name}: {line}.") for name, part in run.parts.items() for line in part.problems]
-    versions = {**_mapping(info.get("versions")), "python": info.get("python"), **_mapping(info.get("plugins"))}
+    plugins = {f"plugin {name}": value for name, value in _mapping(info.get("plugins")).items()}
+    versions = {**_mapping(info.get("versions")), "python": info.get("python"), **plugins}
     blocks.append(Code("versions", "\n".join(f"{name} {text_of(value)}" for name, value in versions.items())))
     if run.recipe_text:
         blocks.append(Code("the recipe as it ran, with every default", run.recipe_text))
