@@ -18,6 +18,7 @@ from fxcli.data.names import (
     text_cell,
     text_of,
     unescaped,
+    without_middle,
 )
 from fxcli.evaluation.table import csv_line
 
@@ -130,3 +131,11 @@ def test_each_character_of_a_class_name():
 def test_what_are_no_classes(names):
     assert not are_class_names(names)
     assert are_class_names(["a", "b"])
+
+
+@pytest.mark.parametrize(
+    ("most", "shown"), [(9, "abcdefghi"), (8, "abc…fghi"), (7, "abc…ghi"), (4, "a…hi"), (3, "a…i"), (1, "…")]
+)
+def test_of_a_long_text_the_middle_is_left_out(most, shown):
+    assert without_middle("abcdefghi", most) == shown
+    assert without_middle("", most) == ""

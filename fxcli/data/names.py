@@ -29,6 +29,12 @@ def plain_name(text: str) -> str:
     return "".join(sign if sign.isascii() and (sign.isalnum() or sign in "_-") else "_" for sign in text)[:64]
 
 
+def without_middle(text: str, most: int) -> str:
+    """A text of at most `most` signs, one of which is … for its middle: names often differ at their ends alone."""
+    tail = most // 2
+    return text if len(text) <= most else f"{text[: most - tail - 1]}…{text[len(text) - tail :]}"
+
+
 def escaped(name: str) -> str:
     r"""A name in valid UTF-8.
 

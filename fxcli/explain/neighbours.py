@@ -10,6 +10,7 @@ from PIL import Image, ImageDraw, ImageFont, ImageOps
 
 from fxcli.console import console
 from fxcli.data.dataset import evenly
+from fxcli.data.names import without_middle
 from fxcli.data.preprocess import Preprocessing
 from fxcli.evaluation import representation
 from fxcli.evaluation.predictions import notice
@@ -103,8 +104,8 @@ def _tile(file: Path, preprocessing: Preprocessing) -> Image.Image:
 def _fitted(text: str, font: ImageFont.FreeTypeFont | ImageFont.ImageFont, width_px: int) -> str:
     """One line of text, with its middle left out where it is too long."""
     line = "".join(sign if sign.isprintable() else "·" for sign in text)
-    kept, fitted = len(line), line
-    while kept > 2 and font.getlength(fitted) > width_px:
-        kept -= 1
-        fitted = f"{line[: kept // 2]}…{line[len(line) - (kept - kept // 2) :]}"
+    most, fitted = len(line), line
+    while most > 3 and font.getlength(fitted) > width_px:
+        most -= 1
+        fitted = without_middle(line, most)
     return fitted

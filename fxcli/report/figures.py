@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from markupsafe import Markup
 
+from fxcli.data.names import without_middle
 from fxcli.errors import MissingDependency
 
 if TYPE_CHECKING:
@@ -204,12 +205,12 @@ def _finish(figure: Figure, axes: Axes, x: str, y: str, count: int) -> None:
 
 def _printable(text: str) -> str:
     """Short, and without what XML cannot hold."""
-    return "".join(sign if sign.isprintable() else "\ufffd" for sign in text)[:_LONGEST]
+    return without_middle("".join(sign if sign.isprintable() else "\ufffd" for sign in text), _LONGEST)
 
 
 def _plain(name: str) -> str:
     """A name as a label: matplotlib would leave out one with a _ first."""
-    return f"\u200b{_printable(name)}"[:_LONGEST]
+    return f"\u200b{_printable(name)}"
 
 
 def _within_page(text: str, alt: str) -> Markup:
