@@ -8,6 +8,7 @@ import sys
 from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 from reported import check_harmless, fx, own_cache, page, recipe, well
@@ -20,6 +21,7 @@ from fxcli.report import pictures
 from fxcli.report.kept import kept
 from fxcli.run import checkpoint
 from fxcli.run.directory import Run
+from fxcli.zoo.hookspecs import hookimpl
 
 NAME = "b<i>&\"'$x$"
 
@@ -524,23 +526,44 @@ def test_without_matplotlib(own, monkeypatch):
     assert not (run.path / "report.html").exists()
 
 
+@pytest.fixture
+def added(demo_zoo):
+    """Makes functions of a run directory to hooks of plugins: added(demo=lambda run: [("title", "text")])."""
+    names = []
+
+    def add(**functions):
+        for name, function in functions.items():
+            plugin = ModuleType(name)
+            plugin.hook = hookimpl(function, specname="fx_report_sections")
+            demo_zoo.pm.register(plugin, name)
+            names.append(name)
+
+    yield add
+    for name in names:
+        demo_zoo.pm.unregister(name=name)
+
+
 @pytest.mark.slow
-def test_plugins_add_sections(own, demo_zoo, monkeypatch):
-    returned = [("Extra <b>", "text <b>"), ("Rows", [["what", "value"], ["a<b>", 3]])]
-    monkeypatch.setattr(
-        type(demo_zoo),
-        "report_sections",
-        lambda self, run: [
-            ("demo", returned),
-            *(("bad", [("x", rows)]) for rows in ([[1], [1, 2]], ["ab", "cd"], {"a": 1})),
-        ],
-    )
+def test_plugins_add_sections(own, added):
+    def ends(run):
+        raise SystemExit
+
+    def rows(run):
+        yield "Rows", ((cell, 3) for cell in ("what<b>", "a<b>"))
+
+    silent = type("Silent", (), {"__str__": lambda self: 1 / 0})()
+    added(text=lambda run: [("Extra <b>", f"text <b> of {run.name}")], rows=rows)
+    added(ends=ends, silent=lambda run: [("First", "text"), ("Second", [["head"], [silent]])])
     run = own("one")
     done = well("report", run.path, "--pictures", 0)
     found = page(run.path / "report.html")
-    assert "Extra <b> (demo)" in found.text
-    assert found.table("what", "value") == [["a<b>", "3"]]
-    assert done.stderr.count("plugin bad adds nothing to the report") == 3
+    assert "Extra <b> (text)" in found.text
+    assert "text <b> of one" in found.text
+    assert "Rows (rows)" in found.text
+    assert found.table("what<b>", "3") == [["a<b>", "3"]]
+    assert "First" not in found.text
+    for name in ("ends", "silent"):
+        assert f"plugin {name} adds nothing to the report" in done.stderr
 
 
 def test_kept_reads_parts_in_order(own):

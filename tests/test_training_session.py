@@ -40,7 +40,8 @@ def test_log_refuses_nan(demo_zoo, tmp_path):
         Log(Run(tmp_path), demo_zoo).write(1, {"loss": float("nan")})
 
 
-def test_a_tracker_that_raises_is_muted_and_told_once(capsys, tmp_path):
+@pytest.mark.parametrize("kind", [RuntimeError, SystemExit])
+def test_a_tracker_that_raises_is_muted_and_told_once(capsys, tmp_path, kind):
     from fxcli.zoo.hookspecs import hookimpl
     from fxcli.zoo.plugins import Zoo
 
@@ -52,7 +53,7 @@ def test_a_tracker_that_raises_is_muted_and_told_once(capsys, tmp_path):
         def fx_log_metrics(self, run, step, metrics):
             self.seen.append(step)
             if self.broken:
-                raise RuntimeError("no server")
+                raise kind("no server")
 
     zoo, good, bad = Zoo(), Tracker(False), Tracker(True)
     zoo.pm.register(good, "good")
@@ -62,7 +63,7 @@ def test_a_tracker_that_raises_is_muted_and_told_once(capsys, tmp_path):
         log.write(step, {"loss": 1.0})
     assert good.seen == [1, 2, 3]
     assert bad.seen == [1]
-    assert capsys.readouterr().err.count("plugin bad stopped logging: RuntimeError: no server") == 1
+    assert capsys.readouterr().err.count(f"plugin bad stopped logging: {kind.__name__}: no server") == 1
 
 
 def test_a_tracker_is_told_of_the_start_after_the_metrics_are_cut_and_may_refuse_it(tmp_path, capsys):

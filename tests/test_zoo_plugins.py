@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from fxcli import BackboneFamily, BackboneSpec, DetectorSpec, InputSpec, NoOptions, Stage, WeightSource
+from fxcli import BackboneFamily, BackboneSpec, DetectorSpec, InputSpec, NoOptions, Stage, WeightSource, hookimpl
 from fxcli.errors import PluginError, UnknownName
 from fxcli.zoo import plugins
 from fxcli.zoo.checks import check_spec
@@ -229,12 +229,51 @@ def test_a_tracker_gets_metrics(site):
     assert sys.modules[module].seen == [(3, {"loss": 1.0})]
 
 
-def test_sections_of_reports_come_from_every_plugin_that_can(site):
+def test_sections_of_reports_come_from_every_plugin_that_can(site, capsys):
     site.add("@hookimpl\ndef fx_report_sections(run): return [('title', str(run))]", entry="good")
     site.add("@hookimpl\ndef fx_report_sections(run): raise ValueError('no')", entry="bad", dist="dist-bad")
     late = "def fx_report_sections(run):\n    yield 'title', 'x'\n    raise KeyError('late')"
     site.add(f"@hookimpl\n{late}", entry="late", dist="dist-late")
-    assert load_zoo().report_sections(Path("runs/a")) == [("good", [("title", "runs/a")])]
+    site.add("@hookimpl\ndef fx_report_sections(run): raise SystemExit(3)", entry="ending", dist="dist-ending")
+    rows = "def fx_report_sections(run):\n    yield 'rows', ((n, str(n + 1)) for n in (1, 2))"
+    site.add(f"@hookimpl\n{rows}", entry="rows", dist="dist-rows")
+    assert load_zoo().report_sections(Path("runs/a")) == [
+        ("good", "title", "runs/a"),
+        ("rows", "rows", [["1", "2"], ["2", "3"]]),
+    ]
+    told = capsys.readouterr().err
+    for name, reason in (("bad", "ValueError: no"), ("late", "KeyError: 'late'"), ("ending", "SystemExit: 3")):
+        assert f"plugin {name} adds nothing to the report: {reason}" in told
+
+
+SILENT = type("Silent", (), {"__str__": lambda self: 1 / 0})()
+
+
+@pytest.mark.parametrize(
+    ("returned", "reason"),
+    [
+        (("title", "text"), "a section is (title, text) or (title, rows of cells, a head first)"),
+        ([("title", "text", "more")], "a section is (title, text) or (title, rows of cells, a head first)"),
+        ([("title", ["ab", "cd"])], "a table is rows of cells, a head first"),
+        ([("title", [{"a": 1}])], "a table is rows of cells, a head first"),
+        ([("title", {"a": 1})], "a table is rows of cells, a head first"),
+        ([("title", [])], "a table is rows of cells, a head first"),
+        ([("title", [[1], [1, 2]])], "rows of a table have as many cells as its head"),
+        ([("title", None)], "TypeError: 'NoneType' object is not iterable"),
+        ([("first", "text"), (SILENT, "text")], "ZeroDivisionError: division by zero"),
+        ([("first", "text"), ("title", [["head"], [SILENT]])], "ZeroDivisionError: division by zero"),
+    ],
+)
+def test_a_section_of_a_report_that_is_none_is_told(returned, reason, capsys):
+    class Adding:
+        @hookimpl
+        def fx_report_sections(self, run):
+            return returned
+
+    zoo = Zoo()
+    zoo.pm.register(Adding(), "odd")
+    assert zoo.report_sections(Path("runs/a")) == []
+    assert capsys.readouterr().err == f"warning: plugin odd adds nothing to the report: {reason}\n"
 
 
 def test_two_entry_points_of_one_name_are_both_loaded(site):

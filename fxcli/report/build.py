@@ -6,13 +6,12 @@ The file loads nothing and runs nothing: figures are SVG, pictures are data, and
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from fxcli import __version__
-from fxcli.console import DEMO, INTENDED_USE, console
+from fxcli.console import DEMO, INTENDED_USE
 from fxcli.data.page import render
 from fxcli.report import told
 from fxcli.report.blocks import Block, Missing, Section, Table, Text
@@ -96,19 +95,6 @@ def _sections(run: Kept, most_pictures: int) -> Iterator[Section]:
 
 def _of_plugins(run: Kept) -> Iterator[Section]:
     """What plugins add, as plain text and tables."""
-    for plugin, returned in load_zoo().report_sections(run.run.path):
-        try:
-            yield from [Section(f"{title} ({plugin})", [_block(content)]) for title, content in returned]
-        except (TypeError, ValueError) as error:
-            console.warn(f"plugin {plugin} adds nothing to the report: it returned no sections ({error})")
-
-
-def _block(content: Any) -> Block:
-    if isinstance(content, str):
-        return Text(content)
-    if isinstance(content, Mapping) or any(isinstance(row, str) for row in content):
-        raise ValueError("a table is rows of cells")
-    head, *rows = [[str(cell) for cell in row] for row in content]
-    if any(len(row) != len(head) for row in rows):
-        raise ValueError("rows of a table have as many cells as its head")
-    return Table(head, rows)
+    for plugin, title, content in load_zoo().report_sections(run.run.path):
+        block = Text(content) if isinstance(content, str) else Table(content[0], content[1:])
+        yield Section(f"{title} ({plugin})", [block])

@@ -1,7 +1,8 @@
 """What a plugin and its specs must be: a wrong one is refused when it registers, not hours later in a run.
 
-Called by zoo/plugins for each plugin and for what a family resolves, and by testing. Only what can be seen
-without building a module is here; that a backbone does what its spec says is `fxcli.testing.check_backbone`.
+Called by zoo/plugins for each plugin, for what a family resolves and for sections of reports, and by testing. Only what
+can be seen without building a module is here; that a backbone does what its spec says is
+`fxcli.testing.check_backbone`.
 """
 
 from __future__ import annotations
@@ -84,6 +85,26 @@ def check_hooks(pm: pluggy.PluginManager, module: Any) -> tuple[str, ...]:
     if not hooks:
         raise PluginError("implements no hook of fx")
     return tuple(hooks)
+
+
+def section_of(given: Any) -> tuple[str, str | list[list[str]]]:
+    """A section that a plugin adds to a report, as plain text: its title, and text or rows of cells, a head first.
+
+    Raises:
+        PluginError: It is something else.
+    """
+    if not isinstance(given, tuple | list) or len(given) != 2:
+        raise PluginError("a section is (title, text) or (title, rows of cells, a head first)")
+    title, content = given
+    if isinstance(content, str):
+        return str(title), str(content)
+    rows = list(content)
+    if not rows or isinstance(content, Mapping) or any(isinstance(row, str | Mapping) for row in rows):
+        raise PluginError("a table is rows of cells, a head first")
+    cells = [[str(cell) for cell in row] for row in rows]
+    if any(len(row) != len(cells[0]) for row in cells):
+        raise PluginError("rows of a table have as many cells as its head")
+    return str(title), cells
 
 
 def likely(name: str, known: Iterable[str]) -> list[str]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -41,5 +41,5 @@ def fx_log_metrics(run: Path, step: int, metrics: Mapping[str, float]) -> None:
 
 
 @hookspec
-def fx_report_sections(run: Path) -> Sequence[tuple[str, str | Sequence[Sequence[object]]]] | None:
-    """Called by `fx report` for each run directory: returns (title, text) or (title, rows of cells, a head first)."""
+def fx_report_sections(run: Path) -> Iterable[tuple[str, str | Iterable[Iterable[object]]]] | None:
+    """Called by `fx report` for each run: returns a list of (title, text) or (title, rows of cells, a head first)."""

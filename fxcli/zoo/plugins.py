@@ -24,7 +24,7 @@ from fxcli import __version__
 from fxcli.console import console
 from fxcli.errors import FxError, PluginError, UnknownName
 from fxcli.zoo import hookspecs
-from fxcli.zoo.checks import check_hooks, check_spec, likely, name_of
+from fxcli.zoo.checks import check_hooks, check_spec, likely, name_of, section_of
 from fxcli.zoo.specs import BackboneFamily, BackboneSpec, DetectorSpec, PretrainerSpec
 
 GROUP = "fx.plugins"
@@ -159,20 +159,23 @@ class Zoo:
                 self.pm.subset_hook_caller(hook, others)(**values)
             except fatal:
                 raise
-            except Exception as error:
+            except (Exception, SystemExit) as error:
                 self._mute.add(module)
                 console.warn(f"plugin {self.pm.get_name(module)} stopped logging: {_last_line(error)}")
 
-    def report_sections(self, run: Path) -> list[tuple[str, Any]]:
-        """(plugin, what it returned) of every plugin that adds to reports; one that raises is told and left out."""
+    def report_sections(self, run: Path) -> list[tuple[str, str, str | list[list[str]]]]:
+        """(plugin, title, text or rows of a table, its head first) of all sections that plugins add to a report.
+
+        A plugin that raises, or returns something else, is told and left out.
+        """
         found = []
         for name, module in sorted(self.pm.list_name_plugin()):
             others = self.pm.get_plugins() - {module}
             try:
                 returned = self.pm.subset_hook_caller("fx_report_sections", others)(run=run)
-                # A generator works only now.
-                found += [(name, list(each)) for each in returned]
-            except Exception as error:
+                # Generators, and cells when they become text, work only now.
+                found += [(name, *section_of(given)) for sections in returned for given in sections]
+            except (Exception, SystemExit) as error:
                 console.warn(f"plugin {name} adds nothing to the report: {_last_line(error)}")
         return found
 
