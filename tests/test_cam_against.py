@@ -10,7 +10,7 @@ from typer.testing import CliRunner
 from fxcli.cli import app
 from fxcli.data.boxes import FILE
 from fxcli.data.manifest import read_manifest
-from fxcli.explain import held
+from fxcli.explain import faithfulness, held
 from fxcli.inference.measured import members_of
 from fxcli.inference.opened import open_model
 from fxcli.run.directory import Run
@@ -90,6 +90,26 @@ def test_a_table_for_people(bars, prepared_boxes):
     done = fx("cam", "--against", prepared_boxes / FILE, "--model", bars, "--split", "val")
     assert "layercam" in done.stdout
     assert "/ random" in done.stdout
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("blank", "mean", "cell"), [(0, 0.25, " 0.25 "), (2, 0.25, " 0.25 (n = 4) "), (6, None, " – (n = 0) ")]
+)
+def test_it_is_told_how_many_pictures_a_rank_correlation_is_of(bars, prepared_boxes, monkeypatch, blank, mean, cell):
+    options = ["--against", prepared_boxes / FILE, "--model", bars, "--split", "test", "--layer", "body"]
+    # Of each picture: three methods, each held against two networks.
+    for form in ("--json", "--quiet"):
+        values = iter([float("nan")] * 6 * blank + [0.25] * 6 * (6 - blank))
+        monkeypatch.setattr(faithfulness, "rank_correlation", lambda *_, values=values: next(values))
+        done = fx("cam", *options, form)
+        if form == "--quiet":
+            assert [row.count(cell) for row in done.stdout.splitlines() if " body " in row] == [2, 2, 2]
+            continue
+        for line in lines(done):
+            assert line["n"] == 6
+            assert line["rank_correlation"] == {"head": mean, "all": mean}
+            assert line["rank_correlation_n"] == {"head": 6 - blank, "all": 6 - blank}
 
 
 def test_each_picture_is_explained_by_networks_that_never_saw_it(bars, prepared_boxes):

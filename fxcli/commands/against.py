@@ -97,15 +97,21 @@ def _show(name: str, lines: Sequence[dict[str, Any]], shown_px: int) -> None:
 
 
 def _cells(line: dict[str, Any]) -> list[Any]:
-    alike = ["" if value is None else f"{value:.2f}" for value in line["rank_correlation"].values()]
+    counts = line["rank_correlation_n"]
     return [
         line["method"],
         line["stage"],
         line["cells"],
         *(told(line[name]) for name in COLUMNS),
-        *alike,
+        *(_alike(value, counts[part], line["n"]) for part, value in line["rank_correlation"].items()),
         line["blank"],
     ]
+
+
+def _alike(value: float | None, count: int, of: int) -> str:
+    """A rank correlation, with the number of pictures that it rests on where that is not all of them."""
+    text = "–" if value is None else f"{value:.2f}"
+    return text if count == of else f"{text} (n = {count})"
 
 
 def _warn_of_learnt(opened: Opened, rows: list[Row]) -> None:

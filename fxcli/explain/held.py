@@ -172,8 +172,8 @@ def held(
 
     Returns:
         A line for each method and stage: method, stage, cells, what `faithfulness.summary` tells, and
-        rank_correlation by RANDOM_PARTS, the mean over pictures of the map's with that of such a network; and what
-        could not be read: path and reason.
+        rank_correlation by RANDOM_PARTS, the mean over pictures of the map's with that of such a network, and
+        rank_correlation_n, the number of those that have one; and what could not be read: path and reason.
 
     Raises:
         UsageError: See `Holder.of`.
@@ -199,7 +199,7 @@ def held(
             "stage": key[1],
             "cells": tally.cells[key],
             **faithfulness.summary(values, groups),
-            "rank_correlation": {part: _mean(found) for part, found in tally.alike[key].items()},
+            **_alike(tally.alike[key]),
         }
         for key, values in tally.scores.items()
     ]
@@ -229,6 +229,10 @@ def _hold(
             tally.alike.setdefault(key, {}).setdefault(part, []).append(value)
 
 
-def _mean(values: Sequence[float]) -> float | None:
-    defined = [value for value in values if not np.isnan(value)]
-    return float(np.mean(defined)) if defined else None
+def _alike(correlations: Mapping[str, Sequence[float]]) -> dict[str, dict[str, Any]]:
+    """Means of what is defined, and of how many pictures: a map without evidence is like and unlike nothing."""
+    defined = {part: [value for value in found if not np.isnan(value)] for part, found in correlations.items()}
+    return {
+        "rank_correlation": {part: float(np.mean(found)) if found else None for part, found in defined.items()},
+        "rank_correlation_n": {part: len(found) for part, found in defined.items()},
+    }
