@@ -19,10 +19,10 @@ _CENTRE_FRAC = 0.25
 
 
 def inside(boxes: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
-    """[H, W] bool: what lies in any of boxes [n, 4], in pixels of that size; a box holds at least a pixel."""
+    """[H, W] bool: what lies in any of boxes [n, 4], in pixels of that size; each holds at least a pixel within."""
     found = np.zeros(shape, dtype=bool)
     for left, top, right, bottom in boxes:
-        x, y = min(int(left), shape[1] - 1), min(int(top), shape[0] - 1)
+        x, y = (min(max(int(at), 0), size - 1) for at, size in ((left, shape[1]), (top, shape[0])))
         found[y : max(y + 1, round(float(bottom))), x : max(x + 1, round(float(right)))] = True
     return found
 
