@@ -189,13 +189,19 @@ def test_complete_rows_are_there_until_there_is_a_cluster(trained, raw, monkeypa
     assert rows() == before
 
 
-def test_pictures_that_came_and_went(judge, raw):
+def test_pictures_that_came_and_went(judge, raw, capsys):
     spread(judge)
     shutil.copy(raw / "class_2" / "1.png", raw / "class_0" / "new.png")
     (raw / "class_2" / "5.png").unlink()
     (raw / "class_1" / "broken.png").unlink()
     todo, _ = spread(judge, resume=True)
+    assert "warning: 2 pictures that have a row are no longer here: their rows are left out" in capsys.readouterr().err
     assert len(todo) < len(pictures())
+    shutil.copy(raw / "class_2" / "1.png", raw / "class_0" / "newer.png")
+    torn = next(TABLE.glob(f"*{pictures()[-1].key}.parquet"))
+    torn.rename(TABLE / "part-000099-0123456789abcdef.parquet").write_bytes(b"torn")
+    spread(judge, resume=True)
+    assert "no longer here" not in capsys.readouterr().err, "those that came move others into new shards"
     assert_same(rows(), local())
 
 

@@ -171,6 +171,19 @@ def about_of(file: Path) -> dict[str, str]:
         return {}
 
 
+def texts_of(file: Path, column: str) -> list[str]:
+    """A column of text of a file that `write` made, as its CSV had it; [] of one that cannot be read."""
+    require()
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    try:
+        with pq.ParquetFile(file) as opened:
+            return [text or "" for text in opened.read([column])[column].to_pylist()]
+    except (OSError, ValueError, KeyError, pa.ArrowException):
+        return []
+
+
 def read_table(path: Path) -> tuple[list[str], list[tuple[str, dict[str, str]]]]:
     """Header, and "file:row" and cells as text of each row; see manifest.read_table.
 

@@ -14,10 +14,11 @@ import hashlib
 import json
 import os
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from fxcli.console import console
 from fxcli.data.paths import PathStyle, Shown
 from fxcli.errors import DataError, RunError
 from fxcli.run.files import replace, write_json
@@ -94,6 +95,17 @@ def changed(path: Path) -> float:
         return time.time()
     # The second changes also when an older file takes the place; on Windows it is when it was made.
     return max(status.st_mtime, status.st_ctime)
+
+
+def warn_of_gone(told: Iterable[str], cells: Iterable[str]) -> None:
+    """Says how many pictures of earlier rows are no longer among those that are predicted.
+
+    Args:
+        told: What the earlier rows call their pictures.
+        cells: What rows call those that are here.
+    """
+    if gone := len(set(told).difference(cells)):
+        console.warn(f"{gone} pictures that have a row are no longer here: their rows are left out")
 
 
 def taken(file: Path, what: str, instead: str = "") -> DataError:

@@ -23,7 +23,7 @@ from fxcli.data import parquet
 from fxcli.errors import DataError
 from fxcli.evaluation.lines import Found, Lines, Place
 from fxcli.evaluation.table import kind_of
-from fxcli.inference.notes import changed, check_notes, keep_notes, notes_of, part_of, taken, write_notes
+from fxcli.inference.notes import changed, check_notes, keep_notes, notes_of, part_of, taken, warn_of_gone, write_notes
 from fxcli.run.files import copy, replace, saying, sync_folder
 from fxcli.run.lock import Lock
 
@@ -139,8 +139,7 @@ class Growing:
             console.note(f"going on: {len(files) - len(todo)} of {len(files)} pictures have their row")
         else:
             console.note("nothing is missing: each picture has its row")
-        if gone := len(set(order).difference(cells)):
-            console.warn(f"{gone} pictures that have a row are no longer here: their rows are left out")
+        warn_of_gone(order, cells)
         if order != cells[: len(order)] or todo != list(range(len(order), len(files))):
             self.places, self.cells = places, cells
         self.has_changed = bool(todo) or self.places is not None

@@ -30,7 +30,7 @@ from fxcli.errors import DataError, RunError
 from fxcli.evaluation.lines import Lines
 from fxcli.evaluation.predictions import PredictionTable
 from fxcli.evaluation.table import kind_of
-from fxcli.inference.notes import changed, check_notes, keep_notes, notes_of, part_of, taken, write_notes
+from fxcli.inference.notes import changed, check_notes, keep_notes, notes_of, part_of, taken, warn_of_gone, write_notes
 from fxcli.inference.verdict import Judge
 from fxcli.run.files import copy, replace, saying, sync_folder
 from fxcli.run.lock import Lock
@@ -187,6 +187,10 @@ class ShardFolder:
         if there:
             left, total = (sum(len(shard.files) for shard in part) for part in (todo, shards))
             console.note(f"going on: {total - left} of {total} pictures have their row")
+        # A shard that is none now holds a picture that came or went, beside others that are in another shard.
+        if others := there.keys() - {shard.key for shard in shards}:
+            told = (cell for key in others for cell in parquet.texts_of(there[key], "path"))
+            warn_of_gone(told, (cell for shard in shards for cell in shard.cells))
         return todo
 
     def begin(self) -> None:
