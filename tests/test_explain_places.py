@@ -50,6 +50,7 @@ def test_what_is_drawn_takes_the_place_of_what_was_drawn_alone():
     for path in (Path("own.png"), Path("new.png")):
         with pytest.raises(UsageError, match="would replace the picture"):
             check_places([path], [Path("new.png")])
+    check_places([Path("own.png")], [], may_replace=True)
 
 
 def test_two_windows_drives_share_nothing():

@@ -50,7 +50,7 @@ def answer(judge: Judge, files: list[Path], names: PathStyle, wanted: Outputs) -
     width = opened.feature_width() if folder else 0
     for place in filter(None, (wanted.cam, folder)):
         files = pictures_beside(place, files)
-    check_places([folder / features.SHEET] if folder else [], files)
+    check_places([folder / features.SHEET] if folder else [], files, may_replace=True)
     shown = Shown.of(names, files)
     maps = [wanted.cam / f"{name}.png" for name in output_names(files, shown)] if wanted.cam else []
     check_places(maps, files)

@@ -85,15 +85,21 @@ def pictures_beside(folder: Path, files: Sequence[Path]) -> list[Path]:
     return found
 
 
-def check_places(drawn: Iterable[Path], files: Iterable[Path]) -> None:
-    """Whether nothing that is drawn would take the place of a picture: of `files`, or of any that fx did not draw.
+def check_places(drawn: Iterable[Path], files: Iterable[Path], *, may_replace: bool = False) -> None:
+    """Whether nothing that is drawn would take the place of a picture.
+
+    Args:
+        drawn: Where to.
+        files: The pictures that are looked at.
+        may_replace: Whether it may take the place of other files that fx did not draw: --overwrite decides.
 
     Raises:
         UsageError: One would.
     """
     taken = {os.path.abspath(path) for path in files}
     for path in drawn:
-        if os.path.abspath(path) in taken or (os.path.lexists(path) and not is_drawn(path)):
+        is_others = not may_replace and os.path.lexists(path) and not is_drawn(path)
+        if os.path.abspath(path) in taken or is_others:
             raise UsageError(f"what is drawn would replace the picture {path}", hint="name another folder for it")
 
 
