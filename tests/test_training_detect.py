@@ -4,14 +4,13 @@ import json
 import shutil
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
 from stopping import stop_after
 from typer.testing import CliRunner
 
 from fxcli.cli import app
-from fxcli.data.boxes import FILE, Boxes, read_boxes
+from fxcli.data.boxes import FILE, read_boxes
 from fxcli.data.manifest import read_manifest
 from fxcli.errors import DataError, Interrupted, RunError
 from fxcli.evaluation import detection
@@ -258,13 +257,6 @@ def test_folds_are_for_classifiers(tiny_detect, option):
 
 def test_digest_is_of_the_whole_recipe(tiny_detect):
     assert session.digest_of(tiny_detect()) != session.digest_of(tiny_detect("detect.negatives=2"))
-
-
-def test_boxes_of_an_original_and_back():
-    """Figures are in the originals' pixels: a box told exactly is a hit at every overlap."""
-    true = Boxes(np.array([[3.0, 5, 20, 30]], np.float32), np.zeros(1, np.int64))
-    said = detection.Detections(true.corners, true.labels, np.ones(1, np.float32))
-    assert detection.detection([said], [true], 1)["ap50_95"] == 1
 
 
 @pytest.mark.parametrize("method", ["faster_rcnn", "fcos", "yolox"])
