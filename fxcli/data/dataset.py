@@ -258,7 +258,12 @@ def ended(loader: DataLoader[Any]) -> None:
     """Ends the loader's processes now; torch has no public way, and leaves it to the garbage collector."""
     iterator = getattr(loader, "_iterator", None)
     if iterator is not None and hasattr(iterator, "_shutdown_workers"):
-        iterator._shutdown_workers()
+        try:
+            iterator._shutdown_workers()
+        except RuntimeError as error:
+            # One was killed before, which the system tells only now; torch has ended the others all the same.
+            if not is_lost_worker(error):
+                raise
 
 
 @contextlib.contextmanager
