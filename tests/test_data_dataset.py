@@ -262,9 +262,13 @@ def test_a_process_that_the_system_ended_is_told_of(pictures):
     batches = begun(feed)
     next(batches)
     (process,) = set(multiprocessing.active_children()) - before
-    with pytest.raises(RunError) as caught, attended("fx train --resume runs/x"):
+
+    def killed():
         process.kill()  # torch may hear of it at once
-        list(batches)
+        return list(batches)
+
+    with pytest.raises(RunError) as caught, attended("fx train --resume runs/x"):
+        killed()
     ended(feed)
     assert "the system ended a process that decodes pictures, because memory ran out, as a rule" in str(caught.value)
     assert "FX_MAX_WORKERS=1" in str(caught.value)
