@@ -459,7 +459,7 @@ def test_several_runs_are_compared(own):
         figures = evaluation(run, "test")["figures"]
         assert rows["macro f1"][place] == told(figures["macro_f1"])
     assert [row[0] for row in found.table("training", "epochs")] == ["one", "other"]
-    done = well("evaluate", one.path, other.path, "--exploratory", "--json", "--quiet", "--out", "again")
+    done = well("evaluate", one.path, other.path, "--json", "--quiet", "--out", "again")
     verdicts = [json.loads(line)["comparison"]["verdict"] for line in done.stdout.splitlines()[2:]]
     assert len(verdicts) == 4
     for verdict in verdicts:
