@@ -202,17 +202,20 @@ def read_manifest(file: Path, *, root: Path | None = None, with_pictures: bool =
         raise DataError(f"more than {MAX_CLASSES} classes: this is no list of kinds of fractures", where=file)
     if with_pictures:
         _check_files(file, base, rows)
-    is_csv = file.suffix.lower() != parquet.SUFFIX
-    return Manifest(file=file, root=base, rows=rows, digest=sha256_of(file) if is_csv else _digest(rows))
+    return Manifest(file=file, root=base, rows=rows, digest=sha256_of(file) if _is_csv(file) else _digest(rows))
 
 
 def digest_of(file: Path) -> str:
     """The digest that the manifest in this file has, see `Manifest`; its pictures need not be there.
 
     Raises:
-        DataError: See `read_manifest`.
+        DataError: Of Parquet, see `read_manifest`.
     """
-    return read_manifest(file, with_pictures=False).digest
+    return sha256_of(file) if _is_csv(file) else read_manifest(file, with_pictures=False).digest
+
+
+def _is_csv(file: Path) -> bool:
+    return file.suffix.lower() != parquet.SUFFIX
 
 
 def alike(a: Iterable[Row], b: Iterable[Row]) -> bool:

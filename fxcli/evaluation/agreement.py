@@ -79,9 +79,10 @@ class Agreement:
             found = {field.name: values[field.name] for field in fields(cls)}
         except (KeyError, TypeError, IndexError):
             return None
-        may_lack = found["accuracy_drop"] is None
-        numbers = [value for name, value in found.items() if not (may_lack and name == "accuracy_drop")]
-        return cls(**found) if all(type(value) in (int, float) for value in numbers) else None
+        is_known = (
+            type(value) in (int, float) or (value is None and name == "accuracy_drop") for name, value in found.items()
+        )
+        return cls(**found) if all(is_known) else None
 
     def to_mapping(self, allowed: Tolerance) -> dict[str, Any]:
         """Plain values for a header, with the verdict as `passes`."""

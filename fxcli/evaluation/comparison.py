@@ -7,7 +7,7 @@ their mean. How far trainings differ shows in `a_seeds` and `b_seeds`.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from functools import partial
 from typing import Any
 
@@ -75,9 +75,9 @@ class Comparison:
         digits, unit = (1, " points") if percent else (4, "")
         interval = ""
         if self.difference.low is not None and self.difference.high is not None:
-            low, high = sorted(
-                round(factor * end, digits) + 0.0 for end in (self.difference.low, self.difference.high)
-            )  # 0.0 is added for -0.0
+            ends = (self.difference.low, self.difference.high)
+            # 0.0 is added for -0.0.
+            low, high = sorted(round(factor * end, digits) + 0.0 for end in ends)
             interval = f" [{low:.{digits}f}, {high:.{digits}f}]"
         amount = f"{self.names[b_is_better]} is better in {self.metric} by {factor * value:.{digits}f}{unit}"
         start = amount if abs(value) > _ROUNDING else f"equal {self.metric}"
@@ -122,7 +122,7 @@ def gains(
         trainings: Behind each; None: as many as there are seeds.
         unit: See `Comparison`.
     """
-    found = [
+    return [
         compare_models(
             [first.mean_logits / temperatures[0]],
             [other.mean_logits / temperatures[1]],
@@ -132,10 +132,10 @@ def gains(
             names=names,
             primary=primary and metric == "accuracy",
             trainings=min(len(first.logits), len(other.logits)) if trainings is None else trainings,
+            unit=unit,
         )
         for metric in METRICS
     ]
-    return [replace(each, unit=unit) for each in found]
 
 
 def compare_models(
@@ -148,6 +148,7 @@ def compare_models(
     names: tuple[str, str] = ("A", "B"),
     primary: bool = False,
     trainings: int | None = None,
+    unit: str = "pictures",
     resamples: int = RESAMPLES,
     seed: int = 0,
 ) -> Comparison:
@@ -163,6 +164,7 @@ def compare_models(
         names: As the verdict is to call them.
         primary: See `Comparison`.
         trainings: Likewise; None: as many as there are arrays.
+        unit: Likewise.
         resamples: Of the bootstrap.
         seed: Of the bootstrap and the flips.
 
@@ -194,6 +196,7 @@ def compare_models(
         n_groups=n_groups,
         primary=primary,
         trainings=min(len(a), len(b)) if trainings is None else trainings,
+        unit=unit,
     )
 
 
