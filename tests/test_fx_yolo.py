@@ -72,7 +72,7 @@ def test_it_decodes_what_it_learns(demo_zoo):
     torch.manual_seed(0)
     images = torch.rand(2, 3, 96, 96)
     optimizer = torch.optim.AdamW(network.parameters(), lr=3e-3)
-    for _ in range(150):
+    for _ in range(300):
         optimizer.zero_grad()
         sum(network.losses(images, [BOX, NOTHING]).values()).backward()
         optimizer.step()
