@@ -148,5 +148,5 @@ def load(model: PathLike | None, *, device: str | None, quiet: bool) -> Model:
     console.configure(quiet=quiet)
     file, run = find_model(None if model is None else os.fspath(model))
     if is_detector(file):
-        return Model(open_detector(file, run, device=device))
+        return Model(open_detector(file, run, device=device, fast=True))
     return Model(open_model(str(file), device=device, fast=True, draft=True))

@@ -46,6 +46,18 @@ def test_the_fast_engine_gives_the_answers_of_the_exact_one(model):
     assert not np.array_equal(rounded.run(images()).logits, logits)
 
 
+def test_the_fast_engine_alone_gives_small_kernels_to_onednn(model):
+    def dilations(members):
+        parts = [part for member in members for part in member.backbone.modules() if isinstance(part, torch.nn.Conv2d)]
+        return {part.kernel_size: part.dilation for part in parts}
+
+    before = dilations(model.members)
+    assert set(before.values()) == {(1, 1)}
+    engines.fast(model.members, model.preprocessing, Compute(CPU), model.spec.stages)
+    is_x86 = torch.backends.cpu.get_cpu_capability().startswith("AVX")
+    assert dilations(model.members) == before | ({(1, 1): (2, 2)} if is_x86 and (1, 1) in before else {})
+
+
 @pytest.mark.parametrize("name", ["torch", "openvino"])
 def test_threads_share_what_torch_has(model, name):
     """What runs beside an engine on its threads, as a detector does, takes its share of the processor alone."""

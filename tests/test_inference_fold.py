@@ -75,7 +75,18 @@ class Named(Twice):
         return self.a(input=self.conv(images)).mean((2, 3))
 
 
-@pytest.mark.parametrize("kind", [Twice, Beside, Asking, Named])
+class Heard(Twice):
+    """Someone listens to its norm."""
+
+    def __init__(self):
+        super().__init__()
+        self.a.register_forward_hook(lambda module, inputs, output: output * 2)
+
+    def forward(self, images):
+        return self.a(self.conv(images)).mean((2, 3))
+
+
+@pytest.mark.parametrize("kind", [Twice, Beside, Asking, Named, Heard])
 def test_what_cannot_be_folded_is_left_as_it_was(kind):
     net = kind().eval()
     before = copy.deepcopy(net.state_dict())

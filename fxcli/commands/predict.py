@@ -199,7 +199,7 @@ def predict(
     from fxcli.inference.verdict import Judge, open_judge
     from fxcli.run.directory import find_model
 
-    place = partial(open_detector, device=device, workers=workers, batch_size=batch_size)
+    place = partial(open_detector, device=device, workers=workers, batch_size=batch_size, fast=True)
     file, run = find_model(model)
     if is_detector(file):
         if cam or sets or abstain is not None or gate or detector or engine or precision or features or on:

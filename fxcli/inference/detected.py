@@ -1,42 +1,48 @@
 """Files → decoded → boxes, in order: the one way that validation, evaluate and predict run a detector.
 
-Threads decode ahead of the network, which takes the rest of the processor. Boxes come in pixels of the original.
+As with classifiers (see pipeline), each of a few streams decodes the next few files and runs the network over them, on
+its own share of the processor. Boxes come in pixels of the original.
 """
 
 from __future__ import annotations
 
-import functools
-import itertools
-from collections.abc import Generator, Sequence
-from dataclasses import dataclass
+import contextlib
+import threading
+from collections.abc import Callable, Generator, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from fxcli import __version__
 from fxcli.console import console
 from fxcli.data.boxes import to_original
-from fxcli.data.dataset import workers_of
 from fxcli.data.preprocess import Cleaned, Preprocessing
 from fxcli.data.tree import unusable
 from fxcli.errors import RunError, UnreadableImage
 from fxcli.evaluation import box_table
 from fxcli.evaluation.detection import Detections
+from fxcli.inference.engines import dividing, streams_on
 from fxcli.inference.exported import is_exported
+from fxcli.inference.fold import fold_batchnorm
 from fxcli.inference.opened import ModelFile
-from fxcli.inference.pipeline import ordered_map
+from fxcli.inference.pipeline import streamed
 from fxcli.model import detector as detectors
-from fxcli.model import hardware
+from fxcli.model import hardware, pointwise
 from fxcli.model.detector import TrainedDetector
 from fxcli.model.hardware import Compute
+from fxcli.model.pyramid import Pyramid
 from fxcli.recipe.schema import Hardware
 from fxcli.run.checkpoint import read_header
 from fxcli.run.directory import Run
 from fxcli.run.files import sha256_of
 from fxcli.zoo.plugins import load_zoo
+
+# Of more pictures the maps of a detector's size no longer fit a CPU's caches.
+CPU_BATCH_SIZE = 4
 
 
 @dataclass(frozen=True)
@@ -64,18 +70,18 @@ class Finder:
         model: It.
         compute: Device and layout; it computes in fp32.
         batch_size: Pictures per forward pass.
-        workers: Decoding threads; 0 takes this one; None one per core, at most 4.
+        workers: Streams; 0 takes this thread, with all of the processor; None as many as suit the device.
     """
 
     model: TrainedDetector
     compute: Compute
     batch_size: int = 8
     workers: int | None = None
+    _turn: threading.Lock = field(default_factory=threading.Lock, repr=False)
 
     def look(self, path: Path) -> Sighting:
         """What is found on one picture, on the caller's thread."""
-        sighting, view = _decoded(self.model.preprocessing, path)
-        return sighting if view is None else self._told(sighting, self._found(np.stack([view]))[0])
+        return self._looked([(0, path)])[0]
 
     def over(self, paths: Sequence[Path]) -> Generator[Sighting, None, None]:
         """What is found on each, in their order; an unreadable file's has a reason. Closed early, its threads end.
@@ -83,14 +89,20 @@ class Finder:
         Raises:
             RunError: A score is not finite.
         """
-        workers = workers_of(self.workers)
-        decode = functools.partial(_decoded, self.model.preprocessing)
-        pictures = ordered_map(decode, paths, workers=workers, ahead=2 * self.batch_size)
-        while chunk := list(itertools.islice(pictures, self.batch_size)):
-            fitted = [view for _, view in chunk if view is not None]
-            answers = iter(self._found(np.stack(fitted)) if fitted else [])
-            for sighting, view in chunk:
-                yield sighting if view is None else self._told(sighting, next(answers))
+        yield from streamed(self._looked, paths, self.batch_size, self, self.workers)
+
+    @property
+    def streams(self) -> int:
+        """See Shared."""
+        return streams_on(self.compute.device)
+
+    def shared_by(self, streams: int) -> contextlib.AbstractContextManager[Callable[[], None]]:
+        """See Shared."""
+        return dividing(streams if self._is_on_cpu else 1)
+
+    @property
+    def _is_on_cpu(self) -> bool:
+        return self.compute.device.type == "cpu"
 
     def readable(self, paths: Sequence[Path]) -> list[Detections]:
         """What is found on pictures that must all be readable.
@@ -105,10 +117,17 @@ class Finder:
             found.append(sighting.found)
         return found
 
+    def _looked(self, chunk: Sequence[tuple[int, Path]]) -> list[Sighting]:
+        pictures = [_decoded(self.model.preprocessing, path) for _, path in chunk]
+        fitted = [view for _, view in pictures if view is not None]
+        answers = iter(self._found(np.stack(fitted)) if fitted else [])
+        return [sighting if view is None else self._told(sighting, next(answers)) for sighting, view in pictures]
+
     @torch.inference_mode()
     def _found(self, images: np.ndarray) -> list[dict[str, Tensor]]:
-        batch = self.compute.send(self.model.preprocessing.normalise(torch.from_numpy(images)))
-        return self.model.network(batch)  # type: ignore[no-any-return]
+        with contextlib.nullcontext() if self._is_on_cpu else self._turn:
+            batch = self.compute.send(self.model.preprocessing.normalise(torch.from_numpy(images)))
+            return self.model.network(batch)  # type: ignore[no-any-return]
 
     def _told(self, sighting: Sighting, answer: dict[str, Tensor]) -> Sighting:
         corners, scores, labels = (answer[name].float().cpu().numpy() for name in ("boxes", "scores", "labels"))
@@ -215,7 +234,13 @@ def is_detector(file: Path) -> bool:
 
 
 def open_detector(
-    file: Path, run: Run | None, *, device: str | None = None, workers: int | None = None, batch_size: int | None = None
+    file: Path,
+    run: Run | None,
+    *,
+    device: str | None = None,
+    workers: int | None = None,
+    batch_size: int | None = None,
+    fast: bool = False,
 ) -> OpenedDetector:
     """Checks and loads a detector, and says on stderr which one it is; it computes in fp32.
 
@@ -223,8 +248,9 @@ def open_detector(
         file: Of the model, as `find_model` gives it.
         run: Likewise.
         device: In place of auto.
-        workers: Decoding threads.
-        batch_size: In place of the one that validation used.
+        workers: Streams.
+        batch_size: In place of the one that validation used, or of the CPU's best where it is to be fast.
+        fast: For prediction alone: BatchNorm is folded, which rounds otherwise.
 
     Raises:
         ModelFileError: It cannot be used.
@@ -233,7 +259,31 @@ def open_detector(
     model = detectors.load(file, load_zoo())
     compute = hardware.compute(Hardware(channels_last=bool(model.info.get("channels_last"))), device=device)
     compute.place(model.network)
-    size = batch_size or int(model.info.get("batch_size") or 8)
+    if fast:
+        _fold(model, compute)
+    pointwise.by_onednn(model.network, compute.device)
+    usual = CPU_BATCH_SIZE if fast and compute.device.type == "cpu" else int(model.info.get("batch_size") or 8)
+    size = batch_size or usual
     opened = OpenedDetector(file, run, sha256_of(file), Finder(model, compute, size, workers))
     console.note(f"detector {opened.described}")
     return opened
+
+
+class _Maps(nn.Module):
+    """What a pyramid says of pictures, as one tensor."""
+
+    def __init__(self, pyramid: Pyramid) -> None:
+        super().__init__()
+        self.pyramid = pyramid
+
+    def forward(self, images: Tensor) -> Tensor:
+        return torch.cat([each.flatten(1) for each in self.pyramid(images).values()], dim=1)
+
+
+def _fold(model: TrainedDetector, compute: Compute) -> None:
+    """Folds the norms of its pyramid; a detector without one of fx's stays as it is."""
+    size_px = model.preprocessing.image_size_px
+    probe = compute.send(torch.randn(1, 3, size_px, size_px, generator=torch.Generator().manual_seed(0)))
+    for pyramid in [module for module in model.network.modules() if isinstance(module, Pyramid)]:
+        fold_batchnorm(_Maps(pyramid), probe)
+    compute.place(model.network)

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from fxcli.data.dataset import workers_of
 from fxcli.data.preprocess import Preprocessing
 from fxcli.inference.fold import fold_batchnorm
+from fxcli.model import pointwise
 from fxcli.model.classifier import Classifier, Outputs
 from fxcli.model.hardware import Compute
 from fxcli.zoo.specs import Stage
@@ -48,7 +49,20 @@ class Computed(NamedTuple):
     features: np.ndarray | None = None
 
 
-class Engine(Protocol):
+class Shared(Protocol):
+    """What several threads run at once."""
+
+    @property
+    def streams(self) -> int:
+        """How many threads, at best."""
+        ...
+
+    def shared_by(self, streams: int) -> contextlib.AbstractContextManager[Callable[[], None]]:
+        """While it lasts, that many threads run it; each calls what it gives before its first picture."""
+        ...
+
+
+class Engine(Shared, Protocol):
     """Runs a classifier over fitted pictures."""
 
     @property
@@ -62,22 +76,18 @@ class Engine(Protocol):
         ...
 
     @property
-    def streams(self) -> int:
-        """How many threads run it at once, at best."""
-        ...
-
-    @property
     def batch_size(self) -> int:
         """Pictures per call, at best."""
-        ...
-
-    def shared_by(self, streams: int) -> contextlib.AbstractContextManager[Callable[[], None]]:
-        """While it lasts, that many threads run the engine; each calls what it gives before its first picture."""
         ...
 
     def run(self, images: np.ndarray) -> Computed:
         """[B, 1, S, S] uint8 → what is said of each."""
         ...
+
+
+def streams_on(device: torch.device) -> int:
+    """How many threads run a network of torch there at once, at best: a CPU's share the work, others feed a device."""
+    return min(torch.get_num_threads(), MOST_STREAMS) if device.type == "cpu" else workers_of(None)
 
 
 @contextlib.contextmanager
@@ -124,7 +134,7 @@ class TorchEngine:
     @property
     def streams(self) -> int:
         """See Engine."""
-        return min(torch.get_num_threads(), MOST_STREAMS) if self.is_on_cpu else workers_of(None)
+        return streams_on(self.compute.device)
 
     @property
     def batch_size(self) -> int:
@@ -192,7 +202,7 @@ def fast(
     *,
     fp32_stride: int = FP32_STRIDE,
 ) -> TorchEngine:
-    """An engine for prediction alone: channels last, BatchNorm folded, and weights in bf16 where that is computed in.
+    """An engine for prediction alone: in channels last, with BatchNorm folded and weights in what is computed in.
 
     Args:
         members: Changed in place: they can neither be trained nor saved after this.
@@ -210,6 +220,7 @@ def fast(
         folded = fold_batchnorm(member if member.head.out_features else member.backbone, probe)
         if chosen.precision == "bf16":
             _round(member, folded, [name for stage in stages if stage.stride <= fp32_stride for name in stage.modules])
+        pointwise.by_onednn(member, chosen.device)
         chosen.place(member)
     return TorchEngine(tuple(members), preprocessing, chosen)
 

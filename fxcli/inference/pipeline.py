@@ -24,7 +24,7 @@ from fxcli.data.preprocess import Cleaned, Preprocessing
 from fxcli.data.radiograph import Caution
 from fxcli.data.tree import unusable
 from fxcli.errors import RunError, UnreadableImage
-from fxcli.inference.engines import Computed, Engine
+from fxcli.inference.engines import Computed, Engine, Shared
 
 A = TypeVar("A")
 B = TypeVar("B")
@@ -99,13 +99,8 @@ class Pipeline:
                 until its turn comes, so it should not return those.
             paths: Picture files.
         """
-        streams = min(len(paths), self.engine.streams if self.workers is None else self.workers)
-        streams = 0 if streams == 1 and self.workers is None else streams
-        size = max(1, min(self.batch_size, -(-len(paths) // max(1, streams))))
         step = functools.partial(self._answered, function)
-        with self.engine.shared_by(max(1, streams)) as begin:
-            for made in ordered_map(step, _chunks(paths, size), workers=streams, ahead=2 * streams, begin=begin):
-                yield from made
+        yield from streamed(step, paths, self.batch_size, self.engine, self.workers)
 
     def readable(self, paths: Sequence[Path]) -> Iterator[tuple[np.ndarray, float | None]]:
         """Logits [M, K] and distance of pictures that must all be readable.
@@ -172,6 +167,30 @@ class Pipeline:
         if not np.isfinite(computed.logits).all():
             raise RunError("the model's answers are not finite", hint="the training diverged: lower optim.lr")
         return computed
+
+
+def streamed(
+    function: Callable[[list[tuple[int, Path]]], list[A]],
+    paths: Sequence[Path],
+    batch_size: int,
+    shared: Shared,
+    asked: int | None,
+) -> Generator[A, None, None]:
+    """What a function makes of the paths, in their order; closed early, its threads end.
+
+    Args:
+        function: Of a few places and paths, one value of each; called on a stream's thread.
+        paths: Picture files.
+        batch_size: How many at a time, at most.
+        shared: What the function runs.
+        asked: Streams; 0 takes this thread, with all of the processor; None takes the best number.
+    """
+    streams = min(len(paths), shared.streams if asked is None else asked)
+    streams = 0 if streams == 1 and asked is None else streams
+    size = max(1, min(batch_size, -(-len(paths) // max(1, streams))))
+    with shared.shared_by(max(1, streams)) as begin:
+        for made in ordered_map(function, _chunks(paths, size), workers=streams, ahead=2 * streams, begin=begin):
+            yield from made
 
 
 def _chunks(paths: Iterable[Path], size: int) -> Iterator[list[tuple[int, Path]]]:

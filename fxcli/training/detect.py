@@ -21,7 +21,7 @@ from fxcli.evaluation import detection
 from fxcli.evaluation.detection import Detections
 from fxcli.inference.detected import Finder
 from fxcli.model import detector as detectors
-from fxcli.model import freeze
+from fxcli.model import freeze, pointwise
 from fxcli.model.detector import QUANTILES, BoxShapes, TrainedDetector
 from fxcli.model.hardware import Compute
 from fxcli.model.init import Origin
@@ -190,7 +190,11 @@ def _found(training: DetectTraining, part: _Part) -> list[Detections]:
     compute = training.compute
     exact = Compute(compute.device, "fp32", compute.channels_last)
     batch_size = training.recipe.evaluate.batch_size
-    return Finder(training.model, exact, batch_size, workers=training.workers).readable(part.paths)
+    undo = pointwise.by_onednn(training.model.network, compute.device)
+    try:
+        return Finder(training.model, exact, batch_size, workers=training.workers).readable(part.paths)
+    finally:
+        undo()
 
 
 def _figures(training: DetectTraining, part: _Part, found: Sequence[Detections]) -> dict[str, Any]:
