@@ -53,12 +53,14 @@ def keys():
     from fxcli.zoo.plugins import load_zoo
 
     tasks: dict[str, list[str]] = {}
+    zoo = load_zoo()
     for task, models in {
         "prepare": {"": preparation.PrepareRecipe},
         "classify": {"": schema.ClassifyRecipe, " ": schema.Phase},
         "detect": {"": detection.DetectRecipe, " ": detection.DetectPhase},
-        **{f"detect ({name})": {"detect.options.": spec.options} for name, spec in load_zoo().detectors().items()},
+        **{f"detect ({name})": {"detect.options.": spec.options} for name, spec in zoo.detectors().items()},
         "pretrain": {"": schema.PretrainRecipe},
+        **{f"pretrain ({name})": {"pretrain.options.": spec.options} for name, spec in zoo.pretrainers().items()},
         "study": {
             "": schema.StudyRecipe,
             "runs.NAME.": schema.StudyRun,

@@ -26,7 +26,7 @@ class YoloxOptions(BaseModel):
         8, description="input pixels per cell of the finest level: 4 is for smaller boxes, on four times as many cells"
     )
     channels: int = Field(128, ge=32, le=1024, multiple_of=32, description="of each level of the pyramid, and the head")
-    score_threshold: float = Field(0.01, ge=0, lt=1, description="surer boxes alone are told")
+    score_threshold: float = Field(0.01, ge=0, lt=1, description="boxes below it are not reported")
     overlap: float = Field(
         0.4, gt=0, lt=1, description="of two boxes of a class that overlap by more, the surer one stays"
     )

@@ -9,6 +9,7 @@ beside it tells nearly the same; but shared caches and hyperthreads make it lowe
 from __future__ import annotations
 
 import argparse
+import math
 import os
 import sys
 import tempfile
@@ -59,7 +60,7 @@ def listed_bytes() -> float:
 
 def told(name: str, precision: str, per_s: float) -> str:
     """A line of the table: hours of one core, and cores for one day."""
-    cells = [f"{films / per_s / 3600:,.0f} h | {max(1, round(films / per_s / DAY_S)):,}" for films in FILMS]
+    cells = [f"{films / per_s / 3600:,.0f} h | {math.ceil(films / per_s / DAY_S):,}" for films in FILMS]
     return f"| {name} | {precision} | {per_s:.1f} | {' | '.join(cells)} |"
 
 
