@@ -149,7 +149,10 @@ def test_learnt_pictures_are_told(trained, prepared_boxes, tiny_recipe, demo_zoo
         (["x.png", "--against", "BOXES"], "no PATH beside it", 2),
         ([], "no pictures", 2),
         (["--against", "BOXES", "--out", "o"], "--against writes no pictures", 2),
-        (["x.png", "--size", "64"], "go with --against", 2),
+        (["x.png", "--split", "val"], "goes with --against", 2),
+        (["x.png", "--size", "64"], "go with --layer STAGE", 2),
+        (["x.png", "--method", "layercam"], "go with --layer STAGE", 2),
+        (["--against", "BOXES", "--method", "layercam"], "no --method beside it", 2),
         (["--against", "boxes.json"], "no boxes of a prepared folder", 4),
         (["--against", "BOXES", "--split", "calibration"], "no picture with boxes in split 'calibration'", 4),
         (["--against", "BOXES", "--target", "bent"], "the model has no class 'bent'", 2),
@@ -199,5 +202,7 @@ def test_a_net_of_one_size_says_so(prepared_boxes, tiny_recipe):
     done = fx(
         "cam", "--against", prepared_boxes / FILE, "--model", "runs/vit", "--split", "test", "--size", 128, code=2
     )
+    assert "was made for pictures of 64 px, and cannot see those of 128" in done.stderr
+    done = fx("cam", prepared_boxes, "--model", "runs/vit", "--layer", "blocks.11", "--size", 128, code=2)
     assert "was made for pictures of 64 px, and cannot see those of 128" in done.stderr
     assert lines(fx("cam", "--against", prepared_boxes / FILE, "--model", "runs/vit", "--split", "test", "--json"))

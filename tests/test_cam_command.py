@@ -55,6 +55,22 @@ def test_another_layer_has_its_own_size(trained, picture):
     assert one == pytest.approx(other, abs=1e-6)
 
 
+def test_maps_of_other_methods_and_sizes(trained, picture):
+    """The answer stays that of the model's own size; the map is another's."""
+    probabilities = set()
+    for out, options in {"a": [], "b": ["--method", "layercam"], "c": ["--method", "layercam", "--size", 128]}.items():
+        done = fx("cam", picture, "--layer", "stem", "--target", "class_1", *options, "--out", out, "--quiet")
+        assert done.exit_code == 0, done.output
+        probabilities.add(next(csv.DictReader(io.StringIO(done.stdout)))["p"])
+    assert len(probabilities) == 1
+    plain, layered, large = (np.load(f"{out}/{picture.name}.map.npy") for out in "abc")
+    assert (plain.shape, layered.shape, large.shape) == ((16, 16), (16, 16), (32, 32))
+    assert not np.allclose(plain, layered)
+    # At twice the size, the same places speak.
+    pooled = large.reshape(16, 2, 16, 2).mean(axis=(1, 3))
+    assert np.corrcoef(pooled.ravel(), layered.ravel())[0, 1] > 0.3
+
+
 def test_equal_names_keep_apart(trained, prepared):
     folders = [Path("a"), Path("b")]
     for folder, source in zip(folders, sorted((prepared / "pictures" / "test" / "class_0").iterdir()), strict=False):

@@ -1,8 +1,9 @@
-"""`fx cam`: Grad-CAM of chosen pictures for a chosen class."""
+"""`fx cam`: heat maps of chosen pictures for a chosen class."""
 
 from __future__ import annotations
 
 import contextlib
+from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -20,6 +21,14 @@ if TYPE_CHECKING:
     from fxcli.inference.pipeline import Answer
 
 
+class Method(StrEnum):
+    """Those of explain.gradcam."""
+
+    gradcam = "gradcam"
+    gradcam_plus_plus = "gradcam++"
+    layercam = "layercam"
+
+
 def cam(
     paths: Annotated[
         list[Path] | None, typer.Argument(metavar="PATH…", help="Pictures, or folders of them; not with --against.")
@@ -33,6 +42,9 @@ def cam(
         str | None,
         typer.Option("--layer", metavar="STAGE", help="A stage of the backbone, on one thread; default: its output."),
     ] = None,
+    method: Annotated[
+        Method | None, typer.Option("--method", help="With --layer: how its maps are made; default: gradcam.")
+    ] = None,
     against: Annotated[
         Path | None,
         typer.Option("--against", metavar="BOXES", help="Hold maps against the boxes.coco.json of a prepared folder."),
@@ -43,7 +55,11 @@ def cam(
     size: Annotated[
         int | None,
         typer.Option(
-            "--size", metavar="PX", min=32, max=2048, help="With --against: input size; default: the model's."
+            "--size",
+            metavar="PX",
+            min=32,
+            max=2048,
+            help="With --layer or --against: size of the input that is explained; default: the model's.",
         ),
     ] = None,
     out: Annotated[
@@ -70,6 +86,8 @@ def cam(
 
     Example: fx cam wrist.png --model runs/final-20260101T120000Z-1a2b --target hairline --out why/
 
+    Example: fx cam folder/ --model fracatlas --target fracture --layer stage5 --method layercam --size 448
+
     Example: fx cam --against prepared/fracatlas_boxes/boxes.coco.json --split val --model fracatlas --target fracture
     """
     console.configure(json=json, quiet=quiet, debug=debug)
@@ -78,6 +96,8 @@ def cam(
             raise UsageError("--against takes the pictures from the prepared folder: no PATH beside it")
         if out or workers or batch_size or named is not PathStyle.GIVEN:
             raise UsageError("--against writes no pictures: no --out, --paths, --workers or --batch-size beside it")
+        if method:
+            raise UsageError("--against holds maps of all methods: no --method beside it")
         from fxcli.commands.against import hold
 
         hold(against, split=split, size_px=size, model=model, stage=layer, target=target, device=device, json=json)
@@ -87,8 +107,10 @@ def cam(
     if layer and workers:
         raise UsageError("--layer looks at one picture after the other: no --workers beside it")
     out = out or Path("cam")
-    if split or size:
-        raise UsageError("--split and --size go with --against BOXES")
+    if split:
+        raise UsageError("--split goes with --against BOXES")
+    if (method or size) and not layer:
+        raise UsageError("--method and --size go with --layer STAGE", hint="fx plugins --json names the stages")
     import_torch()
     from fxcli.data import scan
     from fxcli.data.names import path_cell
@@ -102,7 +124,7 @@ def cam(
     # At a layer the gradient is taken through hooks, which only one forward pass at a time may meet.
     opened = open_model(model, device=device, workers=0 if layer else workers, batch_size=batch_size)
     chosen = _target(opened, target)
-    explainer = _explainer(opened, layer) if layer else None
+    explainer = _explainer(opened, layer, method or Method.gradcam, size) if layer else None
     files = pictures_beside(out, scan.pictures(paths))
     shown_as = Shown.of(named, files)
     names = output_names(files, shown_as)
@@ -135,14 +157,14 @@ def cam(
         raise SomeRowsFailed(failed, len(files), "the output")
 
 
-def _explainer(opened: Opened, layer: str) -> Explainer:
+def _explainer(opened: Opened, layer: str, method: Method, size_px: int | None) -> Explainer:
     from fxcli.explain.draw import at_stage
     from fxcli.inference.engines import TorchEngine
 
     spec, engine = opened.trained("--layer").spec, opened.pipeline.engine
     if not isinstance(engine, TorchEngine):
         raise UsageError(f"--layer needs torch, not {engine.name}")
-    return at_stage(engine, spec, layer)
+    return at_stage(engine, spec, layer, method.value, size_px)
 
 
 def _target(opened: Opened, target: str | None) -> int | None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,7 @@ from fxcli.data.preprocess import Cleaned
 from fxcli.errors import FxError, UsageError
 from fxcli.evaluation.predictions import notice
 from fxcli.explain import outline, overlay
-from fxcli.explain.gradcam import at_layer, at_output
+from fxcli.explain.gradcam import at_layer, at_output, check_size
 from fxcli.explain.png import save_drawn
 from fxcli.inference.engines import TorchEngine
 from fxcli.inference.opened import Opened
@@ -32,7 +32,7 @@ class HeatMap:
     Attributes:
         target: Index of the class.
         probability: Of that class.
-        saliency: [h, w] float32, unscaled Grad-CAM; at the backbone's output, in logits.
+        saliency: [h, w] float32, unscaled; at the backbone's output, in logits.
         cleaned: The picture.
         heat: [H, W] float32, evidence over the radiograph, likewise.
         caption: Of the pair.
@@ -97,7 +97,9 @@ def draw_answer(
     )
 
 
-def at_stage(engine: TorchEngine, spec: BackboneSpec, stage: str) -> Explainer:
+def at_stage(
+    engine: TorchEngine, spec: BackboneSpec, stage: str, method: str = "gradcam", size_px: int | None = None
+) -> Explainer:
     """Explains at the end of a stage of the backbone.
 
     Args:
@@ -105,18 +107,23 @@ def at_stage(engine: TorchEngine, spec: BackboneSpec, stage: str) -> Explainer:
             run it meanwhile: a hook sees every forward pass, whichever thread makes it.
         spec: Of the backbone.
         stage: Its name there.
+        method: One of gradcam.METHODS.
+        size_px: Of the input that is explained; None: the model's own.
 
     Raises:
-        UsageError: The backbone has no such stage.
+        UsageError: The backbone has no such stage, or cannot see pictures of this size.
     """
     stages = {each.name: each for each in spec.stages}
     if stage not in stages:
         raise UsageError(f"{spec.name} has no stage '{stage}'", hint=f"its stages: {', '.join(stages)}")
-    name = stages[stage].modules[-1]
+    name, own_px = stages[stage].modules[-1], engine.preprocessing.image_size_px
+    seen = replace(engine.preprocessing, image_size_px=size_px or own_px)
+    if size_px:
+        check_size(engine.members[0], engine.batch(np.zeros((1, 1, size_px, size_px), np.uint8)), own_px, spec.name)
 
     def explain(cleaned: Cleaned, target: int) -> np.ndarray:
-        images = engine.batch(np.array(engine.preprocessing.fit(cleaned)[None, None]))
+        images = engine.batch(np.array(seen.fit(cleaned)[None, None]))
         targets = torch.tensor([target], device=images.device)
-        return at_layer(engine.members, images, targets, name)[0].float().cpu().numpy()
+        return at_layer(engine.members, images, targets, name, method)[0].float().cpu().numpy()
 
     return explain

@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from fxcli.errors import UsageError
 from fxcli.model.classifier import Classifier
 
 
@@ -31,7 +32,9 @@ def at_output(maps: np.ndarray, target: int) -> np.ndarray:
     return found
 
 
-def at_layer(members: Sequence[Classifier], images: Tensor, targets: Tensor, layer: str) -> Tensor:
+def at_layer(
+    members: Sequence[Classifier], images: Tensor, targets: Tensor, layer: str, method: str = "gradcam"
+) -> Tensor:
     """Maps at any layer, through autograd; no parameter's gradient is touched.
 
     Args:
@@ -39,6 +42,7 @@ def at_layer(members: Sequence[Classifier], images: Tensor, targets: Tensor, lay
         images: [B, 3, S, S] normalised.
         targets: [B] class indices.
         layer: Name of a submodule of their backbones that returns [B, C, h, w].
+        method: One of METHODS.
 
     Returns:
         [B, h, w] ≥ 0: what speaks for the class in the mean of the members.
@@ -46,8 +50,28 @@ def at_layer(members: Sequence[Classifier], images: Tensor, targets: Tensor, lay
     maps = []
     for member in members:
         ((activation, gradient),) = taken(member, images, targets, [member.backbone.get_submodule(layer)])
-        maps.append(gradcam(activation, gradient))
+        maps.append(METHODS[method](activation, gradient))
     return torch.stack(maps).mean(dim=0).relu()
+
+
+def check_size(network: Classifier, images: Tensor, own_px: int, name: str) -> None:
+    """Whether a network sees pictures of another size than its own.
+
+    Args:
+        network: In eval mode.
+        images: [1, 3, S, S] of the other size.
+        own_px: The size that it was made for.
+        name: Of its backbone.
+
+    Raises:
+        UsageError: It does not.
+    """
+    try:
+        with torch.no_grad():
+            network(images)
+    except Exception as error:
+        what = f"{name} was made for pictures of {own_px} px, and cannot see those of {images.shape[-1]}"
+        raise UsageError(what, hint="without --size") from error
 
 
 def taken(

@@ -88,16 +88,9 @@ class Holder:
         headless = tuple(tuple(_with_head(member, blank) for member in model.members) for blank in blanks)
         modules = tuple(known[name].modules[-1] for name in chosen)
         found = cls(model.members, headless, blanks, chosen, modules, seen, compute)
-        try:
-            with torch.no_grad():
-                blanks[0](found.batch(np.zeros((seen.image_size_px,) * 2, np.uint8)))
-        except Exception as error:
-            if size_px is None:
-                raise
-            what = (
-                f"{model.spec.name} was made for pictures of {own_px} px, and cannot see those of {seen.image_size_px}"
-            )
-            raise UsageError(what, hint="without --size") from error
+        if size_px:
+            blank = found.batch(np.zeros((size_px, size_px), np.uint8))
+            gradcam.check_size(blanks[0], blank, own_px, model.spec.name)
         return found
 
     def batch(self, view: np.ndarray) -> Tensor:
