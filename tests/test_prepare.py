@@ -26,6 +26,7 @@ from fxcli.data.preprocess import Clean
 from fxcli.data.read import read
 from fxcli.errors import DataError, RunError
 from fxcli.run import ledger
+from fxcli.run.making import MARK
 
 HEADS = (" class", " all  ")
 LISTS = ("audit.html", "audit.json", "fingerprint.json", "manifest.csv")
@@ -346,7 +347,6 @@ def test_of_a_link_its_folder_is_replaced():
     made("source", "real")
     before = Path("real/manifest.csv").read_bytes()
     Path("link").symlink_to("real")
-    Path("real.old").symlink_to("source")  # as an earlier fx left it
     for seed in (5, 6):
         found = prepare(recipe("source", seed=seed), Path("link"), overwrite=True)
         assert found.manifest == Path("link/manifest.csv")
@@ -391,7 +391,8 @@ def test_a_file_is_in_the_way():
 
 
 @pytest.mark.parametrize(
-    ("source", "out"), [("source", "source/prepared"), ("out/pictures", "out"), ("out", "out"), (".", "x/y")]
+    ("source", "out"),
+    [("source", "source/prepared"), ("out/pictures", "out"), ("out", "out"), (".", "x/y"), (".a.fx-part/old", "a")],
 )
 def test_source_and_target_lie_apart(source, out):
     tree()
@@ -448,10 +449,10 @@ def test_what_waits_is_not_started_after_an_interrupt(monkeypatch):
 @pytest.mark.slow
 def test_leftovers_of_a_killed_process_are_cleared():
     tree()
-    Path("out.part/pictures/train/old").mkdir(parents=True)
-    for stale in ("pictures/train/old/stale.png", "boxes.coco.json", "train.yaml"):
-        Path("out.part", stale).touch()
-    Path("out.part.lock").write_text("")
+    Path(".out.fx-part/new/pictures/train/old").mkdir(parents=True)
+    for stale in (MARK, "new/pictures/train/old/stale.png", "new/boxes.coco.json", "new/train.yaml"):
+        Path(".out.fx-part", stale).touch()
+    Path(".out.fx-part.lock").write_text("")
     found = made("source")
     assert files("out") == sorted(
         ["audit.html", "audit.json", "manifest.csv", "fingerprint.json", *(row.path for row in found.rows)]
@@ -462,25 +463,23 @@ def test_leftovers_of_a_killed_process_are_cleared():
 def test_two_processes_do_not_mix():
     tree()
     with subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE) as other:
-        Path("out.part.lock").write_text(json.dumps({"pid": other.pid, "host": socket.gethostname()}))
+        Path(".out.fx-part.lock").write_text(json.dumps({"pid": other.pid, "host": socket.gethostname()}))
         with pytest.raises(RunError, match="is at work in this folder"):
             made("source")
-        assert sorted(os.listdir()) == ["out.part.lock", "source"], "it is not ours to remove"
+        assert sorted(os.listdir()) == [".out.fx-part.lock", "source"], "it is not ours to remove"
         other.stdin.close()
 
 
-def test_the_lock_is_held_until_the_folder_has_its_name(monkeypatch):
-    tree()
-    real, held = preparing._swap, []
-
-    def swap(part, folder):
-        held.append(Path("out.part.lock").exists())
-        real(part, folder)
-
-    monkeypatch.setattr(preparing, "_swap", swap)
-    made("source")
-    assert held == [True]
-    assert sorted(os.listdir()) == ["out", "source"]
+@pytest.mark.parametrize("overwrite", [False, True])
+def test_names_that_end_like_a_folder_in_the_making_are_users_own(overwrite):
+    tree("out.old")
+    draw("out.part/mine.png")
+    if overwrite:
+        made("out.old")
+    found = prepare(recipe("out.old"), Path("out"), overwrite=overwrite)
+    assert len(found.rows) == len(files("out.old")) == 16
+    assert sorted(os.listdir()) == ["out", "out.old", "out.part"]
+    assert files("out.part") == ["mine.png"]
 
 
 def test_what_another_process_made_meanwhile_is_kept(monkeypatch):

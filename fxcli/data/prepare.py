@@ -38,7 +38,7 @@ from fxcli.recipe.preparation import Columns, PrepareRecipe
 from fxcli.run import ledger
 from fxcli.run.files import replace, saying, sha256_of, write_json
 from fxcli.run.key import hashed
-from fxcli.run.lock import Lock
+from fxcli.run.making import making, place_of
 from fxcli.run.provenance import now
 
 PHANTOM = "phantom"
@@ -94,36 +94,29 @@ def prepare(
     _check_target(recipe, folder, overwrite)
     unreadable: list[dict[str, str]] = []
     boxes, items = (None, _phantoms(recipe)) if recipe.data.source == PHANTOM else _files(recipe, unreadable, paths)
-    part = Path(f"{target}.part")
-    with saying(folder):
-        part.parent.mkdir(parents=True, exist_ok=True)
-    # Beside it: its own folder is renamed while the lock is held.
-    with saying(folder), Lock(part.parent, f"{part.name}.lock"):
+    with saying(folder), making(target) as part:
         _check_target(recipe, folder, overwrite)  # another process may have made it meanwhile
-        try:
-            shutil.rmtree(part, ignore_errors=True)  # of a process that was killed
-            part.mkdir()
-            # Phantoms are drawn in known groups, and views of one patient would be all that is found.
-            is_searched = recipe.audit.search and recipe.data.source != PHANTOM
-            made = convert(items, recipe, part, unreadable, searched=is_searched)
-            gathered = _gathered(made, boxes, recipe) if boxes else None
-            found = _audit(made, recipe)
-            rows = _rows(made, found, part)
-            if gathered:
-                kept = [each for index, each in enumerate(gathered.boxes) if index not in found.dropped]
-                write_boxes(part, rows, kept, gathered.classes)
-            write_manifest(part / "manifest.csv", rows)
-            write_json(part / "audit.json", found.record())
-            audit_page.write(part / "audit.html", recipe.name, found, _views(made))
-            fingerprint = _fingerprint(recipe, rows, unreadable, found, made)
-            if gathered:
-                fingerprint["boxes"] = gathered.record()
-            fingerprint["manifest_sha256"] = sha256_of(part / "manifest.csv")
-            write_json(part / "fingerprint.json", fingerprint)
-        except BaseException:
-            shutil.rmtree(part, ignore_errors=True)
-            raise
-        _swap(part, target)
+        # Phantoms are drawn in known groups, and views of one patient would be all that is found.
+        is_searched = recipe.audit.search and recipe.data.source != PHANTOM
+        made = convert(items, recipe, part, unreadable, searched=is_searched)
+        gathered = _gathered(made, boxes, recipe) if boxes else None
+        found = _audit(made, recipe)
+        rows = _rows(made, found, part)
+        if gathered:
+            kept = [each for index, each in enumerate(gathered.boxes) if index not in found.dropped]
+            write_boxes(part, rows, kept, gathered.classes)
+        write_manifest(part / "manifest.csv", rows)
+        write_json(part / "audit.json", found.record())
+        audit_page.write(part / "audit.html", recipe.name, found, _views(made))
+        fingerprint = _fingerprint(recipe, rows, unreadable, found, made)
+        if gathered:
+            fingerprint["boxes"] = gathered.record()
+        fingerprint["manifest_sha256"] = sha256_of(part / "manifest.csv")
+        write_json(part / "fingerprint.json", fingerprint)
+        # Looks at a test part are not undone by preparing it again, and a recipe beside it may have been changed.
+        for outliving in (target / ledger.NAME, target / RECIPE):
+            if outliving.is_file():
+                shutil.copyfile(outliving, part / outliving.name)
     return Prepared(folder, rows, unreadable, found, fingerprint["warnings"], gathered)
 
 
@@ -143,28 +136,13 @@ def _check_target(recipe: PrepareRecipe, folder: Path, overwrite: bool) -> None:
     if recipe.data.source is None:
         raise DataError("the recipe names no source", hint="name it: --set data.source=FOLDER")
     source, target = Path(recipe.data.source).resolve(), folder.resolve()
-    if recipe.data.source != PHANTOM and (source.is_relative_to(target) or target.is_relative_to(source)):
+    within = any(source.is_relative_to(its) for its in (target, place_of(target)))
+    if recipe.data.source != PHANTOM and (within or target.is_relative_to(source)):
         raise DataError(
             "the source and the prepared folder lie within each other",
             where=folder,
             hint="--out names a folder elsewhere",
         )
-
-
-def _swap(part: Path, folder: Path) -> None:
-    """Gives a complete folder its name; at every moment the old one or the new one is there in full."""
-    old = Path(f"{folder}.old")
-    if old.is_symlink():
-        old.unlink()
-    shutil.rmtree(old, ignore_errors=True)
-    if folder.exists():
-        # Looks at a test part are not undone by preparing it again, and a recipe beside it may have been changed.
-        for kept in (folder / ledger.NAME, folder / RECIPE):
-            if kept.is_file():
-                shutil.copyfile(kept, part / kept.name)
-        replace(folder, old)
-    replace(part, folder)
-    shutil.rmtree(old, ignore_errors=True)
 
 
 def _files(
