@@ -67,6 +67,14 @@ def test_a_picture_is_found_by_its_last_part_where_no_other_has_it():
     assert find(source, "c/x.png").size_px == (1, 1)
 
 
+def test_a_path_goes_before_a_name_and_keeps_names_from_being_looked_at():
+    images = [{**COCO["images"][0], "file_name": "patA/fr/1.png"}, COCO["images"][1]]
+    source = read_annotations(coco(images=images))
+    assert source.match(["patB/fr/1.png", "b/y.png"]) == [None, "b/y.png"]
+    assert source.match(["set/patA/fr/1.png", "set/patB/fr/1.png"]) == ["patA/fr/1.png", None]
+    assert source.match(["patB/fr/1.png", "fr/2.png"]) == ["patA/fr/1.png", None], "no folder is called as here"
+
+
 def test_what_has_the_path_of_one_picture_is_no_other_ones():
     source = read_annotations(coco())
     assert source.match(["elsewhere/x.png", "a/x.png", "y.png"]) == [None, "a/x.png", "b/y.png"]

@@ -81,7 +81,9 @@ class Source:
             self._by_last[PurePosixPath(name).name].append(name)
 
     def match(self, names: Sequence[str]) -> list[str | None]:
-        """Finds pictures by their path relative to the source of pictures, or by as much of its end as no other has.
+        """Finds pictures by their path relative to the source of pictures, or where either is the other's end.
+
+        Only where no picture is found so, by their file name alone, if no other has it.
 
         Args:
             names: These paths, of all pictures: what has the path of one of them is no other's.
@@ -92,7 +94,8 @@ class Source:
         keys = [self._keys(name) for name in names]
         exact = [next((key for key in each if key in self.pictures), None) for each in keys]
         taken = set(exact)
-        return [key or self._alike(each, taken) for key, each in zip(exact, keys, strict=True)]
+        found = [key or self._alike(each, taken, by_path=True) for key, each in zip(exact, keys, strict=True)]
+        return found if any(found) else [self._alike(each, taken, by_path=False) for each in keys]
 
     def _keys(self, name: str) -> list[str]:
         """What a picture may be called here, the likeliest first."""
@@ -103,9 +106,9 @@ class Source:
         above, images, below = f"/{stem}".rpartition("/images/")
         return [stem, f"{above}/labels/{below}"[1:]] if images else [stem]
 
-    def _alike(self, keys: Sequence[str], taken: Collection[str | None]) -> str | None:
+    def _alike(self, keys: Sequence[str], taken: Collection[str | None], *, by_path: bool) -> str | None:
         alike = self._by_last.get(PurePosixPath(keys[0]).name, [])
-        if len(alike) > 1:
+        if by_path:
             # Of the same pictures, named from further up or further down.
             alike = [other for other in alike if any(_ends_alike(key, other) for key in keys)]
         return alike[0] if len(alike) == 1 and alike[0] not in taken else None
