@@ -19,12 +19,21 @@ def test_running_numbers():
     assert people.numbered("s", []) == []
 
 
-def test_doubts_where_most_are_of_one():
-    many = [f"a{i}" for i in range(8)]
-    assert people.doubts(["anonymous"] * 9) == "", "too few to tell"
-    assert people.doubts([*["x"] * 8, *many]) == ""
-    assert (
-        people.doubts([*["x"] * 9, *many]) == "9 of 17 pictures say that they are of one patient, and so share a group"
-    )
+def test_doubts_where_many_are_of_one():
+    others = [f"a{i}" for i in range(54)]
+    assert people.doubts(["x"] * 5) == "", "one patient may well have as many"
+    told = "6 of 60 pictures say that they are of one patient, and so share a group"
+    assert people.doubts([*["x"] * 6, *others]) == told
+    assert people.doubts([*["x"] * 6, *others, "y"]) == ""
     assert people.doubts([""] * 50) == ""
     assert people.doubts([]) == ""
+
+
+def test_doubts_where_ids_stand_for_nobody():
+    others = [f"a{i}" for i in range(90)]
+    told = people.doubts([*others, "nan", "nan", "Unknown", "0", "0", "0", "-"])
+    assert told.startswith("what may stand for no patient ties pictures to one group: '0' (3 pictures), 'nan' (2 pictu")
+    assert people.doubts([*others, "nan", "0"]) == "", "one picture of each is tied to none"
+    assert people.doubts([*["x"] * 9, "NaN", "NaN"]).endswith(
+        "; 9 of 11 pictures say that they are of one patient, and so share a group"
+    )

@@ -104,6 +104,25 @@ def test_classes_are_drawn_in_proportion():
             assert of_class[part] == pytest.approx(found, abs=0.03)
 
 
+def test_one_large_group_is_not_drawn_for_every_seed(capsys):
+    labels = ["a" if index < 25 or index % 2 else "b" for index in range(60)]
+    group = ["nan"] * 25 + [f"g{index}" for index in range(35)]
+    drawn = [assign(Split(), seed, labels, group, ["train"] * 60) for seed in range(6)]
+    assert all(found.count("val") == pytest.approx(0.15 * 60, abs=3) for found in drawn)
+    assert len(set(map(tuple, drawn))) > 3
+    assert capsys.readouterr().err == ""
+
+
+def test_a_part_that_misses_its_share_is_told_of(capsys):
+    labels, group = ["a"] * 30, ["x"] * 14 + ["y"] * 16
+    found = assign(Split(val_frac=0.15), 0, labels, group, ["train"] * 30)
+    assert found.count("val") in (14, 16)
+    told = f"{found.count('val')} of 30 pictures (1 of 2 groups) are drawn for val, where 15% were asked"
+    assert told in capsys.readouterr().err
+    assign(Split(val_frac=0), 0, labels, group, [None] * 30)
+    assert "(1 of 2 groups) are drawn for test, where 15% were asked" in capsys.readouterr().err
+
+
 def test_a_seed_is_a_split():
     labels, group = data_set()
     results = [assign(Split(), seed, labels, group, [None] * len(labels)) for seed in (0, 0, 1)]

@@ -5,8 +5,10 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 
-# Of fewer pictures most may well be of one patient.
-_LEAST_TOLD = 10
+# One patient may well have fewer pictures, or a smaller share of few.
+_LEAST_TOLD, _LEAST_TOLD_FRAC = 6, 0.1
+# What programs and people write where they know nobody's id: lower case.
+_PLACEHOLDERS = {"nan", "none", "null", "na", "n/a", "unknown", "anonymous", "0", "-", "--", "?"}
 
 
 def same(marks: Sequence[str]) -> list[tuple[int, int]]:
@@ -43,7 +45,12 @@ def numbered(letter: str, marks: Sequence[str]) -> list[str]:
 
 def doubts(patients: Sequence[str]) -> str:
     """What to tell people where ids may have been replaced by one and the same; "" for nothing."""
-    most = max(Counter(patient for patient in patients if patient).values(), default=0)
-    if len(patients) < _LEAST_TOLD or 2 * most <= len(patients):
-        return ""
-    return f"{most} of {len(patients)} pictures say that they are of one patient, and so share a group"
+    counts, told = Counter(patient for patient in patients if patient), []
+    stand_ins = sorted(patient for patient, count in counts.items() if count > 1 and patient.lower() in _PLACEHOLDERS)
+    if stand_ins:
+        named = ", ".join(f"'{patient}' ({counts.pop(patient)} pictures)" for patient in stand_ins)
+        told.append(f"what may stand for no patient ties pictures to one group: {named}; an empty cell ties none")
+    most = max(counts.values(), default=0)
+    if most >= max(_LEAST_TOLD, _LEAST_TOLD_FRAC * len(patients)):
+        told.append(f"{most} of {len(patients)} pictures say that they are of one patient, and so share a group")
+    return "; ".join(told)

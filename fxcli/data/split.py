@@ -8,6 +8,7 @@ from collections.abc import Iterable, Sequence
 
 import numpy as np
 
+from fxcli.console import console
 from fxcli.errors import DataError
 from fxcli.recipe.preparation import Split
 from fxcli.run.randomness import derive
@@ -63,6 +64,7 @@ def assign(
     if kind == "grouped":
         test = drawn(labels, group, policy.test_frac, derive(seed, "test"))
         result = ["test" if is_test else "train" for is_test in test]
+        _tell("test", test, group, policy.test_frac)
     elif missing:
         raise DataError(
             f"split.policy is given, but {missing} of {len(given)} pictures have no split",
@@ -88,9 +90,24 @@ def _draw(splits: list[str], name: str, frac: float, labels: Sequence[str], grou
             f"no picture is for training, so no {name} part can be drawn",
             hint=f"set split.policy=grouped to draw a split, or split.{name}_frac=0 to do without",
         )
-    chosen = drawn([labels[i] for i in train], [group[i] for i in train], frac, derive(seed, name))
+    groups_of = [group[i] for i in train]
+    chosen = drawn([labels[i] for i in train], groups_of, frac, derive(seed, name))
+    _tell(name, chosen, groups_of, frac)
     for index, is_chosen in zip(train, chosen, strict=True):
         splits[index] = name if is_chosen else "train"
+
+
+def _tell(name: str, chosen: np.ndarray, group: Sequence[str], frac: float) -> None:
+    count = int(chosen.sum())
+    if _is_far(count, frac * len(chosen)):
+        some, every = len({its for its, is_its in zip(group, chosen, strict=True) if is_its}), len(set(group))
+        what = f"{count} of {len(chosen)} pictures ({some} of {every} groups) are drawn for {name}"
+        console.warn(f"{what}, where {frac:.0%} were asked: groups stay whole, and some are large")
+
+
+def _is_far(count: float, wanted: float) -> bool:
+    """Whether a part misses its share by more than a third of it."""
+    return abs(count - wanted) > max(wanted / 3, 1)
 
 
 def folds(labels: Sequence[str], group: Sequence[str], count: int, seed: int) -> list[int]:
@@ -128,7 +145,12 @@ def drawn(labels: Sequence[str], group: Sequence[str], frac: float, seed: int) -
     drawn = np.zeros(len(labels), dtype=bool)
     if limit >= 2:
         taken, count = _ratio(frac, limit)
-        drawn[np.concatenate(_parts(labels, group, count, seed)[:taken])] = True
+        parts = _parts(labels, group, count, seed)
+        if _is_far(sum(map(len, parts[:taken])), taken * len(labels) / count):
+            # A group larger than a part always fills the first one; of others as near to their share the seed chooses.
+            order = np.random.default_rng(derive(seed, "parts")).permutation(count)
+            parts = sorted((parts[i] for i in order), key=lambda part: abs(len(part) - len(labels) / count))
+        drawn[np.concatenate(parts[:taken])] = True
     if not drawn.any() or drawn.all():
         raise DataError(
             f"{len(labels)} pictures in {len(set(group))} groups are too few to draw a part of them",
