@@ -381,6 +381,20 @@ def test_overwrite_destroys_nothing_but_a_prepared_folder(keep):
     assert Path("out", keep).read_text() == "precious"
 
 
+@pytest.mark.parametrize("of_runs", [False, True])
+def test_overwrite_destroys_no_run(of_runs):
+    tree()
+    run = made("source", "run").folder
+    if of_runs:
+        (run / "run.json").touch()
+    else:
+        shutil.rmtree(run / "pictures")
+    before = files("run")
+    with pytest.raises(DataError, match="this is no prepared folder"):
+        prepare(recipe("source"), run, overwrite=True)
+    assert files("run") == before
+
+
 def test_a_file_is_in_the_way():
     tree()
     Path("out").write_text("precious")

@@ -129,7 +129,7 @@ def _check_target(recipe: PrepareRecipe, folder: Path, overwrite: bool) -> None:
     if folder.exists() and not (folder.is_dir() and not any(folder.iterdir())):
         if not overwrite:
             raise DataError("this folder exists", where=folder, hint="--overwrite replaces it; --out names another")
-        if not all((folder / name).is_file() for name in ("manifest.csv", "fingerprint.json")):
+        if not _is_prepared(folder):
             raise DataError(
                 "this is no prepared folder, and --overwrite replaces no other", where=folder, hint="--out names one"
             )
@@ -143,6 +143,12 @@ def _check_target(recipe: PrepareRecipe, folder: Path, overwrite: bool) -> None:
             where=folder,
             hint="--out names a folder elsewhere",
         )
+
+
+def _is_prepared(folder: Path) -> bool:
+    """Whether it is such a folder; a run has copies of its lists, too."""
+    has_lists = all((folder / name).is_file() for name in ("manifest.csv", "fingerprint.json"))
+    return has_lists and (folder / "pictures").is_dir() and not (folder / "run.json").exists()
 
 
 def _files(
