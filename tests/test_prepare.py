@@ -274,6 +274,9 @@ def test_csv_rows_without_a_file():
     Path("list.csv").write_text("path,label\n" + "".join(lines) + "a\0b.png,c0\n.,c1\n")
     reasons = {entry["path"]: entry["reason"] for entry in made("list.csv").unreadable}
     assert reasons == {"12.png": "no such file", "a\0b.png": "no such file", ".": "this is a folder"}
+    Path("list.csv").write_text("path,label,split\n13.png,c0,train\n")
+    with pytest.raises(DataError, match=r"13\.png: no picture can be read; the first: no such file"):
+        made("list.csv", "other", split__policy="given")
 
 
 def test_nothing_readable():
@@ -300,6 +303,16 @@ def test_recipes_that_do_not_fit_leave_nothing(changes, message):
     with pytest.raises(DataError, match=message):
         made("source", **changes)
     assert os.listdir() == ["source"]
+
+
+@pytest.mark.parametrize(("splits", "told"), [(["train"] * 15 + [""], "1 of 16 "), (["test"] * 16, "is for training")])
+def test_splits_that_do_not_fit_are_told_of_before_any_picture_is_read(splits, told, monkeypatch):
+    names = [f"source/{name}" for name in files(tree())]
+    lines = [f"{name},{split},{name.split('/')[1]}\n" for name, split in zip(names, splits, strict=True)]
+    Path("list.csv").write_text("path,split,label\n" + "".join(lines))
+    monkeypatch.setattr(preparing, "convert", lambda *_, **__: pytest.fail("read"))
+    with pytest.raises(DataError, match=told):
+        made("list.csv")
 
 
 YOLO = "\n0 0.95 0.5 0.4 0.2\n"

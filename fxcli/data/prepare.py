@@ -94,6 +94,8 @@ def prepare(
     _check_target(recipe, folder, overwrite)
     unreadable: list[dict[str, str]] = []
     boxes, items = (None, _phantoms(recipe)) if recipe.data.source == PHANTOM else _files(recipe, unreadable, paths)
+    if items:  # else the error to come tells why there is none
+        split.is_given(recipe.split, [item.split for item in items])
     with saying(folder), making(target) as part:
         _check_target(recipe, folder, overwrite)  # another process may have made it meanwhile
         # Phantoms are drawn in known groups, and views of one patient would be all that is found.

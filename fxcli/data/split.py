@@ -44,6 +44,34 @@ def groups(patients: Sequence[str | None], digests: Sequence[str], pairs: Iterab
     return [numbers.setdefault(root(f"file:{digest}"), f"g{len(numbers):05d}") for digest in digests]
 
 
+def is_given(policy: Split, given: Sequence[str | None]) -> bool:
+    """Whether the source's own split is kept, as far as it goes; what is wrong with it is known before any picture is.
+
+    Args:
+        policy: The recipe's section.
+        given: See `assign`.
+
+    Raises:
+        DataError: The given split is absent, or partly so; or it has no picture to draw a part from.
+    """
+    missing = sum(split is None for split in given)
+    if policy.policy == "grouped" or (policy.policy is None and missing == len(given)):
+        return False
+    if missing:
+        whose = "split.policy is given, but " if policy.policy else ""
+        raise DataError(
+            f"{whose}{missing} of {len(given)} pictures have no split",
+            hint="give each one, or set split.policy=grouped to draw all anew",
+        )
+    for name, frac in (("val", policy.val_frac), ("calibration", policy.calibration_frac)):
+        if frac and name not in given and "train" not in given:
+            raise DataError(
+                f"no picture is for training, so no {name} part can be drawn",
+                hint=f"set split.policy=grouped to draw a split, or split.{name}_frac=0 to do without",
+            )
+    return True
+
+
 def assign(
     policy: Split, seed: int, labels: Sequence[str], group: Sequence[str], given: Sequence[str | None]
 ) -> list[str]:
@@ -57,19 +85,12 @@ def assign(
         given: The source's own split of each picture, or None.
 
     Raises:
-        DataError: The given split is absent, or partly so; or there are too few groups to draw from.
+        DataError: See `is_given`; or there are too few groups to draw from.
     """
-    missing = sum(split is None for split in given)
-    kind = policy.policy or ("grouped" if missing == len(given) else "given")
-    if kind == "grouped":
+    if not is_given(policy, given):
         test = drawn(labels, group, policy.test_frac, derive(seed, "test"))
         result = ["test" if is_test else "train" for is_test in test]
         _tell("test", test, group, policy.test_frac)
-    elif missing:
-        raise DataError(
-            f"split.policy is given, but {missing} of {len(given)} pictures have no split",
-            hint="set split.policy=grouped to draw one",
-        )
     else:
         result = [str(split) for split in given]
     calibration_frac = policy.calibration_frac
@@ -85,11 +106,6 @@ def assign(
 def _draw(splits: list[str], name: str, frac: float, labels: Sequence[str], group: Sequence[str], seed: int) -> None:
     """Gives a part of the training pictures another split."""
     train = [index for index, split in enumerate(splits) if split == "train"]
-    if not train:
-        raise DataError(
-            f"no picture is for training, so no {name} part can be drawn",
-            hint=f"set split.policy=grouped to draw a split, or split.{name}_frac=0 to do without",
-        )
     groups_of = [group[i] for i in train]
     chosen = drawn([labels[i] for i in train], groups_of, frac, derive(seed, name))
     _tell(name, chosen, groups_of, frac)
