@@ -94,7 +94,7 @@ def _pages() -> jinja2.Environment:
 
 
 def small(pixels: np.ndarray, side_px: int) -> np.ndarray:
-    """[h, w, 3] uint8 shrunk to fit into a square."""
+    """[h, w] or [h, w, 3] uint8 shrunk to fit into a square."""
     picture = Image.fromarray(pixels)
     picture.thumbnail((side_px, side_px))
     return np.asarray(picture)
