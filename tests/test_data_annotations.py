@@ -148,6 +148,14 @@ def test_yolo(name, content):
     assert find(source, "images/val/z.jpg") is None
 
 
+def test_the_last_part_of_a_uid_is_no_ending():
+    write("labels/classes.txt", "fracture")
+    for number in (1, 2):
+        write(f"labels/1.2.276.0.{number}.txt", "0 0.5 0.5 0.1 0.1")
+    names = ["1.2.276.0.1", "1.2.276.0.2.DCM", "1.2.276.0.jfif", "1.2.276.0.3"]
+    assert read_annotations(Path("labels")).match(names) == ["1.2.276.0.1", "1.2.276.0.2", None, None]
+
+
 @pytest.mark.parametrize("root", ["in", "in/train"])
 def test_labels_beside_images(root):
     """As YOLO's tools lay them out, with the same names in each part."""

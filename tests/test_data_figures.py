@@ -49,6 +49,7 @@ def test_one_figure(names):
         # Of other names, the ends of a hash are not enough; nor are digits alone, such as times and DICOM's numbers.
         (f"wrist_jpg.rf.{HASH}.jpg", f"ankle_jpg.rf.{'0f' * 12}{HASH[-8:]}.jpg"),
         ("a/1.2.840.113619.2.55.3.jpg", "a/1.2.840.113619.2.55.4.jpg"),
+        ("a/1.2.840.113619.2.55.3", "a/1.2.840.113619.2.55.4"),
         (f"{HASH}.jpg", f"{HASH[:20]}999.jpg"),
     ],
 )

@@ -14,6 +14,7 @@ from pathlib import Path, PurePosixPath
 
 from fxcli.console import console
 from fxcli.data.names import escaped
+from fxcli.data.read import without_ending
 from fxcli.errors import DataError, RecipeError
 from fxcli.recipe.source import plain, read_tree
 
@@ -101,7 +102,7 @@ class Source:
         """What a picture may be called here, the likeliest first."""
         if self.has_endings:
             return [name]
-        stem = str(PurePosixPath(name).with_suffix(""))
+        stem = without_ending(name)
         # Of YOLO's folders, train/images/a.jpg and train/labels/a.txt belong together.
         above, images, below = f"/{stem}".rpartition("/images/")
         return [stem, f"{above}/labels/{below}"[1:]] if images else [stem]

@@ -10,6 +10,8 @@ import re
 from collections.abc import Sequence
 from pathlib import PurePosixPath
 
+from fxcli.data.read import without_ending
+
 _MOST_SHARING = 32
 # What upload services append to tell files apart; people who cut a file up keep it, or most of it.
 _HASH = re.compile(r"[0-9a-f]{16,}")
@@ -35,7 +37,7 @@ def same_figure(names: Sequence[str]) -> list[tuple[int, int]]:
     """
     sharing: dict[tuple[str, ...], list[int]] = {}
     for index, name in enumerate(names):
-        for key in _keys(PurePosixPath(name).stem):
+        for key in _keys(without_ending(PurePosixPath(name).name)):
             sharing.setdefault(key, []).append(index)
     pairs = {
         (indices[0], index)

@@ -21,6 +21,8 @@ from fxcli.data.radiograph import LEAST_COLOUR_FRAC, Caution, Radiograph, check_
 from fxcli.errors import MissingDependency, UnreadableImage
 
 EXTENSIONS = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp", ".gif", ".dcm", ".dicom")
+# Of pictures by other names, and of some that fx cannot read.
+_OTHER_ENDINGS = (".jfif", ".jpe", ".mpo", ".ima", ".img", ".dic", ".acr", ".jp2", ".heic", ".heif", ".avif")
 
 # Text entry of a PNG that fx wrote: JSON with what was done to it.
 MARK = "fx"
@@ -59,6 +61,12 @@ for _order, _format, _bits, _modes in (
     (TiffImagePlugin.MM, 1, 32, ("I", "I;32B")),
 ):
     TiffImagePlugin.OPEN_INFO.setdefault((_order, 1, (_format,), 1, (_bits,), ()), _modes)
+
+
+def without_ending(name: str) -> str:
+    """A picture's name or path without its ending; the last part of a UID is none."""
+    ending = next((each for each in (*EXTENSIONS, *_OTHER_ENDINGS) if name.lower().endswith(each)), "")
+    return name[: len(name) - len(ending)]
 
 
 def read(path: Path, *, draft_px: int | None = None) -> Radiograph:
