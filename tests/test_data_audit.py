@@ -173,6 +173,15 @@ def test_refusing_names_pairs():
     assert concluded({"leaks": "refuse"}, pairs=PAIRS[2:]).dropped == {}
 
 
+def test_refusing_names_pictures_of_one_patient():
+    patients = ["", "q", "", "p", "p", "q", "", "", "p"]
+    groups = split.groups([patient or None for patient in patients], NAMES)
+    with pytest.raises(DataError, match="1 of 3 test pictures share a group") as caught:
+        conclude(Policy(leaks="refuse"), NAMES, LABELS, SPLITS, [], groups, SIZES, NAMES)
+    assert f"\n  t1 and {NAMES[5]} (same_group)" in str(caught.value)
+    assert "its audit.json lists all groups" in caught.value.hint
+
+
 # --- pairs ---
 
 

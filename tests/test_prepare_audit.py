@@ -109,7 +109,7 @@ def test_refusing_leaves_nothing(drawn):
     with pytest.raises(DataError, match="2 of 6 test pictures share a group with a picture that is learnt from") as e:
         audited(leaking(drawn), audit__leaks="refuse")
     assert "one/Test/00.png and one/Train/twin0.png" in str(e.value)
-    assert "audit.leaks=report prepares all the same, and its audit.html shows them" in e.value.hint
+    assert "audit.leaks=report prepares all the same, and its audit.json lists all groups" in e.value.hint
     assert os.listdir() == ["source"]
 
 

@@ -248,18 +248,19 @@ def _dropped(policy: Policy, found: Audit, sizes: Sequence[int]) -> dict[int, st
 
 
 def _refusal(found: Audit) -> DataError:
-    straddling = set(found.straddling)
-    learnt = {pair.a if pair.b in straddling else pair.b: pair for pair in found.pairs}
-    shown = [
-        f"{found.names[pair.a]} and {found.names[pair.b]} ({pair.kind})"
-        for index, pair in learnt.items()
-        if found.splits[index] in LEARNT and straddling & {pair.a, pair.b}
-    ][:3]
+    """Each example is a test picture with one that is learnt from: paired with it, or at least of its group."""
+    straddling, learnt = found.straddling, [i for i, part in enumerate(found.splits) if part in LEARNT]
+    of_group = {found.groups[index]: (index, "same_group") for index in reversed(learnt)}
+    ends = [(a, b, pair.kind) for pair in found.pairs for a, b in ((pair.a, pair.b), (pair.b, pair.a))]
+    paired = {a: (b, kind) for a, b, kind in reversed(ends) if found.splits[b] in LEARNT}
+    lines = ""
+    for index in straddling[:3]:
+        other, kind = paired.get(index) or of_group[found.groups[index]]
+        lines += f"\n  {found.names[index]} and {found.names[other]} ({kind})"
     total = sum(part == "test" for part in found.splits)
-    lines = "".join(f"\n  {line}" for line in shown)
     return DataError(
         f"{len(straddling)} of {total} test pictures share a group with a picture that is learnt from{lines}",
-        hint="audit.leaks=report prepares all the same, and its audit.html shows them; "
+        hint="audit.leaks=report prepares all the same, and its audit.json lists all groups; "
         "audit.leaks=drop_train leaves them out of training",
     )
 
