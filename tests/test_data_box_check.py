@@ -166,6 +166,16 @@ def test_labels_become_classes():
     assert gather(known, {}, PICTURES).classes == ("Bruch", "Schraube", "fissure")
 
 
+def test_labels_that_no_box_can_have_are_refused():
+    known = source({"a.png": Annotated((box(1, 2, 3, 4),), SIZE)}, ("fracture", "implant"))
+    for classes in ({"Fracture": "fracture", "implant": "implant"}, {"fracture": "fracture", "Fracture": None}):
+        with pytest.raises(DataError, match=r"boxes\.json: these boxes have no label Fracture, which") as caught:
+            match(known, classes, ["a.png"])
+        assert caught.value.hint == "their labels: fracture, implant"
+    assert gather(known, {"fracture": "fracture", "implant": "implant"}, PICTURES).without_box == ["implant"]
+    assert gather(known, {"fracture": "fracture", "implant": None}, PICTURES).without_box == []
+
+
 def test_labels_that_are_passed_over():
     boxes = (box(1, 1, 5, 5), box(2, 2, 9, 9, label="implant"), box(9, 9, 1, 1, label="implant"))
     known = source(

@@ -154,6 +154,20 @@ def test_boxes_can_give_the_labels():
 # --- what is wrong ---
 
 
+def test_classes_are_told_of_that_no_box_has():
+    draw()
+    coco()
+    code, output = prepare("boxes.classes={Fracture: fracture}")
+    assert code == 3
+    assert "boxes.classes: there are no boxes to name; set boxes.source" in " ".join(output.split())
+    content = json.loads(Path("boxes.json").read_text())
+    content["categories"].append({"id": 6, "name": "implant"})
+    Path("boxes.json").write_text(json.dumps(content))
+    code, output = prepare("boxes.source=boxes.json")
+    assert code == 0
+    assert "warning: no box is of the class implant; boxes.classes says which" in output
+
+
 @pytest.mark.slow
 def test_wrong_boxes_are_refused_or_cut_and_listed():
     draw()

@@ -15,6 +15,7 @@ from fxcli.errors import DataError
 
 # Tools round to whole pixels; half a one outside is none of their errors.
 _ROUNDING_PX = 0.5
+_MOST_LABELS = 20
 # EXIF's orientations from here on turn by 90°.
 _SIDEWAYS = 5
 # EXIF's orientations, as what becomes of (left, top, right, bottom) in a picture stored with (width, height).
@@ -65,6 +66,12 @@ class Gathered:
     wrong: list[str]
     unused: int
 
+    @property
+    def without_box(self) -> list[str]:
+        """Classes that no box has."""
+        had = {box.label for each in self.boxes for box in each or ()}
+        return [name for name in self.classes if name not in had]
+
     def told(self) -> str:
         """For people: how many there are, on how many pictures."""
         n = self.record()
@@ -94,9 +101,13 @@ def match(source: Source, classes: Mapping[str, str | None], names: Sequence[str
         names: Of all pictures, relative to their source, whether they can be read or not.
 
     Raises:
-        DataError: A label gives no usable class name, or there is no class; two pictures share the boxes of one; or
-            the source knows none of the pictures.
+        DataError: A label gives no usable class name, is not the source's, or there is no class; two pictures share the
+            boxes of one; or the source knows none of the pictures.
     """
+    if unknown := [label for label in classes if label not in source.labels]:
+        what = f"these boxes have no label {', '.join(unknown)}, which boxes.classes names"
+        known = ", ".join(label[:80] for label in source.labels[:_MOST_LABELS]) or "none"
+        raise DataError(what, where=source.file, hint=f"their labels: {known}")
     named: Mapping[str, str | None] = classes or {label: label for label in source.labels}
     _check_names(named, source.file)
     taken: dict[str, str] = {}

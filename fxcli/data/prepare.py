@@ -219,6 +219,8 @@ def _gathered(made: Sequence[Made], boxes: Matched, recipe: PrepareRecipe) -> Ga
         raise DataError(what, where=boxes.source.file, hint="mend them, or cut or leave them out: --set boxes.bad=clip")
     if found.wrong:
         console.warn(f"{len(found.wrong)} boxes were cut or left out; fingerprint.json lists them")
+    if found.without_box:
+        console.warn(f"no box is of the class {', '.join(found.without_box)}; boxes.classes says which are wanted")
     return found
 
 

@@ -33,8 +33,11 @@ def broken(recipe: Recipe, origins: dict[Key, Leaf], shown: str, *, check_init: 
         shown: Its name.
         check_init: Whether `model.init` must be what can be loaded here and now.
     """
-    if isinstance(recipe, PrepareRecipe) and recipe.boxes.label and recipe.boxes.source is None:
-        yield f"{written(('boxes', 'label'), origins, shown)}: there are no boxes to label by; set boxes.source"
+    if isinstance(recipe, PrepareRecipe) and recipe.boxes.source is None:
+        if recipe.boxes.label:
+            yield f"{written(('boxes', 'label'), origins, shown)}: there are no boxes to label by; set boxes.source"
+        if recipe.boxes.classes:
+            yield f"{written(('boxes', 'classes'), origins, shown)}: there are no boxes to name; set boxes.source"
     if isinstance(recipe, PrepareRecipe | StudyRecipe):
         return
     if (recipe.data.manifest is None) == (recipe.data.source is None):
