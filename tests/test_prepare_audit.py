@@ -9,7 +9,7 @@ from pathlib import Path
 import distortions
 import pytest
 from PIL import Image
-from sources import files, fx, made
+from sources import files, fx, made, tree
 
 from fxcli.data import audit, phantom
 from fxcli.data.manifest import read_manifest
@@ -102,6 +102,16 @@ def test_dropping_leaks_keeps_every_test_picture(drawn):
 def test_copies_with_other_labels_can_be_left_out(drawn):
     found = audited(leaking(drawn), audit__label_conflicts="drop")
     assert set(files("source")) - set(by_source(found)) == {"one/Train/08.png", "two/Train/08 small.png"}
+
+
+def test_pictures_of_which_none_is_left_are_told_of():
+    tree(parts=("Train",))
+    for index in range(8):
+        shutil.copy(f"source/one/Train/{index}.png", f"source/two/Train/{index}.png")
+    with pytest.raises(DataError, match="all 16 pictures are left out: copies of each bear other labels") as caught:
+        made("source", audit__label_conflicts="drop")
+    assert "audit.label_conflicts=report" in caught.value.hint
+    assert os.listdir() == ["source"]
 
 
 @pytest.mark.slow

@@ -208,7 +208,8 @@ def conclude(
         oddities: Found among the pictures.
 
     Raises:
-        DataError: A test picture shares its group with one that is learnt from, and the policy refuses that.
+        DataError: A test picture shares its group with one that is learnt from, and the policy refuses that; or the
+            policy leaves out every picture.
     """
     same = [(pair.a, pair.b) for pair in pairs if pair.kind == SAME_PICTURE]
     copies = split.groups([None] * len(names), [str(index) for index in range(len(names))], same)
@@ -220,7 +221,11 @@ def conclude(
     found = Audit(names, labels, splits, pairs, groups, copies, leaked, oddities)
     if policy.leaks == "refuse" and found.straddling:
         raise _refusal(found)
-    return replace(found, dropped=_dropped(policy, found, sizes))
+    dropped = _dropped(policy, found, sizes)
+    if len(dropped) == len(names):
+        hint = "audit.label_conflicts=report keeps them, and audit.html shows them"
+        raise DataError(f"all {len(names)} pictures are left out: copies of each bear other labels", hint=hint)
+    return replace(found, dropped=dropped)
 
 
 def _dropped(policy: Policy, found: Audit, sizes: Sequence[int]) -> dict[int, str]:
