@@ -55,6 +55,11 @@ def test_command_says_what_is_wrong():
     fx("source", "--set", "data.prepared_px=32", "--quiet", "--overwrite")
 
 
+def test_pictures_are_named_within_their_source_or_hashed():
+    tree()
+    assert "--paths is relative or hashed here" in fx("source", "--paths", "given", code=2).stderr
+
+
 @pytest.mark.slow
 def test_command_on_a_name_that_means_two_things():
     tree("phantom")

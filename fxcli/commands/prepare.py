@@ -51,6 +51,8 @@ def prepare(
     Example: fx prepare list.csv (columns path, label; optionally patient, group, split; so for list.parquet)
     """
     console.configure(json=json, quiet=quiet, debug=debug)
+    if names is PathStyle.GIVEN:
+        raise UsageError("a manifest names pictures within their source: --paths is relative or hashed here")
     if parquet:
         require()
     loaded = load_recipe(recipe, set_ or [])
