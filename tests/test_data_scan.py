@@ -261,6 +261,16 @@ def test_every_folder_is_a_class_by_default():
     }
 
 
+def test_classes_that_differ_in_case_alone_are_told_of(capsys):
+    found = found_in("Oblique", "oblique", "Spiral")
+    assert len(set(labels(found, {}, Path("a")).values())) == 3
+    assert capsys.readouterr().err == (
+        "warning: a: Oblique and oblique are two classes; data.classes makes one of them\n"
+    )
+    labels(found, {"Oblique": "oblique", "oblique": "oblique", "Spiral": "spiral"}, Path("a"))
+    assert capsys.readouterr().err == ""
+
+
 def test_mapped_classes():
     classes = {"Spiral": "curved", "Oblique": "curved", "Hairline": "thin"}
     assert labels(found_in("Hairline", "Oblique", "Spiral"), classes, Path("a")) == classes

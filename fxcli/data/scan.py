@@ -237,4 +237,8 @@ def labels(found: Iterable[SourcePicture], classes: Mapping[str, str], where: Pa
         # A class names a folder too, and ".." would be another one; and a cell, where "-x" would be a formula.
         if not is_class_name(name):
             raise DataError(f"'{folder}' gives no usable class name", where=where, hint="set data.classes")
+    by_letters: dict[str, str] = {}
+    for name in sorted(set(named.values())):
+        if (other := by_letters.setdefault(name.lower(), name)) != name:
+            console.warn(f"{where}: {other} and {name} are two classes; data.classes makes one of them")
     return named
