@@ -42,8 +42,8 @@ class Stopped(Exception):
     pass
 
 
-def going(json=False, made_with=MADE_WITH, **options):
-    lines = Lines(PredictionTable(["x", "y"], {"name": "m"}), json=json)
+def going(json=False, made_with=MADE_WITH, extra=(), **options):
+    lines = Lines(PredictionTable(["x", "y"], {"name": "m"}, extra=extra), json=json)
     return output.going_to(OUT, lines, made_with, **{"resume": False, "overwrite": False, **options})
 
 
@@ -177,6 +177,51 @@ def test_rows_of_two_kinds_are_never_mixed(files, changed, told):
     assert told in str(caught.value)
     assert len(shown(PART)) == 3
     assert predict(files, resume=True)[0] == list(range(3, 12))
+
+
+SAVED = {
+    "with a column more": lambda text: text.replace(b"path,", b"radiograph,path,", 1),
+    "with a column less": lambda text: text.replace(b",notice", b"", 1),
+    "by Windows": lambda text: text.replace(b"\n", b"\r\n"),
+    "with a mark before it": lambda text: b"\xef\xbb\xbf" + text,
+}
+
+
+@pytest.mark.parametrize("again", SAVED.values(), ids=SAVED)
+@pytest.mark.parametrize("is_complete", [False, True])
+def test_rows_that_were_saved_otherwise_are_not_thrown_away(files, again, is_complete):
+    predict(files) if is_complete else stopped(files, 5)
+    file = FILE if is_complete else PART
+    file.write_bytes(kept := again(file.read_bytes()))
+    before = names()
+    for resume in (True, False):
+        with pytest.raises(FxError) as caught:
+            predict([*files, Path("new.png")], resume=resume)
+        assert caught.value.where == file
+        assert ("other columns" in str(caught.value)) == (resume or not is_complete)
+        assert file.read_bytes() == kept
+        assert names() == before
+    assert predict(files, overwrite=True)[0] == list(range(12))
+
+
+@pytest.mark.parametrize("resume", [False, True])
+@pytest.mark.parametrize("is_complete", [False, True])
+def test_rows_of_another_model_with_other_columns(files, resume, is_complete):
+    predict(files) if is_complete else stopped(files, 5)
+    file = FILE if is_complete else PART
+    kept, notes = file.read_bytes(), NOTES.exists() and NOTES.read_bytes()
+    with pytest.raises(FxError) as caught:
+        predict(files, made_with={**MADE_WITH, "model": "xyz"}, extra=["p_finding"], resume=resume)
+    assert ('model was "abc", and is "xyz"' in str(caught.value)) == (resume or not is_complete)
+    assert file.read_bytes() == kept
+    assert (NOTES.exists() and NOTES.read_bytes()) == notes
+
+
+@pytest.mark.parametrize("head", [b"", b"path,sta", b"path,status,re\0\0\0\0", b"\0" * 400])
+def test_a_head_that_was_cut_short(files, head):
+    stopped(files, 5)
+    PART.write_bytes(head)
+    assert predict(files)[0] == list(range(12))
 
 
 @pytest.mark.parametrize("notes", [None, "", "[]", "{}", '{"started": "x"}', "[" * 100_000])

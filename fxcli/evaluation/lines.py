@@ -69,6 +69,12 @@ class Lines:
         """One record, with its end."""
         return (json_line(record) if self.json else csv_line(self.table.cells(record))) + "\n"
 
+    def has_begun(self, handle: BinaryIO) -> bool:
+        """Whether a file begins as these do; so does one that was cut short before its rows."""
+        head = self.head.encode("utf-8")
+        # A power cut may leave zero bytes in place of the rest.
+        return head.startswith(handle.read(len(head)).rstrip(b"\0"))
+
     def found(self, handle: BinaryIO) -> Found:
         """The rows of a file; none, where it does not begin as one of these should."""
         head = self.head.encode("utf-8")

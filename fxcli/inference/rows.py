@@ -20,7 +20,7 @@ from typing import Any, Protocol
 
 from fxcli.console import console
 from fxcli.data import parquet
-from fxcli.errors import DataError
+from fxcli.errors import DataError, RunError
 from fxcli.evaluation.lines import Found, Lines, Place
 from fxcli.evaluation.table import kind_of
 from fxcli.inference.notes import changed, check_notes, keep_notes, notes_of, part_of, taken, warn_of_gone, write_notes
@@ -265,11 +265,15 @@ def _opened(
     if resume and not part.exists() and file.exists():
         # Complete, and perhaps no longer: it stays as it is until another is.
         keep_notes(file)  # killed between its name and theirs
+        _check_head(file, lines, made_with)
         check_notes(file, made_with)
         with saying(part, _KEPT):
             copy(notes_of(file), notes_of(part))
             copy(file, part)
-    found = _found(part, lines) if part.exists() and not overwrite else Found()
+    found = Found()
+    if part.exists() and not overwrite:
+        _check_head(part, lines, made_with)
+        found = _found(part, lines)
     if found.order and not resume:
         raise taken(part, f"a prediction that was stopped left {len(found.order)} rows here", "--resume goes on; ")
     if file.exists() and not (resume or overwrite):
@@ -279,6 +283,20 @@ def _opened(
         os.truncate(part, found.end)
         return Growing(file, lines, found, started, as_parquet=as_parquet)
     return Growing(file, lines, None, write_notes(part, made_with), as_parquet=as_parquet)
+
+
+def _check_head(file: Path, lines: Lines, made_with: Mapping[str, Any]) -> None:
+    """Whether a file of rows is one of these lines: of others none would be found, and all be lost.
+
+    Raises:
+        RunError: It is not.
+    """
+    with file.open("rb") as handle:
+        if lines.has_begun(handle):
+            return
+    check_notes(file, made_with)
+    what = "these rows have other columns, or another program saved them"
+    raise RunError(what, where=file, hint="--overwrite begins anew; --out names another folder")
 
 
 def _found(file: Path, lines: Lines) -> Found:
