@@ -400,18 +400,34 @@ def test_killed_at_every_write(files):
 
 @forks
 @pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
-@pytest.mark.parametrize("step", ["fsync", "replace", "unlink"])
-def test_killed_while_it_gets_its_name(files, step):
+@pytest.mark.parametrize("are_reordered", [False, True])
+@pytest.mark.parametrize("number", range(9))
+def test_killed_while_it_gets_its_name(files, number, are_reordered):
+    """At each step that changes what is on the disk."""
     predict(files)
     whole = FILE.read_bytes()
     os.remove(FILE)
-    where = {"fsync": output.os, "replace": output, "unlink": Path}[step]
+    if are_reordered:
+        stopped([path for path in files if path.name not in ("a.png", "d.png")], 4)
+    steps = [(os, "fsync"), (os, "replace"), (Path, "unlink"), (output, "sync_folder")]
+    taken = [0]
 
-    def kill(*_, **__):
-        os.kill(os.getpid(), signal.SIGKILL)
+    def killing(real):
+        def step(*arguments, **options):
+            if taken[0] == number:
+                os.kill(os.getpid(), signal.SIGKILL)
+            taken[0] += 1
+            return real(*arguments, **options)
 
-    assert in_a_child(lambda: predict(files, at_last=lambda: setattr(where, step, kill))) == -signal.SIGKILL
-    assert FILE.exists() == (step == "unlink")
+        return step
+
+    def at_last():
+        for where, name in steps:
+            setattr(where, name, killing(getattr(where, name)))
+
+    ended = in_a_child(lambda: predict(files, resume=are_reordered, at_last=at_last))
+    assert ended in (-signal.SIGKILL, 0)
+    assert ended == 0 or number < 8, "the last step is among them"
     assert predict(files, resume=True)[0] == []
     assert FILE.read_bytes() == whole
     assert names() == ["predictions.csv", "predictions.csv.json"]

@@ -161,11 +161,12 @@ class Growing:
             self.handle.close()
             if self.has_changed and not self.lines.json:
                 parquet.forget(self.file)  # earlier rows must not stand beside these
-            replace(part_of(self.file) if self.places is None else self._ordered(self.places), self.file)
+            part = part_of(self.file)
+            if self.places is not None:
+                replace(self._ordered(self.places), part)  # not to the name: rows beside it would have no notes
+            replace(part, self.file)
             keep_notes(self.file)
             sync_folder(self.file.parent)
-        # Of rows that were put in order.
-        part_of(self.file).unlink(missing_ok=True)
         if self.as_parquet:
             parquet.beside(self.file, kind_of)
 
