@@ -147,6 +147,19 @@ def test_resume_does_what_is_missing_and_coco_has_all(detector):
     fx("predict", "in", "--model", detector, "--out", "rows", "--resume", "--score", 0.9, code=6)
 
 
+def test_outlines_of_another_score_are_drawn_again_and_none_stays_beside_an_error(detector):
+    for name in ("a.png", "b.png"):
+        picture(Path("in", name), 20, 30, 38, 48)
+    fx("predict", "in", "--model", detector, "--boxes", "out", "--score", 0.3)
+    rows = ("predict", "in", "--model", detector, "--score", 0.99, "--out", "rows")
+    fx(*rows)
+    told = fx(*rows, "--boxes", "out", "--resume").stderr
+    assert "going on: 0 of 2" in told
+    Path("in/b.png").write_bytes(b"no")
+    fx(*rows, "--boxes", "out", "--overwrite", code=9)
+    assert sorted(path.name for path in Path("out").iterdir()) == ["a.png.png", "found.coco.json"]
+
+
 def test_names_stay_where_outlines_lie_among_the_pictures(detector):
     """In a folder of their own they would make the folder that all share a higher one."""
     picture(Path("in/a/one.png"), 20, 30, 38, 48)

@@ -154,6 +154,50 @@ def test_heat_maps_that_are_gone_are_drawn_again(raw, decoded):
     assert len(pictures("maps")) == 48
 
 
+def drawn_at(folder):
+    return {name: (Path(folder) / name).stat().st_mtime_ns for name in pictures(folder)}
+
+
+def other_model(zoo):
+    """A copy of the run with another head."""
+    shutil.copytree("runs/trained", "runs/other")
+    model = models.load(Path("runs/other/model.safetensors"), zoo)
+    model.classifier.head.bias.data += 1
+    model.save(Path("runs/other/model.safetensors"))
+    return "runs/other"
+
+
+def test_heat_maps_of_another_model_picture_or_command_are_drawn_again(raw, demo_zoo):
+    names = sorted((raw / "class_0").iterdir())[:3]
+    fx("predict", *names, "--model", "runs/trained", "--cam", "maps", "--quiet")
+    first = drawn_at("maps")
+    again = ("predict", *names, "--model", other_model(demo_zoo), "--out", "out")
+    assert fx(*again).exit_code == 0
+    told = fx(*again, "--cam", "maps", "--resume").stderr
+    assert "going on: 0 of 3 pictures have their row" in told, "of another model"
+    second = drawn_at("maps")
+    assert second.keys() == first.keys()
+    assert all(second[name] > first[name] for name in first)
+    assert "nothing is missing" in fx(*again, "--cam", "maps", "--resume").stderr
+    shutil.copy("maps/0.png.png", "maps/1.png.png")
+    fx("cam", names[2], raw / "class_0/5.png", "--model", "runs/other", "--out", "maps")
+    told = fx(*again, "--cam", "maps", "--resume").stderr
+    assert "going on: 1 of 3 pictures have their row" in told, "of another picture, and of fx cam"
+    shutil.copy(raw / "class_1/0.png", names[1])
+    assert fx(*again, "--overwrite").exit_code == 0
+    told = fx(*again, "--cam", "maps", "--resume").stderr
+    assert "going on: 2 of 3 pictures have their row" in told, "of what the picture was before"
+
+
+def test_no_heat_map_stays_beside_an_error(raw):
+    names = sorted((raw / "class_0").iterdir())[:3]
+    options = ("--model", "runs/trained", "--out", "out", "--cam", "maps")
+    assert fx("predict", *names, *options).exit_code == 0
+    names[1].write_bytes(b"no")
+    assert fx("predict", *names, *options, "--overwrite").exit_code == 9
+    assert pictures("maps") == ["0.png.png", "10.png.png"]
+
+
 @pytest.mark.slow
 def test_heat_maps_among_the_pictures(raw):
     options = ("--cam", "raw/maps")

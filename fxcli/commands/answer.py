@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from fxcli.commands.outputs import Outputs
     from fxcli.data.paths import PathStyle, Shown
     from fxcli.evaluation.predictions import PredictionTable
+    from fxcli.explain.places import Drawing
     from fxcli.inference.features import FeatureFile
     from fxcli.inference.pipeline import Answer
     from fxcli.inference.rows import Rows
@@ -40,7 +41,7 @@ def answer(judge: Judge, files: list[Path], names: PathStyle, wanted: Outputs) -
     from fxcli.evaluation.lines import Lines
     from fxcli.evaluation.predictions import PredictionTable
     from fxcli.explain.neighbours import save_sheet
-    from fxcli.explain.places import check_places, output_names, pictures_beside
+    from fxcli.explain.places import Drawing, check_places, output_names, pictures_beside
     from fxcli.inference import features
     from fxcli.inference import rows as output
     from fxcli.inference.notes import named_by
@@ -52,16 +53,17 @@ def answer(judge: Judge, files: list[Path], names: PathStyle, wanted: Outputs) -
         files = pictures_beside(place, files)
     check_places([folder / features.SHEET] if folder else [], files, may_replace=True)
     shown = Shown.of(names, files)
-    maps = [wanted.cam / f"{name}.png" for name in output_names(files, shown)] if wanted.cam else []
-    check_places(maps, files)
-    if folder and os.path.abspath(folder / features.SHEET) in map(os.path.abspath, maps):
+    places = [wanted.cam / f"{name}.png" for name in output_names(files, shown)] if wanted.cam else []
+    check_places(places, files)
+    if folder and os.path.abspath(folder / features.SHEET) in map(os.path.abspath, places):
         raise UsageError(f"a heat map and the sheet of neighbours would both be {folder / features.SHEET}")
-    cells = [path_cell(shown(path)) for path in files] if folder else []
+    cells = [path_cell(shown(path)) for path in files] if folder or places else []
     classes, overwrite = opened.model.classes, wanted.overwrite
     gallery = Gallery.begun(wanted.report, len(files), classes, overwrite=overwrite) if wanted.report else None
     table = PredictionTable(classes, opened.model.info, extra=judge.columns)
     lines = Lines(table, json=wanted.json)
     made_with = judge.made_with() | named_by(shown, files)
+    maps = [Drawing.beside(place, cell, made_with) for place, cell in zip(places, cells, strict=False)]
     again = {"resume": wanted.resume, "overwrite": overwrite, "as_parquet": wanted.parquet}
     with (
         output.going_to(wanted.out, lines, made_with, **again) as rows,
@@ -78,7 +80,7 @@ def answer(judge: Judge, files: list[Path], names: PathStyle, wanted: Outputs) -
 def _answer(
     judge: Judge,
     files: Sequence[Path],
-    maps: Sequence[Path],
+    maps: Sequence[Drawing],
     shown: Shown,
     table: PredictionTable,
     rows: Rows,
@@ -95,11 +97,11 @@ def _answer(
         return path_cell(shown(path))
 
     cautions: list[Caution] = []
-    todo = rows.missing(files, called, lambda index: not maps or maps[index].is_file())
+    todo = rows.missing(files, called, lambda index: not maps or maps[index].is_there(files[index]))
     chosen = [files[index] for index in todo]
     maps = [maps[index] for index in todo] if maps else []
     if wanted.resume:
-        sweep(maps)
+        sweep([each.file for each in maps])
     # Closed where the loop is left early, or threads would go on with pictures that nobody hears of.
     with contextlib.closing(_verdicts(judge, chosen, maps, with_views=gallery is not None)) as verdicts:
         bar = console.progress(verdicts, total=len(files), done=len(files) - len(chosen), what="predict")
@@ -120,7 +122,7 @@ def _answer(
 
 
 def _verdicts(
-    judge: Judge, files: Sequence[Path], maps: Sequence[Path], *, with_views: bool
+    judge: Judge, files: Sequence[Path], maps: Sequence[Drawing], *, with_views: bool
 ) -> Generator[tuple[dict[str, Any], np.ndarray | None], None, None]:
     """What is told of each picture, and its features.
 
@@ -138,7 +140,7 @@ def _told(tell: Callable[[Answer], dict[str, Any]], answer: Answer) -> tuple[dic
     return tell(answer), answer.features
 
 
-def _drawing(judge: Judge, maps: Sequence[Path], *, with_views: bool) -> Callable[[Answer], dict[str, Any]]:
+def _drawing(judge: Judge, maps: Sequence[Drawing], *, with_views: bool) -> Callable[[Answer], dict[str, Any]]:
     """Tells and draws an answer on the thread that it was computed on; what is not answered has no heat map."""
     from fxcli.explain.draw import draw_answer
     from fxcli.report.gallery import views
@@ -148,11 +150,14 @@ def _drawing(judge: Judge, maps: Sequence[Path], *, with_views: bool) -> Callabl
         verdict = judge.verdict(answer)
         boxes = verdict.get("boxes", ())
         made = draw_answer(judge.opened, answer) if verdict["status"] == "ok" else None
-        if made and maps:
+        if maps:
             target = maps[answer.index]
-            with saying(target):
-                target.parent.mkdir(parents=True, exist_ok=True)
-            made.save_overlay(target, boxes)
+            if made:
+                with saying(target.file):
+                    target.file.parent.mkdir(parents=True, exist_ok=True)
+                made.save_overlay(target.file, boxes, target.of)
+            else:
+                target.remove()
         if with_views and answer.cleaned is not None:
             verdict["views"] = views(answer.cleaned, made.coloured if made else None, boxes)
         return verdict

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from fxcli.commands.outputs import Outputs
     from fxcli.data.paths import PathStyle, Shown
     from fxcli.evaluation.box_table import BoxTable
+    from fxcli.explain.places import Drawing
     from fxcli.inference.detected import OpenedDetector, Sighting
     from fxcli.inference.rows import Rows
     from fxcli.report.gallery import Gallery
@@ -31,10 +32,11 @@ def locate(opened: OpenedDetector, files: list[Path], names: PathStyle, score: f
         SomeRowsFailed: Some could not be read.
         DataError: There is a COCO file already.
     """
+    from fxcli.data.names import path_cell
     from fxcli.data.paths import Shown
     from fxcli.evaluation.box_table import BoxTable, found_coco
     from fxcli.evaluation.lines import Lines
-    from fxcli.explain.places import check_places, output_names, pictures_beside
+    from fxcli.explain.places import Drawing, check_places, output_names, pictures_beside
     from fxcli.inference import rows as output
     from fxcli.inference.notes import named_by
     from fxcli.report.gallery import Gallery
@@ -43,8 +45,8 @@ def locate(opened: OpenedDetector, files: list[Path], names: PathStyle, score: f
     if wanted.boxes:
         files = pictures_beside(wanted.boxes, files)
     shown = Shown.of(names, files)
-    pictures = [wanted.boxes / f"{name}.png" for name in output_names(files, shown)] if wanted.boxes else []
-    check_places(pictures, files)
+    places = [wanted.boxes / f"{name}.png" for name in output_names(files, shown)] if wanted.boxes else []
+    check_places(places, files)
     coco = wanted.boxes / COCO if wanted.boxes else None
     if coco and coco.exists() and not (wanted.overwrite or wanted.resume):
         hint = "--overwrite replaces it; --boxes names another folder"
@@ -54,9 +56,12 @@ def locate(opened: OpenedDetector, files: list[Path], names: PathStyle, score: f
     table = BoxTable(opened.model.info)
     lines = Lines(table, json=wanted.json)
     made_with = opened.made_with(least) | named_by(shown, files)
+    drawings = [
+        Drawing.beside(place, path_cell(shown(path)), made_with) for place, path in zip(places, files, strict=False)
+    ]
     again = {"resume": wanted.resume, "overwrite": wanted.overwrite, "as_parquet": wanted.parquet}
     with output.going_to(wanted.out, lines, made_with, **again) as rows:
-        records = _locate(opened, files, pictures, shown, least, table, rows, gallery, wanted)
+        records = _locate(opened, files, drawings, shown, least, table, rows, gallery, wanted)
     if gallery:
         gallery.write(table.notice, opened.described)
     if coco:
@@ -70,7 +75,7 @@ def locate(opened: OpenedDetector, files: list[Path], names: PathStyle, score: f
 def _locate(
     opened: OpenedDetector,
     files: Sequence[Path],
-    pictures: Sequence[Path],
+    drawings: Sequence[Drawing],
     shown: Shown,
     least: float,
     table: BoxTable,
@@ -87,16 +92,18 @@ def _locate(
 
     records: list[dict[str, Any]] = []
     cautions: list[Caution] = []
-    todo = rows.missing(files, lambda path: path_cell(shown(path)), lambda i: not pictures or pictures[i].is_file())
-    if wanted.resume and pictures:
-        sweep([pictures[index] for index in todo])
+    todo = rows.missing(
+        files, lambda path: path_cell(shown(path)), lambda i: not drawings or drawings[i].is_there(files[i])
+    )
+    if wanted.resume and drawings:
+        sweep([drawings[index].file for index in todo])
     # Closed where the loop is left early, or threads would go on with pictures that nobody hears of.
     with contextlib.closing(opened.finder.over([files[index] for index in todo])) as found:
         sightings = console.progress(found, total=len(files), done=len(files) - len(todo), what="predict")
         for index, sighting in zip(todo, sightings, strict=True):
             record = table.record(path_cell(shown(sighting.path)), **row_of(sighting, opened.model.classes, least))
-            if pictures and "boxes" in record:
-                _draw(sighting, record, pictures[index], table.notice)
+            if drawings:
+                _draw(sighting, record, drawings[index], table.notice)
             cautions += sighting.cleaned.cautions if sighting.cleaned else ()
             rows.write(record)
             if gallery:
@@ -111,17 +118,18 @@ def _locate(
     return records
 
 
-def _draw(sighting: Sighting, record: dict[str, Any], target: Path, notice: str) -> None:
+def _draw(sighting: Sighting, record: dict[str, Any], target: Drawing, notice: str) -> None:
     from fxcli.explain import outline
     from fxcli.explain.png import save_drawn
     from fxcli.run.files import saying
 
     if sighting.cleaned is None:
+        target.remove()
         return
-    with saying(target):
-        target.parent.mkdir(parents=True, exist_ok=True)
+    with saying(target.file):
+        target.file.parent.mkdir(parents=True, exist_ok=True)
     pixels, size_px = outline.radiograph(sighting.cleaned), (record["width_px"], record["height_px"])
-    save_drawn(outline.outlined(pixels, record["boxes"], size_px), target, notice)
+    save_drawn(outline.outlined(pixels, record["boxes"], size_px), target.file, notice, target.of)
 
 
 def _read(file: Path, *, json: bool) -> list[dict[str, Any]]:

@@ -54,10 +54,16 @@ class HeatMap:
         """[H, W, 3] uint8: the map over the radiograph."""
         return overlay.overlay(self.cleaned, self.heat)
 
-    def save_overlay(self, path: Path, boxes: Sequence[Mapping[str, Any]] = ()) -> None:
-        """Writes the map over the radiograph, with the boxes of a detector, as a PNG that says what it is."""
+    def save_overlay(self, path: Path, boxes: Sequence[Mapping[str, Any]] = (), of: str | None = None) -> None:
+        """Writes the map over the radiograph, with the boxes of a detector, as a PNG that says what it is.
+
+        Args:
+            path: The file.
+            boxes: As rows tell them.
+            of: The row that it stands beside, see places.Drawing.
+        """
         size_px = (self.cleaned.width_px, self.cleaned.height_px)
-        save_drawn(outline.outlined(self.coloured, boxes, size_px), path, self.notice)
+        save_drawn(outline.outlined(self.coloured, boxes, size_px), path, self.notice, of)
 
     def save_pair(self, path: Path) -> None:
         """Writes the radiograph and the overlay side by side, with a caption, as a PNG that says what it is."""

@@ -6,15 +6,21 @@ Names as text: data/names.
 from __future__ import annotations
 
 import hashlib
+import json
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path, PurePath
+from typing import Any
 
 from fxcli.console import console
 from fxcli.data.paths import AS_GIVEN, PathStyle, Shown
 from fxcli.data.read import EXTENSIONS, HEAT_MAP, MARK
 from fxcli.data.tree import unusable
 from fxcli.errors import NothingFound, UsageError
+from fxcli.explain.png import OF
+from fxcli.inference.notes import changed
+from fxcli.run.files import saying
 
 # Of what is made of a picture: see commands/predict and cam.
 _SUFFIXES = (".png", ".overlay.png", ".map.npy")
@@ -22,6 +28,42 @@ _SUFFIXES = (".png", ".overlay.png", ".map.npy")
 _LONGEST_BYTES = 200
 # Signature, header, and the beginning of the text that says what it is.
 _START_BYTES = 100
+_DIGEST_BYTES = 8
+
+
+@dataclass(frozen=True)
+class Drawing:
+    """A heat map or outlines that stand beside a row.
+
+    Attributes:
+        file: It.
+        of: A hash of what the row calls its picture, and of all that it is made with.
+    """
+
+    file: Path
+    of: str
+
+    @classmethod
+    def beside(cls, file: Path, cell: str, made_with: Mapping[str, Any]) -> Drawing:
+        """That of a row.
+
+        Args:
+            file: It.
+            cell: What the row calls its picture.
+            made_with: What the row is made with, as JSON.
+        """
+        text = json.dumps([cell, made_with], sort_keys=True)
+        return cls(file, hashlib.blake2b(text.encode(), digest_size=_DIGEST_BYTES).hexdigest())
+
+    def is_there(self, picture: Path) -> bool:
+        """Whether the file is of this row, and not of another model's or picture's, nor of what the picture was."""
+        return f'"{OF}": "{self.of}"'.encode() in _start(self.file) and self.file.stat().st_mtime >= changed(picture)
+
+    def remove(self) -> None:
+        """Takes away what an earlier command drew there: the row has no answer now."""
+        if is_drawn(self.file):
+            with saying(self.file):
+                self.file.unlink()
 
 
 def output_names(paths: Sequence[Path], shown: Shown = AS_GIVEN) -> list[Path]:
@@ -105,10 +147,15 @@ def check_places(drawn: Iterable[Path], files: Iterable[Path], *, may_replace: b
 
 def is_drawn(path: Path) -> bool:
     """Whether a file begins as the heat maps, outlines and sheets that are drawn here."""
+    return f'{MARK}\0{{"{HEAT_MAP}"'.encode() in _start(path)
+
+
+def _start(path: Path) -> bytes:
+    """The first bytes of a file; none, where it cannot be read."""
     if unusable(path):
-        return False
+        return b""
     try:
         with path.open("rb") as handle:
-            return f'{MARK}\0{{"{HEAT_MAP}"'.encode() in handle.read(_START_BYTES)
+            return handle.read(_START_BYTES)
     except OSError:
-        return False
+        return b""

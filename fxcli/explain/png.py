@@ -22,6 +22,8 @@ _SIGNATURE = b"\x89PNG\r\n\x1a\n"
 _RGB_8_BIT = (8, 2, 0, 0, 0)
 _FILTER_UP = 2
 _TOKEN = 12
+# Key of the row that a drawing stands beside.
+OF = "of"
 
 
 def write_png(path: Path, pixels: np.ndarray, key: str, text: str) -> None:
@@ -47,10 +49,19 @@ def write_png(path: Path, pixels: np.ndarray, key: str, text: str) -> None:
         handle.write(_chunk(b"IEND", b""))
 
 
-def save_drawn(pixels: np.ndarray, path: Path, notice: str) -> None:
-    """Writes what was drawn, [H, W, 3] uint8, as a PNG that says what it is: `read` takes it for no radiograph."""
+def save_drawn(pixels: np.ndarray, path: Path, notice: str, of: str | None = None) -> None:
+    """Writes what was drawn, as a PNG that says what it is: `read` takes it for no radiograph.
+
+    Args:
+        pixels: [H, W, 3] uint8.
+        path: The file.
+        notice: That it carries.
+        of: The row that it stands beside, see places.Drawing.
+    """
+    # Near the beginning, where it is looked for.
+    told = {HEAT_MAP: True, **({} if of is None else {OF: of}), "notice": notice}
     with saying(path):
-        write_png(path, pixels, MARK, json.dumps({HEAT_MAP: True, "notice": notice}))
+        write_png(path, pixels, MARK, json.dumps(told))
 
 
 def sweep(files: Sequence[Path]) -> None:
