@@ -1,4 +1,4 @@
-"""Fixtures of all tests: each runs in an empty folder of its own, with one thread and a cache of its own."""
+"""Fixtures of all tests: each runs in an empty folder of its own, with one thread, a cache and a key of its own."""
 
 import os
 import shutil
@@ -41,6 +41,8 @@ def _own_folder(tmp_path, monkeypatch):
 
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("FX_CACHE_DIR", str(tmp_path / "cache"))
+    for variable in ("XDG_DATA_HOME", "APPDATA"):
+        monkeypatch.setenv(variable, str(tmp_path / "share"))
     monkeypatch.delenv("FX_DISABLE_PLUGINS", raising=False)
     yield
     console.configure()

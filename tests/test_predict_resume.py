@@ -300,6 +300,18 @@ def test_one_name_never_means_two_pictures(raw, monkeypatch):
     assert "nothing is missing" in done.stderr
 
 
+def test_rows_that_were_hashed_under_another_key(raw, monkeypatch):
+    options = ("--paths", "hashed", "--cam", "maps")
+    predict(*options)
+    monkeypatch.setenv("FX_CACHE_DIR", "another")
+    assert "nothing is missing" in predict(*options, "--resume").stderr, "no cache holds the key"
+    for variable in ("XDG_DATA_HOME", "APPDATA"):
+        monkeypatch.setenv(variable, "lost")
+    told = predict(*options, "--resume", code=6).stderr
+    assert "made with something else: their names are hashed under another key" in told
+    assert len(pictures("maps")) == len(table()) == 48
+
+
 def test_complete_is_complete(raw, decoded):
     predict()
     before = Path("out/predictions.csv").read_bytes()

@@ -22,9 +22,11 @@ from fxcli.console import console
 from fxcli.data.paths import PathStyle, Shown
 from fxcli.errors import DataError, RunError
 from fxcli.run.files import replace, write_json
+from fxcli.run.key import hashed
 
-# Of the folder that the names of rows are relative to.
-_FOLDER = "folder_sha256"
+# Of the folder that the names of rows are relative to, and of the key that they are hashed under.
+_FOLDER, _KEY = "folder_sha256", "names_key"
+_UNTOLD = {_FOLDER: "their paths are relative to another folder", _KEY: "their names are hashed under another key"}
 
 
 def part_of(file: Path) -> Path:
@@ -56,7 +58,9 @@ def named_by(shown: Shown, files: Sequence[Path]) -> dict[str, str | None]:
     if shown.style is PathStyle.GIVEN and not all(path.is_absolute() for path in files):
         folder = Path.cwd()
     digest = None if folder is None else hashlib.sha256(os.fsencode(folder)).hexdigest()
-    return {"paths": shown.style.value, _FOLDER: digest}
+    # Of no name: it tells keys apart, and nothing of them.
+    key = hashed("") if shown.style is PathStyle.HASHED else None
+    return {"paths": shown.style.value, _FOLDER: digest, _KEY: key}
 
 
 def write_notes(rows: Path, made_with: Mapping[str, Any]) -> float:
@@ -114,9 +118,8 @@ def taken(file: Path, what: str, instead: str = "") -> DataError:
 
 
 def _told(key: str, was: object, now: object) -> str:
-    if key == _FOLDER:  # of which a hash tells nobody anything
-        return "their paths are relative to another folder"
-    return f"{key} was {_short(was)}, and is {_short(now)}"
+    # Of which hashes tell nobody anything.
+    return _UNTOLD.get(key) or f"{key} was {_short(was)}, and is {_short(now)}"
 
 
 def _short(value: object) -> str:

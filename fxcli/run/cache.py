@@ -11,15 +11,39 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from fxcli.errors import UsageError
 from fxcli.run.files import replace
 
 
 def cache_dir() -> Path:
-    """FX_CACHE_DIR, or `fx` in the user's cache folder."""
+    """FX_CACHE_DIR, or `fx` in the user's cache folder.
+
+    Raises:
+        UsageError: The user has none.
+    """
     if chosen := os.environ.get("FX_CACHE_DIR"):
         return Path(chosen)
-    base = os.environ.get("LOCALAPPDATA" if os.name == "nt" else "XDG_CACHE_HOME")
-    return (Path(base) if base else Path.home() / ".cache") / "fx"
+    variable = "LOCALAPPDATA" if os.name == "nt" else "XDG_CACHE_HOME"
+    return user_dir(variable, ".cache", hint="FX_CACHE_DIR names a folder for the cache")
+
+
+def user_dir(variable: str, usual: str, *, hint: str) -> Path:
+    """`fx` in a folder of the user.
+
+    Args:
+        variable: Of the environment, which names that folder.
+        usual: Where it is otherwise, in the user's home.
+        hint: For a user without one.
+
+    Raises:
+        UsageError: The user has none.
+    """
+    if base := os.environ.get(variable):
+        return Path(base) / "fx"
+    try:
+        return Path.home() / usual / "fx"
+    except RuntimeError as error:
+        raise UsageError("this user has no home folder", hint=hint) from error
 
 
 def key_of(values: Mapping[str, Any]) -> str:

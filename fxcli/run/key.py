@@ -1,4 +1,7 @@
-"""Names that tell nothing: hashes under a key of the user, which lies in no run and no output."""
+"""Names that tell nothing: hashes under a key of the user, which lies in no run, no output and no cache.
+
+A cache may be deleted; without its key, no name would be found again.
+"""
 
 from __future__ import annotations
 
@@ -8,11 +11,14 @@ import os
 import secrets
 from pathlib import Path
 
+from fxcli.console import console
 from fxcli.errors import FxError
-from fxcli.run.cache import cache_dir
+from fxcli.run.cache import cache_dir, user_dir
 
 _KEY_BYTES = 32
 _NAME_BYTES = 16
+_VARIABLE = "APPDATA" if os.name == "nt" else "XDG_DATA_HOME"
+_ELSEWHERE = f"{_VARIABLE} names another folder"
 
 
 def hashed(name: str) -> str:
@@ -22,7 +28,16 @@ def hashed(name: str) -> str:
         FxError: The key can be neither read nor made.
     """
     raw = os.fsencode(name)
-    return hashlib.blake2b(raw, key=_key(cache_dir() / "names.key"), digest_size=_NAME_BYTES).hexdigest()
+    return hashlib.blake2b(raw, key=_key(key_file()), digest_size=_NAME_BYTES).hexdigest()
+
+
+def key_file() -> Path:
+    """Where the key lies: in the user's folder of data.
+
+    Raises:
+        UsageError: The user has none.
+    """
+    return user_dir(_VARIABLE, ".local/share", hint=_ELSEWHERE) / "names.key"
 
 
 @functools.cache
@@ -31,26 +46,31 @@ def _key(file: Path) -> bytes:
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
         if not file.exists():
-            _make(file)
+            # Where it was before.
+            old = cache_dir() / file.name
+            _make(file, old.read_bytes() if old.is_file() else secrets.token_bytes(_KEY_BYTES))
+            console.note(f"the key for hashed names is in {file}: keep it, or these names are never found again")
         key = file.read_bytes()
     except OSError as error:
         raise FxError(
             f"the key for hashed names cannot be made: {error.strerror or error}",
             where=file,
-            hint="FX_CACHE_DIR names another folder",
+            hint=_ELSEWHERE,
         ) from error
     if len(key) != _KEY_BYTES:
         raise FxError("damaged: no key for hashed names", where=file, hint="delete it: new names then differ from old")
     return key
 
 
-def _make(file: Path) -> None:
+def _make(file: Path, key: bytes) -> None:
     """Of several processes one makes it, and no other sees it before it is whole."""
     part = file.with_name(f"{file.name}.{os.getpid()}-{secrets.token_hex(4)}")
     handle = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0), 0o600)
     try:
         with os.fdopen(handle, "wb") as target:
-            target.write(secrets.token_bytes(_KEY_BYTES))
+            target.write(key)
+            target.flush()
+            os.fsync(target.fileno())
         try:
             os.link(part, file)
         except FileExistsError:
