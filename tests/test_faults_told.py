@@ -46,6 +46,22 @@ def stopped(tiny_recipe, monkeypatch):
     return Run(Path("runs/stopped"))
 
 
+@pytest.mark.parametrize(("recorded", "status"), [("interrupted", "interrupted"), ("running", "died")])
+def test_a_prediction_by_an_unfinished_training_says_so(stopped, prepared, recorded, status):
+    picture = next((prepared / "pictures" / "test").rglob("*.png"))
+    stopped.update(status=recorded)
+    told = f"{stopped.path}, status {status}: this is the best epoch so far of an unfinished training"
+    for command in ("predict", "cam"):
+        for model in (stopped.path, stopped.best_file):
+            done = fx(command, picture, "--model", model, "--quiet")
+            assert (done.exit_code, done.stderr.count(told)) == (0, 1), done.output
+    shutil.copytree("runs/whole", "runs/finished")
+    best = Run(Path("runs/finished")).best_file
+    assert "unfinished" not in fx("predict", picture, "--model", best).stderr
+    (stopped.path / "run.json").write_text("{")
+    assert fx("predict", picture, "--model", stopped.best_file).exit_code == 0
+
+
 def goes_on(run):
     """The run ends as the unbroken one."""
     done = fx("train", "--resume", run.path, "--quiet")

@@ -18,6 +18,7 @@ from fxcli.cli import app
 from fxcli.data.read import read
 from fxcli.errors import UnreadableImage, UsageError
 from fxcli.run import checkpoint
+from fxcli.run.directory import Run
 
 
 def fx(*arguments, code=0, **more):
@@ -124,6 +125,14 @@ def test_coco_goes_back_into_prepare(detector):
     again = json.loads(Path("p/boxes.coco.json").read_text())
     assert len(again["annotations"]) >= 4
     assert [each["bbox"] for each in again["annotations"]] == [each["bbox"] for each in content["annotations"]]
+
+
+def test_a_detector_of_an_unfinished_training_says_so(detector):
+    picture(Path("in/a.png"), 20, 30, 38, 48)
+    (detector / "model.safetensors").unlink()
+    Run(detector).update(status="failed")
+    told = fx("predict", "in", "--model", detector, "--quiet").stderr
+    assert f"{detector}, status failed: this is the best epoch so far of an unfinished training" in told
 
 
 def test_an_unreadable_picture_is_a_row(detector):

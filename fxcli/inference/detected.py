@@ -28,7 +28,7 @@ from fxcli.evaluation.detection import Detections
 from fxcli.inference.engines import dividing, streams_on
 from fxcli.inference.exported import is_exported
 from fxcli.inference.fold import fold_batchnorm
-from fxcli.inference.opened import ModelFile
+from fxcli.inference.opened import ModelFile, warn_of_unfinished
 from fxcli.inference.pipeline import streamed
 from fxcli.model import detector as detectors
 from fxcli.model import hardware, pointwise
@@ -266,6 +266,7 @@ def open_detector(
     size = batch_size or usual
     opened = OpenedDetector(file, run, sha256_of(file), Finder(model, compute, size, workers))
     console.note(f"detector {opened.described}")
+    warn_of_unfinished(file, run)
     return opened
 
 

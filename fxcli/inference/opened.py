@@ -6,6 +6,7 @@ only where the model's own validation pictures showed that it may, and all else 
 
 from __future__ import annotations
 
+import contextlib
 import shlex
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -206,6 +207,15 @@ def by(kind: str, info: dict[str, Any]) -> list[list[int]]:
     return list(found.values())
 
 
+def warn_of_unfinished(file: Path, run: Run | None) -> None:
+    """Says where a model is only what its training has come to so far."""
+    if run is None or file != run.best_file:
+        return
+    with contextlib.suppress(RunError):  # a damaged run.json is no reason not to predict
+        if (status := run.status(run.info())) != "finished":
+            console.warn(f"{run.path}, status {status}: this is the best epoch so far of an unfinished training")
+
+
 def open_model(
     wanted: str | None,
     *,
@@ -271,6 +281,7 @@ def open_model(
         raise ModelFileError(f"the header is damaged: {error}", where=file) from error
     opened = Opened(file, run, digest, model, pipeline, uncertainty)
     console.note(f"model {opened.described}")
+    warn_of_unfinished(file, run)
     return opened
 
 
