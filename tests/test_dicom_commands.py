@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 from typer.testing import CliRunner
 
 from fxcli.cli import app
@@ -87,12 +88,19 @@ def test_cam(trained, hospital):
     assert secrets_below("why") == []
 
 
-def test_without_pydicom_predict_says_what_to_install(trained, hospital, monkeypatch):
+@pytest.mark.parametrize("command", ["predict", "cam"])
+def test_without_pydicom_rows_say_what_to_install(trained, hospital, monkeypatch, command):
+    for name in ("a.jpg", "z.jpg"):
+        Image.fromarray(radiograph(8)).save(hospital / name)
     for name in [name for name in sys.modules if name.split(".")[0] == "pydicom"]:
         monkeypatch.setitem(sys.modules, name, None)
-    done = fx("predict", hospital, code=7)
-    assert "reading DICOM needs the package pydicom" in done.stderr
-    assert "python -m pip install 'fxcli[dicom]'" in done.stderr
+    rows = by_name(fx(command, hospital, code=9))
+    assert {rows.pop(name)["status"] for name in ("a.jpg", "z.jpg")} == {"ok"}
+    told = "reading DICOM needs the package pydicom, which is not installed: python -m pip install 'fxcli[dicom]'"
+    assert len(rows) == 8
+    assert {row["reason"] for row in rows.values()} == {told}
+    done = fx("predict", hospital, "--strict", code=4)
+    assert told in done.stderr
 
 
 @pytest.fixture

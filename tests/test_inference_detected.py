@@ -1,5 +1,6 @@
 """Detectors run over files: in streams, in order, and folded for prediction alone."""
 
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -56,6 +57,15 @@ def files():
         found.append(Path(f"{number}.png"))
     found[4].write_bytes(b"nothing")
     return found
+
+
+def test_a_picture_that_a_package_is_missing_for_has_a_reason(file, files, monkeypatch):
+    for name in [*(name for name in sys.modules if name.split(".")[0] == "pydicom"), "pydicom"]:
+        monkeypatch.setitem(sys.modules, name, None)
+    files[4].write_bytes(b"\0" * 128 + b"DICM" + b"\0" * 64)
+    found = list(open_detector(file, None, workers=0).finder.over(files))
+    assert [number for number, each in enumerate(found) if each.found is None] == [4]
+    assert found[4].reason.endswith("is not installed: python -m pip install 'fxcli[dicom]'")
 
 
 def norms(network):

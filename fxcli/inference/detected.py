@@ -21,7 +21,6 @@ from fxcli import __version__
 from fxcli.console import console
 from fxcli.data.boxes import to_original
 from fxcli.data.preprocess import Cleaned, Preprocessing
-from fxcli.data.tree import unusable
 from fxcli.errors import RunError, UnreadableImage
 from fxcli.evaluation import box_table
 from fxcli.evaluation.detection import Detections
@@ -29,7 +28,7 @@ from fxcli.inference.engines import dividing, streams_on
 from fxcli.inference.exported import is_exported
 from fxcli.inference.fold import fold_batchnorm
 from fxcli.inference.opened import ModelFile, warn_of_unfinished
-from fxcli.inference.pipeline import streamed
+from fxcli.inference.pipeline import cleaned_of, streamed
 from fxcli.model import detector as detectors
 from fxcli.model import hardware, pointwise
 from fxcli.model.detector import TrainedDetector
@@ -147,13 +146,8 @@ class Finder:
 
 def _decoded(preprocessing: Preprocessing, path: Path) -> tuple[Sighting, np.ndarray | None]:
     """A picture, and [1, S, S] as the network sees it."""
-    if reason := unusable(path):
-        return Sighting(path, reason), None
-    try:
-        cleaned = preprocessing.load(path)
-    except UnreadableImage as error:
-        return Sighting(path, error.reason), None
-    return Sighting(path, "", cleaned), preprocessing.fit(cleaned)[None]
+    cleaned, reason = cleaned_of(preprocessing, path)
+    return Sighting(path, reason, cleaned), None if cleaned is None else preprocessing.fit(cleaned)[None]
 
 
 @dataclass(frozen=True)

@@ -23,7 +23,7 @@ from fxcli.console import console
 from fxcli.data.preprocess import Cleaned, Preprocessing
 from fxcli.data.radiograph import Caution
 from fxcli.data.tree import unusable
-from fxcli.errors import RunError, UnreadableImage
+from fxcli.errors import MissingDependency, RunError, UnreadableImage
 from fxcli.inference.engines import Computed, Engine, Shared
 
 A = TypeVar("A")
@@ -144,12 +144,7 @@ class Pipeline:
         return made
 
     def _decode(self, path: Path) -> tuple[Cleaned | None, str]:
-        if reason := unusable(path):
-            return None, reason
-        try:
-            return self.preprocessing.load(path, draft=self.draft), ""
-        except UnreadableImage as error:
-            return None, error.reason
+        return cleaned_of(self.preprocessing, path, draft=self.draft)
 
     def _computed(self, pictures: list[Cleaned]) -> Computed:
         return self.forward(np.stack([self.preprocessing.fit(cleaned)[None] for cleaned in pictures]))
@@ -167,6 +162,18 @@ class Pipeline:
         if not np.isfinite(computed.logits).all():
             raise RunError("the model's answers are not finite", hint="the training diverged: lower optim.lr")
         return computed
+
+
+def cleaned_of(preprocessing: Preprocessing, path: Path, *, draft: bool = False) -> tuple[Cleaned | None, str]:
+    """A clean picture, or None and why there is none: whatever it is, it must not end a batch."""
+    if reason := unusable(path):
+        return None, reason
+    try:
+        return preprocessing.load(path, draft=draft), ""
+    except UnreadableImage as error:
+        return None, error.reason
+    except MissingDependency as error:
+        return None, f"{error.what}: {error.hint}"
 
 
 def streamed(
