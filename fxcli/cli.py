@@ -39,6 +39,8 @@ app = typer.Typer(
 )
 
 
+# How torch's words begin where the processor's memory is used up.
+_ALLOCATOR = "DefaultCPUAllocator:"
 # Of a training.
 _SMALLER = "lower train.batch_size (and raise train.accumulate), evaluate.batch_size or data.image_size_px"
 
@@ -66,10 +68,10 @@ def _guarded(command: Callable[..., None]) -> Callable[..., None]:
                 )
             )
         except Exception as error:
-            if _is_out_of_memory(error):
+            if whose := _used_up(error):
                 has_own = "batch_size" in inspect.signature(command).parameters
                 hint = "a smaller --batch-size takes less" if has_own else _SMALLER
-                _fail(FxError("the memory of the device is used up", hint=hint))
+                _fail(FxError(f"the memory of the {whose} is used up", hint=hint))
             _fail(
                 FxError(
                     f"internal error: {type(error).__name__}: {error}",
@@ -80,10 +82,14 @@ def _guarded(command: Callable[..., None]) -> Callable[..., None]:
     return run
 
 
-def _is_out_of_memory(error: Exception) -> bool:
-    # torch is asked only where a command has imported it.
+def _used_up(error: Exception) -> str | None:
+    """Whose memory an error says is used up; None where it says something else."""
+    # torch is asked only where a command has imported it; of the processor's memory it has no class.
     kind = getattr(sys.modules.get("torch"), "OutOfMemoryError", None)
-    return kind is not None and isinstance(error, kind)
+    if kind is not None and isinstance(error, kind):
+        return "device"
+    is_ours = isinstance(error, MemoryError) or (isinstance(error, RuntimeError) and _ALLOCATOR in str(error))
+    return "computer" if is_ours else None
 
 
 def _fail(error: FxError) -> NoReturn:

@@ -1,5 +1,7 @@
 """Small files that claim to be huge are refused by their headers; large radiographs are not."""
 
+import importlib
+import importlib.util
 import io
 import os
 import struct
@@ -8,6 +10,7 @@ import sys
 import time
 import zlib
 
+import numpy as np
 import pytest
 from PIL import Image
 from rasters import bombs
@@ -60,6 +63,41 @@ def test_a_radiograph_of_42_million_pixels_is_accepted(tmp_path):
     path = tmp_path / "a.png"
     Image.new("L", (6480, 6485), 90).save(path, compress_level=1)
     assert read(path).pixels.shape == (6485, 6480)
+
+
+NARROW = """
+import resource, sys
+from pathlib import Path
+from fxcli.data.read import read
+from fxcli.errors import UnreadableImage
+
+paths = list(map(Path, sys.argv[1:]))
+for path in paths:
+    read(path)
+taken = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+resource.setrlimit(resource.RLIMIT_AS, (taken + (4 << 20), -1))
+for path in paths:
+    try:
+        print(path.name, read(path).pixels.shape)
+    except UnreadableImage as error:
+        print(path.name, error.reason)
+"""
+
+
+@pytest.mark.skipif(not os.path.exists("/proc/self/statm"), reason="only Linux tells what a process has taken")
+def test_a_healthy_picture_for_which_there_is_no_memory_is_not_damaged(tmp_path):
+    names = ["a.png", "a.jpg", "a.tif", "a.bmp"]
+    for name in names:
+        Image.new("L", (6000, 6000), 90).save(tmp_path / name)
+    if importlib.util.find_spec("pydicom"):
+        dicoms = importlib.import_module("dicoms")
+        dicoms.save(tmp_path / "a.dcm", np.full((6000, 6000), 90, np.uint16))
+        names.append("a.dcm")
+    # Freed memory is given back, and not kept for the next: one thread, one arena.
+    env = {**os.environ, "MALLOC_ARENA_MAX": "1", "MALLOC_MMAP_THRESHOLD_": "65536", "OMP_NUM_THREADS": "1"}
+    command = [sys.executable, "-c", NARROW, *(tmp_path / name for name in names)]
+    done = subprocess.run(command, capture_output=True, text=True, check=True, env=env)
+    assert done.stdout.splitlines() == [f"{name} the memory of the computer is used up" for name in names]
 
 
 def huge(path, start, size):

@@ -209,6 +209,16 @@ def test_memory_that_is_used_up_is_no_defect_of_fx():
     )
 
 
+def test_neither_is_that_of_the_computer():
+    import numpy as np
+    import torch
+
+    for taking in (lambda: np.empty(1 << 58, np.uint8), lambda: torch.empty(1 << 58), lambda: bytes(1 << 58)):
+        done = run(taking)
+        assert done.exit_code == 1
+        assert done.stderr.startswith("error: the memory of the computer is used up\n  → lower"), done.stderr
+
+
 def test_who_has_no_recipe_is_told_of_a_flag_where_memory_is_used_up(capsys):
     import torch
 

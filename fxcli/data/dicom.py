@@ -65,7 +65,7 @@ def read(handle: BinaryIO, path: Path) -> Radiograph:
         _check_kind(header, path)
         check_size(path, *header.size_px)
         return _radiograph(header, path)
-    except UnreadableImage:
+    except (UnreadableImage, MemoryError):
         raise
     except Exception as error:
         # What pydicom says may quote what it stumbled over.

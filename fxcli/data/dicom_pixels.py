@@ -128,6 +128,8 @@ def _decompressed(
     for name in names:
         try:
             return decoder.as_array(alone, index=0, decoding_plugin=name, **{**options, "number_of_frames": 1})
+        except MemoryError:
+            raise
         except Exception as error:
             failure = error
     raise UnreadableImage(path, "damaged DICOM: the compressed picture cannot be decoded") from failure

@@ -106,6 +106,8 @@ def read(path: Path, *, draft_px: int | None = None) -> Radiograph:
         raise UnreadableImage(path, known if start else "an empty file") from error
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         raise UnreadableImage(path, f"too many pixels; {most_pixels()}") from error
+    except MemoryError as error:
+        raise UnreadableImage(path, "the memory of the computer is used up") from error
     except Exception as error:
         # Pillow's decoders raise nearly anything on damaged bytes, and one picture must not end a batch.
         reason = str(error).splitlines()[0].strip() if str(error) else type(error).__name__
