@@ -187,6 +187,21 @@ def test_what_is_there_is_not_replaced_unasked(models, pictures):
     assert fx("predict", pictures, "--model", models / "folds", "--report", "in").exit_code == 2
 
 
+@pytest.mark.parametrize("model", ["folds", "boxes"])
+@pytest.mark.parametrize("where", ["a_file/page.html", f"{'x' * 248}.html", "/proc/page.html"])
+def test_what_cannot_be_written_is_told_before_the_first_picture(models, pictures, model, where):
+    Path("a_file").touch()
+    done = fx("predict", pictures, "--model", models / model, "--report", where, "--out", "rows")
+    assert done.exit_code == 4
+    assert f"error: {where}: cannot be written: " in done.stderr
+    assert not Path("rows").exists()
+
+
+def test_the_folder_is_made_and_nothing_left_in_it():
+    Gallery.begun(Path("new/page.html"), 7, (), overwrite=False)
+    assert list(Path("new").iterdir()) == []
+
+
 @pytest.mark.parametrize(
     "options",
     [("--resume", "--out", "o", "--report", "a.html"), ("--overwrite",), ("--resume",), ("--resume", "--report", "a")],

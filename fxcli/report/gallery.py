@@ -57,10 +57,10 @@ class Gallery:
 
     @classmethod
     def begun(cls, file: Path, count: int, classes: Sequence[str], *, overwrite: bool) -> Gallery:
-        """A page for so many pictures.
+        """A page for so many pictures; its folder is made.
 
         Raises:
-            DataError: There is a file already.
+            DataError: There is a file already, or it cannot be written.
             UsageError: They are too many, or it is a folder.
         """
         if file.is_dir():
@@ -70,6 +70,12 @@ class Gallery:
         if count > MOST:
             hint = "name a part of them; rows and --cam take any number"
             raise UsageError(f"--report is a page to look at: {count} pictures are more than its {MOST}", hint=hint)
+        with saying(file):
+            # What would be told of after all pictures is told of before.
+            file.parent.mkdir(parents=True, exist_ok=True)
+            trial = file.with_name(f"{file.name}.part")  # as write_text calls it
+            trial.touch()
+            trial.unlink()
         return cls(file, classes)
 
     def add(self, record: Mapping[str, Any], views: Views | None) -> None:
@@ -102,7 +108,6 @@ class Gallery:
             digest=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode("ascii"),
         )
         with saying(self.file):
-            self.file.parent.mkdir(parents=True, exist_ok=True)
             write_text(self.file, text)
         console.note(f"{len(self.rows)} pictures to look at: {self.file}")
 
