@@ -5,12 +5,15 @@ import os
 import socket
 import subprocess
 import sys
+import time
 
 import pytest
 
 from fxcli.errors import RunError
 from fxcli.run import lock
 from fxcli.run.lock import Lock
+
+linux = pytest.mark.skipif(not os.path.exists("/proc/self/stat"), reason="Linux alone tells since when one runs")
 
 
 @pytest.fixture
@@ -21,15 +24,16 @@ def other():
         process.stdin.close()
 
 
-def held_by(folder, pid, host=None):
+def held_by(folder, pid, host=None, **more):
     file = folder / "lock.json"
-    file.write_text(json.dumps({"pid": pid, "host": host or socket.gethostname()}))
+    file.write_text(json.dumps({"pid": pid, "host": host or socket.gethostname(), **more}))
     return file
 
 
 def test_lock_is_there_while_it_is_held(tmp_path):
     with Lock(tmp_path):
-        assert json.loads((tmp_path / "lock.json").read_text()) == {"pid": os.getpid(), "host": socket.gethostname()}
+        told = json.loads((tmp_path / "lock.json").read_text())
+        assert (told["pid"], told["host"]) == (os.getpid(), socket.gethostname())
     assert not (tmp_path / "lock.json").exists()
     with pytest.raises(ValueError, match="x"), Lock(tmp_path):
         raise ValueError("x")
@@ -50,6 +54,45 @@ def test_lock_of_a_dead_process_is_taken_over(other, tmp_path):
     with Lock(tmp_path):
         assert json.loads(file.read_text())["pid"] == os.getpid()
     assert not file.exists()
+
+
+@linux
+def test_lock_of_a_dead_process_whose_number_another_has_is_taken_over(other, tmp_path):
+    begun = lock._begun(other.pid)
+    ticks, boot = begun.split()
+    for told in (f"{int(ticks) - 1} {boot}", f"{ticks} 01234567-89ab-cdef-0123-456789abcdef"):
+        held_by(tmp_path, other.pid, begun=told)
+        assert not Lock(tmp_path).is_held
+        with Lock(tmp_path):
+            pass
+    held_by(tmp_path, other.pid, begun=begun)
+    with pytest.raises(RunError, match=f"process {other.pid}"), Lock(tmp_path):
+        pytest.fail("it must not be entered")
+
+
+@linux
+def test_what_a_lock_says_of_its_process(tmp_path):
+    """From outside, while it is held, and when its number has gone to another since."""
+    code = (
+        "import sys; from pathlib import Path; from fxcli.run.lock import Lock\nwith Lock(Path(sys.argv[1])): input()"
+    )
+    command = [sys.executable, "-c", code, tmp_path]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stderr=subprocess.DEVNULL) as process:
+        while not (tmp_path / "lock.json").exists():
+            time.sleep(0.02)
+        assert Lock(tmp_path).is_held
+        told = json.loads((tmp_path / "lock.json").read_text())
+        assert told["begun"] == lock._begun(process.pid) != lock._begun(os.getpid())
+        process.kill()
+    held_by(tmp_path, os.getppid(), begun=told["begun"])
+    assert not Lock(tmp_path).is_held
+
+
+@pytest.mark.parametrize("begun", [None, 3, "what"])
+def test_where_nothing_tells_since_when_a_process_runs_its_number_does(monkeypatch, other, begun, tmp_path):
+    monkeypatch.setattr(lock, "_stat", lambda pid: (_ for _ in ()).throw(PermissionError))
+    held_by(tmp_path, other.pid, begun=begun)
+    assert Lock(tmp_path).is_held
 
 
 def test_lock_of_another_machine_is_never_taken_over(other, tmp_path):

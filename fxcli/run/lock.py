@@ -30,7 +30,7 @@ class Lock:
         self.file = folder / name
 
     def __enter__(self) -> None:
-        mine = json.dumps({"pid": os.getpid(), "host": socket.gethostname()})
+        mine = json.dumps({"pid": os.getpid(), "host": socket.gethostname(), "begun": _begun(os.getpid())})
         for _ in range(20):
             try:
                 handle = os.open(self.file, os.O_CREAT | os.O_EXCL | os.O_WRONLY)
@@ -55,12 +55,15 @@ class Lock:
         """Whether a process is at work; one of another machine is taken to be alive."""
         if not self.file.exists():
             return False
-        pid, host = self._holder()
-        return host != socket.gethostname() or _alive(pid)
+        pid, host, begun = self._holder()
+        if host != socket.gethostname():
+            return True
+        # After a restart of the machine another process may have its number.
+        return _alive(pid) and (begun is None or _begun(pid) in (None, begun))
 
     def _take_over(self) -> None:
         if self.is_held:
-            pid, host = self._holder()
+            pid, host, _ = self._holder()
             raise RunError(
                 f"process {pid} on {host} is at work in this folder",
                 where=self.file,
@@ -82,14 +85,14 @@ class Lock:
         finally:
             taking.unlink(missing_ok=True)
 
-    def _holder(self) -> tuple[int, str]:
+    def _holder(self) -> tuple[int, str, str | None]:
         for _ in range(10):
             try:
                 holder = json.loads(self.file.read_text(encoding="utf-8"))
-                return int(holder["pid"]), str(holder["host"])
+                return int(holder["pid"]), str(holder["host"]), holder.get("begun")
             except (OSError, ValueError, KeyError, TypeError, OverflowError):
                 time.sleep(0.05)  # it may be being written at this very moment
-        return -1, socket.gethostname()  # written halfway by a process that died
+        return -1, socket.gethostname(), None  # written halfway by a process that died
 
 
 def _alive(pid: int) -> bool:
@@ -111,7 +114,20 @@ def _alive(pid: int) -> bool:
     except PermissionError:
         return True
     try:
-        # Dead, and not yet asked for by its parent; the name before it may hold brackets.
-        return not Path(f"/proc/{pid}/stat").read_bytes().rpartition(b")")[2].lstrip().startswith(b"Z")
-    except OSError:
+        # Dead, and not yet asked for by its parent.
+        return _stat(pid)[0] != "Z"
+    except (OSError, IndexError):
         return True
+
+
+def _begun(pid: int) -> str | None:
+    """Since when a process runs, in ticks since which start of the machine; None where the system does not tell."""
+    try:
+        return f"{_stat(pid)[19]} {Path('/proc/sys/kernel/random/boot_id').read_text(encoding='ascii').strip()}"
+    except (OSError, IndexError):
+        return None
+
+
+def _stat(pid: int) -> list[str]:
+    """What Linux tells of a process, from its state on (proc(5), field 3); the name before it may hold brackets."""
+    return Path(f"/proc/{pid}/stat").read_bytes().rpartition(b")")[2].decode("ascii").split()
