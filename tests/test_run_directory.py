@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from fxcli.errors import RunError
-from fxcli.run.directory import RUNS, Run, all_runs, create, find_model, open_run
+from fxcli.run.directory import RUNS, Run, all_runs, create, find_model, find_run, open_run
 
 
 def make(name, *, model=True, out=None, **info):
@@ -108,6 +108,20 @@ def test_find_by_directory():
     other = make("final")
     assert find_model(str(other.path)) == (other.model_file, other)
     assert find_model(other.path.name) == (RUNS / other.path.name / "model.safetensors", other)
+
+
+@pytest.mark.parametrize("other", ["", "recipe.yaml"])
+def test_another_folder_of_its_name_hides_no_run(other):
+    """One of pictures, say, or of recipes."""
+    run = make("wrists", out=RUNS / "wrists", status="finished")
+    Path("wrists").mkdir()
+    if other:
+        Path("wrists", other).touch()
+    assert open_run(Path("wrists")) == find_run("wrists") == find_model("wrists")[1] == run
+    (run.path / "run.json").unlink()
+    (run.path / "recipe.yaml").touch()
+    with pytest.raises(RunError, match="stopped before it began"):
+        open_run(Path("wrists"))
 
 
 def test_find_in_an_unfinished_run():

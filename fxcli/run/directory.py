@@ -35,6 +35,8 @@ _INFO_LIMIT_BYTES = 16 << 20
 # Folders of a run that hold models, and how deep they lie in it.
 _DEPTHS = {"best": 2, "exports": 1}
 _FOLDERS = ("checkpoints/last", "checkpoints/best", "predictions", "evaluation")
+# What tells a run from another folder; of one that was stopped before it began, the second.
+_MARKS = ("run.json", "recipe.yaml")
 STATUSES = ("running", "finished", "failed", "interrupted")
 
 
@@ -200,7 +202,8 @@ def open_run(path: Path) -> Run:
     Raises:
         RunError: It is none.
     """
-    for folder in (path, RUNS / path):
+    # A run before one that never began, and that before another folder of the name.
+    for folder in sorted((path, RUNS / path), key=lambda each: [not (each / file).exists() for file in _MARKS]):
         if folder.is_dir():
             if not (folder / "run.json").exists() and (folder / "recipe.yaml").exists():
                 raise RunError("this run was stopped before it began", where=folder, hint="start it again, as it was")
