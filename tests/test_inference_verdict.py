@@ -247,6 +247,18 @@ def test_rows_come_before_the_gate_has_seen_every_picture(folds, gate, pictures,
 
 
 @pytest.mark.slow
+def test_no_heat_map_of_before_stays_beside_what_is_not_answered(folds, gate, pictures):
+    fx("predict", *pictures, "--model", folds.path, "--cam", "maps")
+    drawn = len(list(Path("maps").rglob("*.png")))
+    change(gate, threshold=0.9999)
+    options = ["--model", folds.path, "--gate", gate.path, "--out", "out"]
+    fx("predict", *pictures, *options)
+    done = fx("predict", *pictures, *options, "--cam", "maps", "--resume")
+    assert "nothing is missing" in done.stderr
+    assert (drawn, list(Path("maps").rglob("*.png"))) == (len(pictures), [])
+
+
+@pytest.mark.slow
 def test_a_gate_and_going_on(folds, gate, pictures, monkeypatch):
     from fxcli.inference.rows import Growing
 

@@ -99,6 +99,9 @@ def _answer(
     cautions: list[Caution] = []
     todo = rows.missing(files, called, lambda index: not maps or maps[index].is_there(files[index]))
     chosen = [files[index] for index in todo]
+    for index in set(range(len(maps))).difference(todo):
+        if not maps[index].is_there(files[index]):
+            maps[index].remove()  # the row stays, and is no answer
     maps = [maps[index] for index in todo] if maps else []
     if wanted.resume:
         sweep([each.file for each in maps])
