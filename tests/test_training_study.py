@@ -413,6 +413,34 @@ def test_a_start_that_was_made_anew_is_refused(study, trainings):
     assert "the start (model.init) of one/slow-s0 changed since this result was made" in done.stderr
 
 
+@pytest.mark.slow
+def test_a_start_by_the_last_pretraining_is_refused_after_another_one(study):
+    """Of which `model.init` says nothing but the method."""
+    recipe = "task: pretrain\ndata: {manifest: data/manifest.csv, image_size_px: 32, workers: 0}\n"
+    recipe += "model: {backbone: demo_tiny, init: random}\ntrain: {epochs: 1, batch_size: 8, look_every: 0}\n"
+    Path("pre.yaml").write_text(recipe, encoding="utf-8")
+    assert fx("train", "pre.yaml", "--quiet").exit_code == 0
+    text = study.read_text(encoding="utf-8")
+    changed = text.replace("{optim.lr: 1e-4}", "{'model.backbone': 'simclr:demo_tiny', model.init: simclr}")
+    study.write_text(changed, encoding="utf-8")
+    done = fx("train", study, "--set", "seeds=[0]", "--quiet")
+    assert done.exit_code == 0, done.output
+    assert fx("train", study, "--set", "seeds=[0]", "--quiet").exit_code == 0
+    assert fx("train", "pre.yaml", "--set", "seed=1", "--quiet").exit_code == 0
+    for more in ([], ["--dry-run"]):
+        done = fx("train", study, *more, "--quiet")
+        assert done.exit_code == 6
+        assert "the start (model.init) of one/slow-s0 changed since this result was made" in done.stderr
+    shutil.rmtree("results")
+    done = fx("train", study, "--quiet")
+    assert done.exit_code == 6
+    assert "what model.init names changed since this training was started" in done.stderr
+    # Without any pretraining it is still a result.
+    for run in Path("runs").glob("pre-*"):
+        shutil.rmtree(run)
+    assert fx("train", study, "--set", "seeds=[0]", "--quiet").exit_code == 0
+
+
 def test_a_start_that_is_not_there_is_told_before_anything_is_trained(study, trainings):
     text = study.read_text(encoding="utf-8").replace("{optim.lr: 1e-4}", "{model.init: runs/learnt}")
     study.write_text(text, encoding="utf-8")

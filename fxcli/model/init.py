@@ -25,7 +25,7 @@ from fxcli.data.preprocess import Preprocessing
 from fxcli.errors import DataError, ModelFileError, PluginError, RecipeError, RunError, UnknownName, WeightsUnavailable
 from fxcli.model import fetch
 from fxcli.run.checkpoint import load_model_file, read_header
-from fxcli.run.directory import RUNS, Run, all_runs, find_model
+from fxcli.run.directory import RUNS, all_runs, find_model, last_pretraining
 from fxcli.run.files import replace, sha256_of
 from fxcli.zoo.specs import BackboneSpec, InputSpec, WeightSource
 
@@ -158,7 +158,7 @@ def input_of(spec: BackboneSpec, init: str) -> InputSpec:
 def at_hand(source: WeightSource) -> str | None:
     """None where weights can be loaded without a net, else what brings them; whether they are whole is not checked."""
     if source.pretrainer is not None:
-        if _pretraining(source):
+        if last_pretraining(source.pretrainer, source.backbone):
             return None
         return f"fx train pretrain_{source.pretrainer} --set model.backbone={source.backbone}"
     if source.url is not None:
@@ -262,25 +262,13 @@ def _read(path: Path, label: str) -> Any:
 
 def _pretrained(source: WeightSource, label: str) -> Path:
     """What the last finished pretraining with this method and backbone made."""
-    run = _pretraining(source)
+    run = last_pretraining(source.pretrainer, source.backbone)
     if run is None:
         raise WeightsUnavailable(
             f"{label}: no run in {RUNS.resolve()} finished pretraining {source.backbone} with {source.pretrainer}",
             hint=f"fx train pretrain_{source.pretrainer} --set model.backbone={source.backbone} makes one, {WAYS_OUT}",
         )
     return run.model_file
-
-
-def _pretraining(source: WeightSource) -> Run | None:
-    """The last finished pretraining with a method and backbone."""
-    run: Run
-    for run, info in reversed(list(all_runs())):
-        if info["status"] != "finished" or info.get("task") != "pretrain" or not run.model_file.is_file():
-            continue
-        header = read_header(run.model_file)
-        if (header.get("method"), header.get("backbone")) == (source.pretrainer, source.backbone):
-            return run
-    return None
 
 
 def _model_file(spec: BackboneSpec, init: str) -> Path:

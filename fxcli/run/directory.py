@@ -27,6 +27,7 @@ from types import MappingProxyType
 from typing import Any
 
 from fxcli.errors import RunError
+from fxcli.run.checkpoint import read_header
 from fxcli.run.files import append_line, sync_folder, write_json
 from fxcli.run.lock import Lock
 
@@ -276,6 +277,22 @@ def _last_of(recipe: str) -> Run | None:
         if info.get("recipe") == recipe and info["status"] == "finished" and run.model_file.is_file():
             found = run
     return found
+
+
+def last_pretraining(method: str | None, backbone: str | None) -> Run | None:
+    """The last finished pretraining with a method and backbone; None where there is none.
+
+    Raises:
+        ModelFileError: The file of one that finished later is damaged.
+    """
+    run: Run
+    for run, info in reversed(list(all_runs())):
+        if info["status"] != "finished" or info.get("task") != "pretrain" or not run.model_file.is_file():
+            continue
+        header = read_header(run.model_file)
+        if (header.get("method"), header.get("backbone")) == (method, backbone):
+            return run
+    return None
 
 
 def _model_of(run: Run) -> tuple[Path, Run]:

@@ -28,7 +28,7 @@ from fxcli.evaluation.table import csv_line
 from fxcli.recipe.schema import ClassifyRecipe, StudyRecipe
 from fxcli.recipe.study import Entry
 from fxcli.run import provenance
-from fxcli.run.directory import find_model
+from fxcli.run.directory import find_model, last_pretraining
 from fxcli.run.files import sha256_of, write_text
 from fxcli.zoo.plugins import load_zoo
 
@@ -51,15 +51,21 @@ def deciding_digest(recipe: ClassifyRecipe) -> str:
 
 
 def start_digest(recipe: ClassifyRecipe) -> str | None:
-    """The hash of the run or file that `model.init` names; None where it names neither, or none that is here."""
-    init = recipe.model.init
-    if init == "random" or init in load_zoo().backbone(recipe.model.backbone).weights:
+    """The hash of the user's own file that `model.init` means now: of a run, a file, or the last pretraining.
+
+    None where it means published weights or random ones, or nothing that is here.
+    """
+    init, spec = recipe.model.init, load_zoo().backbone(recipe.model.backbone)
+    source = spec.weights.get(init)
+    if init == "random" or (source and source.pretrainer is None):
         return None
     try:
-        file, _ = find_model(init)
+        if source is None:
+            return sha256_of(find_model(init)[0])
+        run = last_pretraining(source.pretrainer, source.backbone)
     except RunError:
         return None
-    return sha256_of(file)
+    return sha256_of(run.model_file) if run else None
 
 
 @dataclass(frozen=True)
