@@ -322,6 +322,29 @@ def test_a_manifest_without_a_test_part_is_refused_at_once(study, trainings):
     assert trainings[0] == []
 
 
+@pytest.mark.parametrize(
+    ("without", "sets", "told"),
+    [
+        (("train", "class_1"), [], "one/plain-s0: no training picture of class_1"),
+        (("val", "class_1"), [], "one/plain-s0: no validation picture of class_1"),
+        ((), ["runs.slow.set.ensemble.folds=99"], "one/slow-s0: 36 groups, and 12 pictures of the largest class"),
+        ((), ["runs.slow.set.evaluate.negative_class=none"], "one/slow-s0: evaluate.negative_class is none"),
+        (("val", ""), ["runs.plain.set.train.monitor=none"], "one/slow-s0: there is no validation part"),
+    ],
+)
+def test_what_cannot_be_trained_is_told_before_anything_is(study, trainings, without, sets, told):
+    """The first as well as the second training of the study."""
+    file = Path("data/manifest.csv")
+    rows = read_manifest(file).rows
+    if without:
+        split, label = without
+        rows = [row for row in rows if row.split != split or (label and row.label != label)]
+    write_manifest(file, rows)
+    done = fx("train", study, *(part for text in sets for part in ("--set", text)), "--quiet")
+    assert (done.exit_code, trainings[0]) == (4, []), done.output
+    assert told in done.stderr
+
+
 @pytest.mark.slow
 def test_a_damaged_test_picture_stops_and_the_training_is_kept(study, trainings):
     row = read_manifest(Path("data/manifest.csv")).part("test")[1]

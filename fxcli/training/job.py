@@ -103,7 +103,7 @@ def create(
         origin = origin_of(recipe)
         _warn_of_labels(recipe, manifest, origin)
     if isinstance(recipe, ClassifyRecipe):
-        _check(recipe, manifest)
+        check(recipe, manifest)
     elif isinstance(recipe, DetectRecipe):
         more["boxes_sha256"] = detect.check_parts(recipe, _learnt_from(recipe, manifest))
     text = resolved_yaml(recipe)
@@ -137,8 +137,12 @@ def _pictures(manifest: Manifest) -> str:
     return contents([manifest.path_of(row) for row in manifest.rows if row.split != "test"])
 
 
-def _check(recipe: ClassifyRecipe, manifest: Manifest) -> None:
-    """Whether every training that the recipe asks for can begin: a fold that cannot must not be found after hours."""
+def check(recipe: ClassifyRecipe, manifest: Manifest) -> None:
+    """Whether every training that the recipe asks for can begin: a fold that cannot must not be found after hours.
+
+    Raises:
+        DataError: The manifest cannot be trained on, or not in so many folds.
+    """
     parts = ensemble.parts(recipe, manifest, Run(Path()))
     if not parts:
         classify.check_parts(recipe, _learnt_from(recipe, manifest))

@@ -40,6 +40,7 @@ def work(entries: Sequence[Entry], folder: Path, results: Results) -> None:
 
     Raises:
         Interrupted: After saving, when the user stopped it.
+        DataError: One of them cannot be trained or measured; told before the first.
         RunError: A result or a run that was begun is of another recipe or other pictures, or the folder is in use.
         FxError: As a training raises it; what was done before it is kept.
     """
@@ -67,11 +68,15 @@ def work(entries: Sequence[Entry], folder: Path, results: Results) -> None:
 
 
 def _check(entry: Entry, run: Run, manifest: Manifest) -> None:
-    """Before hours are spent: the test part can be measured, model.init is there, what was begun is of this entry."""
+    """Before hours are spent: it can be trained and measured, model.init is there, what was begun is of this entry."""
     if not manifest.part("test"):
         raise DataError("no picture in split 'test', which a study measures", where=manifest.file)
     if not job.is_begun(run):
         job.origin_of(entry.recipe)
+        try:
+            job.check(entry.recipe, manifest)
+        except DataError as error:
+            raise DataError(f"{entry.name}: {error.what}", where=error.where, hint=error.hint) from error
         return
     recipe = load(run.path / "recipe.yaml", check_init=False).recipe
     changed = []
