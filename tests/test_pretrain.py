@@ -189,6 +189,37 @@ def test_saves_by_the_clock_and_ends_by_it(recipe_of, go, monkeypatch):
     assert figures["loss"] == epochs(run)[0]["train_loss"]
 
 
+@pytest.mark.parametrize(("sets", "cut"), [((), True), (("train.batch_size=24", "train.epochs=1"), False)])
+def test_what_time_cuts_short_is_told_and_looked_at(recipe_of, go, capsys, sets, cut):
+    run, _ = go(recipe_of("simclr", "train.max_minutes=1e-9", "train.look_every=5", *sets))
+    assert [line["epoch"] for line in lines(run) if "effective_rank" in line] == [0, 1]
+    story = "train.max_minutes ended the training in epoch 1 of 2"
+    assert run.info().get("ended_by") == (story if cut else None)
+    assert (f"warning: {story}" in capsys.readouterr().err) == cut
+    assert (story in (run.path / "log.txt").read_text(encoding="utf-8")) == cut
+
+
+def test_stopped_in_the_look_after_its_time_it_ends_that_epoch(recipe_of, go, monkeypatch):
+    recipe = recipe_of("simclr", "train.max_minutes=1e-9", "train.look_every=5")
+    real, looks = pretrain._look, []
+
+    def stopped(*arguments):
+        looks.append(arguments)
+        if len(looks) == 2:
+            signal.raise_signal(signal.SIGINT)
+        return real(*arguments)
+
+    run = directory.create("pre", {}, out=Path("stopped"))
+    with monkeypatch.context() as patch:
+        patch.setattr(pretrain, "_look", stopped)
+        with pytest.raises(Interrupted):
+            go(recipe, run)
+    _, figures = go(recipe, run)
+    assert [line["epoch"] for line in lines(run) if "effective_rank" in line] == [0, 1]
+    assert figures["loss"] == lines(run)[-1]["train_loss"]
+    assert checkpoint.read_header(run.model_file)["epoch"] == 1
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(("batch_size", "steps"), [(23, 1), (22, 2), (12, 2), (64, 1)])
 def test_a_last_batch_of_one_picture_is_left_out(recipe_of, go, batch_size, steps):

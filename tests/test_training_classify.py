@@ -197,6 +197,8 @@ def test_early_stopping_looks_at_validation(begin, tiny_recipe, monkeypatch, cap
     training, run = begin(tiny_recipe("train.patience=2", phases=phases))
     loop.train(training, run, resume=False)
     assert [line["epoch"] for line in figures(run)] == [1, 2, 3, 4, 5]
+    logged = (run.path / "log.txt").read_text(encoding="utf-8")
+    assert "a: no improvement for 2 epochs; the phase ends" in logged
     left = re.findall(r"^(\w+ \d/\d) .* (\d+\.\d) min left", capsys.readouterr().err, re.MULTILINE)
     assert [float(minutes) for title, minutes in left if title in ("b 2/2")] == [0.0]
 
@@ -254,11 +256,28 @@ def test_averaged_weights_are_evaluated_and_kept(begin, tiny_recipe):
     assert not torch.equal(kept["head.weight"], raw["model.head.weight"])
 
 
-def test_max_minutes_ends_the_run_with_a_model(begin, tiny_recipe):
-    training, run = begin(tiny_recipe("train.epochs=50", "train.max_minutes=1e-6"))
+A, B = "a: {train: {epochs: 1}}", "b: {train: {epochs: 1}}"
+
+
+@pytest.mark.parametrize(
+    ("sets", "phases", "told"),
+    [
+        (["train.epochs=50"], "", "in epoch 1 of 50 of phase main"),
+        (["train.epochs=1"], "", "in epoch 1 of 1 of phase main"),
+        ([], f"phases: {{{A}, {B}, c: {{}}}}", "in epoch 1 of 1 of phase a; not run: b, c"),
+        (["train.batch_size=24"], f"phases: {{{A}, {B}}}", "after phase a; not run: b"),
+        (["train.batch_size=24", "train.epochs=1"], "", None),
+    ],
+)
+def test_max_minutes_ends_the_run_with_a_model_and_says_what_it_cut(begin, tiny_recipe, capsys, sets, phases, told):
+    training, run = begin(tiny_recipe(*sets, "train.max_minutes=1e-6", phases=phases))
     loop.train(training, run, resume=False)
     assert len(figures(run)) == 1
     assert run.model_file.exists()
+    story = told and f"train.max_minutes ended the training {told}"
+    assert run.info().get("ended_by") == story
+    assert (f"warning: {story}\n" in capsys.readouterr().err) == bool(told)
+    assert ("max_minutes" in (run.path / "log.txt").read_text(encoding="utf-8")) == bool(told)
 
 
 def test_a_loss_that_is_not_finite_stops_and_keeps_the_checkpoint(begin, tiny_recipe, monkeypatch):

@@ -35,6 +35,7 @@ def what_was_run(run: Kept) -> Section:
         ("status", run.status),
         ("started", text_of(info.get("created"))),
         ("ended", text_of(info.get("ended"))),
+        ("ended by", text_of(info.get("ended_by"))),
         ("time spent", "" if not isinstance(seconds, int | float) else f"{seconds / 60:.1f} minutes"),
         ("command", shlex.join(["fx", *map(str, _list(info.get("argv")))])),
         ("backbone", text_of(run.section("model", "backbone"))),

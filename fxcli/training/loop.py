@@ -21,7 +21,7 @@ from fxcli.model import freeze, hardware
 from fxcli.recipe.tasks import AnyPhase
 from fxcli.run import checkpoint, randomness
 from fxcli.run.directory import Run
-from fxcli.training import optim, state
+from fxcli.training import optim, session, state
 from fxcli.training.session import Average, Log, Stop, Timer, check_weights, finite
 from fxcli.training.state import AnyTraining, Feed, Place
 
@@ -49,13 +49,18 @@ def train(training: AnyTraining, run: Run, *, resume: bool) -> dict[str, Any]:
         while place.phase < len(training.phases):
             if not tensors and place.phase_step == 0:
                 _start_phase(training, run)
-            _, phase = training.phases[place.phase]
-            _phase(training, run, log, timer, stop, tensors)
+            name, phase = training.phases[place.phase]
+            is_cut = _phase(training, run, log, timer, stop, tensors)
             tensors = {}
+            reached = f"in epoch {place.phase_epoch} of {phase.train.epochs} of phase {name}"
             training.place = place = Place(phase=place.phase + 1, epoch=place.epoch, step=place.step)
             place.__dict__.update(timer.totals)
             (is_over,) = training.world.any(_is_over(phase, timer))
+            later = [name for name, _ in training.phases[place.phase :]]
             if is_over:
+                if (is_cut or later) and training.world.is_first:
+                    rest = f"; not run: {', '.join(later)}" if later else ""
+                    session.out_of_time(run, f"{reached if is_cut else f'after phase {name}'}{rest}")
                 break
     return training.task.finish(training, run) if training.world.is_first else {}
 
@@ -73,15 +78,16 @@ def _start_phase(training: AnyTraining, run: Run) -> None:
         training.model.network.load_state_dict(training.average.values)
 
 
-def _phase(training: AnyTraining, run: Run, log: Log, timer: Timer, stop: Stop, tensors: dict[str, Tensor]) -> None:
-    place = training.place
+def _phase(training: AnyTraining, run: Run, log: Log, timer: Timer, stop: Stop, tensors: dict[str, Tensor]) -> bool:
+    """Runs the rest of a phase; whether its time was up before it was through."""
+    place, is_cut = training.place, False
     _, phase = training.phases[place.phase]
     set_up(training, tensors)
     if not tensors and place.phase > 0:
         # The phase will overwrite the best model that it started from.
         _save(training, run, timer)
     if place.done or place.phase_epoch == phase.train.epochs:
-        return  # resumed at its very end
+        return False  # resumed at its very end
 
     def check() -> None:
         if stop.asked:
@@ -108,6 +114,7 @@ def _phase(training: AnyTraining, run: Run, log: Log, timer: Timer, stop: Stop, 
                     training.world.heard(None)
                     raise stop.interrupted(run, place.step)
                 if is_over:
+                    is_cut = place.loss_count < count or place.phase_epoch + 1 < phase.train.epochs
                     place.done = True
                     break
             seen = min(count, place.batch * phase.train.batch_size) - before
@@ -122,6 +129,7 @@ def _phase(training: AnyTraining, run: Run, log: Log, timer: Timer, stop: Stop, 
             if is_asked:
                 training.world.heard(None)
                 raise stop.interrupted(run, place.step)
+    return is_cut
 
 
 def set_up(training: AnyTraining, tensors: Mapping[str, Tensor]) -> None:
@@ -230,7 +238,9 @@ def _measure_epoch(
     _tell(training, run, timer, values)
     # stop
     if phase.train.patience and phase.train.monitor != "none" and place.stale >= phase.train.patience:
-        console.note(f"{name}: no improvement for {place.stale} epochs; the phase ends")
+        story = f"{name}: no improvement for {place.stale} epochs; the phase ends"
+        console.note(story)
+        run.log(story)
         place.done = True
 
 

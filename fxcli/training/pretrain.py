@@ -186,13 +186,16 @@ def train(
                 found = _look(pretraining, run, timer, stop)
                 log.write(0, {"epoch": 0, **found})
                 _tell(pretraining, run, found)
-            while place.epoch < recipe.train.epochs and not place.done:
+            # Stopped in the look after its time was up, it has still to end its last epoch.
+            while place.epoch < recipe.train.epochs and not (place.done and place.batch == 0):
                 started = timer.totals
                 _epoch(pretraining, run, timer, stop)
                 spent = {name: value - started[name] for name, value in timer.totals.items()}
                 _end_epoch(pretraining, run, log, timer, spent, stop)
                 if stop.asked:
                     raise stop.interrupted(run, place.step)
+            if place.step < pretraining.steps_per_epoch * recipe.train.epochs:
+                session.out_of_time(run, f"in epoch {place.epoch} of {recipe.train.epochs}")
     finally:
         dataset.ended(pretraining.loader)
     header = {
@@ -325,7 +328,7 @@ def _end_epoch(
     place, epochs = pretraining.place, pretraining.recipe.train.epochs
     # evaluate
     every = pretraining.recipe.train.look_every
-    is_due = every and ((place.epoch + 1) % every == 0 or place.epoch + 1 == epochs)
+    is_due = every and ((place.epoch + 1) % every == 0 or place.epoch + 1 == epochs or place.done)
     found = _look(pretraining, run, timer, stop) if is_due else {}
     place.loss = place.loss_sum / max(1, place.loss_count)
     place.epoch, place.batch, place.loss_sum, place.loss_count = place.epoch + 1, 0, 0.0, 0

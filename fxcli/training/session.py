@@ -135,6 +135,14 @@ def digest_of(recipe: TrainRecipe) -> str:
     return provenance.digest(resolved_yaml(recipe))
 
 
+def out_of_time(run: Run, where: str) -> None:
+    """Says, for people and in the run, that `train.max_minutes` ended it, and where."""
+    story = f"train.max_minutes ended the training {where}"
+    console.warn(story)
+    run.log(story)
+    run.update(ended_by=story)
+
+
 def tensors_of(module: nn.Module, optimizer: torch.optim.Optimizer | None) -> dict[str, Tensor]:
     """What a resume state keeps of a network and its optimizer, for `put_back`."""
     tensors = {f"model.{key}": value for key, value in module.state_dict().items()}
