@@ -453,6 +453,23 @@ def test_no_metrics_line_is_doubled(begin, tiny_recipe, monkeypatch):
     assert_same(whole, run)
 
 
+@pytest.mark.parametrize("steps", [1, 2, 3])
+def test_the_speed_of_an_epoch_is_that_of_what_was_left_of_it(begin, tiny_recipe, monkeypatch, capsys, steps):
+    """24 pictures in batches of 10; after its last step nothing is left, and there is no speed."""
+    recipe = tiny_recipe("train.batch_size=10", "train.epochs=1")
+    training, run = begin(recipe)
+    with monkeypatch.context() as patch:
+        stop_after(patch, steps)
+        with pytest.raises(Interrupted):
+            loop.train(training, run, resume=False)
+    capsys.readouterr()
+    training, _ = begin(recipe, run)
+    loop.train(training, run, resume=True)
+    (line,) = [json.loads(text) for text in run.metrics_file.read_text().splitlines()]
+    assert line.get("images_per_s", 0) >= 0
+    assert ("images_per_s" in line) == (" img/s (" in capsys.readouterr().err) == (steps < 3)
+
+
 def test_a_limit_of_a_later_phase_does_not_end_the_first(begin, tiny_recipe):
     phases = "phases: {a: {}, b: {train: {epochs: 9, max_minutes: 1e-6}}, c: {}}"
     training, run = begin(tiny_recipe(phases=phases))

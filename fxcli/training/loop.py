@@ -104,7 +104,7 @@ def _phase(training: AnyTraining, run: Run, log: Log, timer: Timer, stop: Stop, 
             stack.enter_context(hardware.one_thread())
         while not place.done and place.phase_epoch < phase.train.epochs:
             feed.batches.begin(place.epoch, place.batch)
-            started, before = timer.totals, place.batch * phase.train.batch_size
+            started, before = timer.totals, place.loss_count
             for _ in steps(training, feed, timer):
                 is_asked, is_over = training.world.any(stop.asked, _is_over(phase, timer))
                 if timer.is_due(phase.train.save_every_min) or is_asked or is_over:
@@ -117,9 +117,12 @@ def _phase(training: AnyTraining, run: Run, log: Log, timer: Timer, stop: Stop, 
                     is_cut = place.loss_count < count or place.phase_epoch + 1 < phase.train.epochs
                     place.done = True
                     break
-            seen = min(count, place.batch * phase.train.batch_size) - before
+            seen = place.loss_count - before
             speed = {name: value - started[name] for name, value in timer.totals.items()}
-            speed["images_per_s"] = seen / max(1e-9, speed.pop("spent_s"))
+            spent_s = speed.pop("spent_s")
+            if seen:
+                # Gone on with after the last step of an epoch, it has nothing left to see.
+                speed["images_per_s"] = seen / max(1e-9, spent_s)
             _end_epoch(training, run, log, timer, feed, speed)
             is_last = place.done or place.phase_epoch == phase.train.epochs
             # Here a save costs no step; but one an epoch would take longer than a short epoch does.
@@ -256,10 +259,10 @@ def _tell(training: AnyTraining, run: Run, timer: Timer, values: Mapping[str, An
     left = later + (0 if place.done else phase.train.epochs - place.phase_epoch)
     shown = " ".join(f"{key} {value:.3f}" for key, value in values.items() if key.endswith(SHOWN))
     minutes = timer.spent_s / place.epoch * left / 60
-    speed = f"{values['images_per_s']:.0f} img/s"
+    speed = f"{values['images_per_s']:.0f} img/s " if "images_per_s" in values else ""
     times = f"data {values['data_wait_s']:.1f} s, compute {values['compute_s']:.1f} s"
     progress = f"{place.phase_epoch}/{phase.train.epochs}"
-    console.note(f"{name} {progress}  {shown}  {speed} ({times})  {minutes:.1f} min left")
+    console.note(f"{name} {progress}  {shown}  {speed}({times})  {minutes:.1f} min left")
     run.log(f"epoch {place.epoch} ({name}) {shown}")
 
 
