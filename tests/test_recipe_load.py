@@ -231,6 +231,55 @@ def test_set_of_a_section_leaves_its_other_keys():
     assert (phase.optim.lr, phase.optim.momentum) == (1e-5, 0.7)
 
 
+PRETRAIN = PHANTOM + "task: pretrain\n"
+STUDY = """task: study
+data: {one: m.csv}
+set: {model.dropout: 0.5}
+runs: {a: {recipe: baseline, set: {optim.lr: 1e-2}}, b: {recipe: baseline}}
+"""
+
+
+@pytest.mark.parametrize(
+    ("base", "text", "path", "expected"),
+    [
+        ("task: prepare\ndata: {classes: {a: b}}\n", "data: {classes: {}}", "data.classes", {}),
+        ("task: prepare\nboxes: {classes: {a: b}}\n", "boxes: {classes: {}}", "boxes.classes", {}),
+        (PRETRAIN + "pretrain: {options: {blur: 0.1}}\n", "pretrain: {options: {}}", "pretrain.options", {}),
+        (PHANTOM + "phases: {a: {optim: {lr: 1e-2}}, b: {}}\n", "phases: {}", "phases", ["main"]),
+        (PHANTOM + "phases: {a: {optim: {lr: 1e-2}}, b: {}}\n", "phases: {b: {}}", "phases", ["a", "b"]),
+        (STUDY, "set: {}", "set", {}),
+        (STUDY, "runs: {a: {set: {}}, b: {}}", "runs.a.set", {}),
+    ],
+)
+def test_an_empty_mapping_of_data_takes_away_what_was_there(base, text, path, expected):
+    write("base.yaml", base)
+    child = load(write("child.yaml", f"extends: base.yaml\n{text}\n")).recipe
+    found = child.model_dump(mode="json")
+    for name in path.split("."):
+        found = found[name]
+    assert (list(found) if isinstance(expected, list) else found) == expected
+    key, _, value = text.partition(": ")
+    assert load("base.yaml", [f"{key}={value}"]).recipe.model_dump() == child.model_dump() | {"name": "base"}
+
+
+def test_an_empty_section_is_refused_where_it_would_change_nothing():
+    write("base.yaml", PHANTOM + "augment: {hflip: 0.5}\nphases: {a: {optim: {lr: 1e-2}}}\n")
+    text = "extends: base.yaml\naugment: {}\ndata: {}\nhardware: {}\nphases:\n  a:\n    optim: {}\n"
+    nothing = "{} changes nothing: set each key"
+    assert problems(write("child.yaml", text)) == [
+        f"child.yaml:2: augment: {nothing}",
+        f"child.yaml:3: data: {nothing}",
+        f"child.yaml:7: phases.a.optim: {nothing}",
+    ]
+    assert problems("base.yaml", ["augment={}", "data.columns={}", "data={}"])[:2] == [
+        f"--set augment: {nothing}",
+        f"--set data: {nothing}",
+    ]
+    study = STUDY.replace("optim.lr: 1e-2", "data: {}").replace("baseline", "base.yaml")
+    (line,) = problems(write("study.yaml", study))
+    assert line == f"run a: study.yaml:4: data: {nothing}"
+
+
 def test_the_last_set_wins_and_sets_come_after_extends():
     write("base.yaml", PHANTOM + "seed: 1\n")
     assert load(write("child.yaml", "extends: base.yaml\nseed: 2"), ["seed=3", "seed=4"]).recipe.seed == 4

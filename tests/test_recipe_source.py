@@ -163,6 +163,12 @@ def test_an_empty_mapping_changes_no_mapping_but_replaces_a_value():
     assert plain(merge(tree("a: {x: 1}"), tree("a:"))) == {"a": None}
 
 
+def test_an_empty_mapping_replaces_another_where_it_may():
+    base = tree("a: {x: 1}\nb: {a: {y: 1}, c: {z: 1}}")
+    merged = merge(base, tree("a: {}\nb: {a: {}, c: {}}"), lambda key: key in {("a",), ("b", "c")})
+    assert plain(merged) == {"a": {}, "b": {"a": {"y": 1}, "c": {}}}
+
+
 def test_flatten_keeps_lists_and_empty_mappings():
     values = {"a": {"b": 1, "c": [1, {"d": 2}]}, "e": {}, "f.g": None}
     assert dict(flatten(values)) == {("a", "b"): 1, ("a", "c"): [1, {"d": 2}], ("e",): {}, ("f.g",): None}

@@ -29,6 +29,7 @@ from fxcli.recipe.source import (
     flatten,
     has_comment,
     holds,
+    is_section,
     leaves,
     merge,
     plain,
@@ -36,7 +37,7 @@ from fxcli.recipe.source import (
     read_value,
     write,
 )
-from fxcli.recipe.tasks import PHASE_MODEL_KEYS, PHASE_SECTIONS, TASKS, Recipe
+from fxcli.recipe.tasks import PHASE_MODEL_KEYS, PHASE_SECTIONS, TASKS, Recipe, may_empty
 
 
 @dataclass(frozen=True)
@@ -150,11 +151,14 @@ def _extended(path: Path, chain: tuple[Path, ...] = ()) -> Tree:
     inherited = _extended(base, chain)
     if problems := list(_without_effect(inherited, tree)):
         raise RecipeError(problems, recipe=shown)
-    return merge(inherited, tree)
+    return merge(inherited, tree, may_empty)
 
 
 def _without_effect(inherited: Tree, own: Tree) -> Iterator[str]:
-    """Why keys of a recipe would change nothing: phases of the one that it extends say otherwise, and it does not."""
+    """Why keys of a recipe would change nothing of the one that it extends."""
+    for key, leaf in leaves(own):
+        yield from _emptied(inherited, key, leaf)
+    # Its phases may say otherwise, where this one's do not.
     theirs, ours = inherited.get("phases"), own.get("phases", {})
     if not isinstance(theirs, dict) or not isinstance(ours, dict):
         return
@@ -267,18 +271,30 @@ def _with_set(tree: Tree, text: str, problems: list[str], model: type[BaseModel]
 
 
 def _with_override(tree: Tree, over: Tree, problems: list[str], model: type[BaseModel]) -> Tree:
-    has_phases = "phases" in model.model_fields
-    refused = [line for key, leaf in leaves(over) for line in _refused(tree, key, leaf)] if has_phases else []
+    refused = [line for key, leaf in leaves(over) for line in _emptied(tree, key, leaf)]
+    if "phases" in model.model_fields:
+        refused += [line for key, leaf in leaves(over) for line in _refused(tree, key, leaf)]
     problems += refused
-    return tree if refused else merge(tree, over)
+    return tree if refused else merge(tree, over, may_empty)
+
+
+def _emptied(tree: Tree, key: Key, leaf: Leaf) -> Iterator[str]:
+    """Why {} cannot be set: it does not reset a section. Without keys, a phase or run is merely named."""
+    is_named = len(key) == 2 and key[0] in ("phases", "runs")
+    if leaf.value == {} and not is_named and not may_empty(key) and is_section(tree, key):
+        yield f"{_place(key, leaf)}: {{}} changes nothing: set each key"
+
+
+def _place(key: Key, leaf: Leaf) -> str:
+    dotted = ".".join(key)
+    return f"--set {dotted}" if leaf.source == "--set" else f"{leaf.place}: {dotted}"
 
 
 def _refused(tree: Tree, key: Key, leaf: Leaf) -> Iterator[str]:
     """Why a key cannot be set: a phase overrides it, so that nothing would change, or there is no such phase."""
     found = tree.get("phases")
     phases = found if isinstance(found, dict) else {"main": {}}
-    dotted = ".".join(key)
-    place = f"--set {dotted}" if leaf.source == "--set" else f"{leaf.place}: {dotted}"
+    dotted, place = ".".join(key), _place(key, leaf)
     if key[0] == "phases":
         if len(key) > 1 and key[1] not in phases:
             yield f"{place}: there is no phase '{key[1]}'; phases: {', '.join(phases)}"

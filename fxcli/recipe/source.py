@@ -7,7 +7,7 @@ anchors, merge keys and tags are refused: a recipe is read by people, and an ali
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
 from pathlib import Path
@@ -193,14 +193,21 @@ def write(values: Mapping[str, Any]) -> str:
     return yaml.dump(values, Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=110)
 
 
-def merge(base: Tree, over: Tree) -> Tree:
-    """`over` on top of `base`: mappings merge by key, all else replaces. An empty mapping changes nothing."""
+def merge(base: Tree, over: Tree, may_empty: Callable[[Key], bool] = lambda key: False, key: Key = ()) -> Tree:
+    """`over` on top of `base`: mappings merge by key, all else replaces.
+
+    Args:
+        base: Left as it is, as is the other.
+        over: Goes before it.
+        may_empty: Of which keys an empty mapping replaces another; elsewhere it changes nothing.
+        key: Where both stand.
+    """
     merged = dict(base)
     for name, part in over.items():
-        below = merged.get(name)
+        below, at = merged.get(name), (*key, name)
         if isinstance(below, dict) and isinstance(part, dict):
-            merged[name] = merge(below, part)
-        elif not (isinstance(below, dict) and isinstance(part, Leaf) and part.value == {}):
+            merged[name] = merge(below, part, may_empty, at)
+        elif not isinstance(below, dict) or not isinstance(part, Leaf) or part.value != {} or may_empty(at):
             merged[name] = part
     return merged
 
@@ -224,6 +231,15 @@ def flatten(values: Mapping[str, Any], key: Key = ()) -> Iterator[tuple[Key, Any
             yield from flatten(value, (*key, name))
         else:
             yield (*key, name), value
+
+
+def is_section(part: Leaf | Tree, key: Sequence[str]) -> bool:
+    """Whether a mapping with something in it stands at `key`."""
+    for name in key:
+        if not isinstance(part, dict) or name not in part:
+            return False
+        part = part[name]
+    return isinstance(part, dict)
 
 
 def holds(part: Leaf | Tree, key: Sequence[str]) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import typing
+from collections.abc import Iterator
 from typing import Any
 
 from pydantic import BaseModel
@@ -26,6 +27,28 @@ TASKS: dict[str, type[Recipe]] = {
 # What a phase may change: whole sections, and these keys of `model`.
 PHASE_SECTIONS = ("augment", "optim", "schedule", "train")
 PHASE_MODEL_KEYS = tuple(PhaseModel.model_fields)
+
+
+def _mappings(model: type[BaseModel], at: tuple[str, ...] = ()) -> Iterator[tuple[str, ...]]:
+    for name, field in model.model_fields.items():
+        kind = field.annotation
+        if typing.get_origin(kind) is dict:
+            if not field.is_required():
+                yield (*at, name)
+            kind, at_each = typing.get_args(kind)[1], (*at, name, "*")
+        else:
+            at_each = (*at, name)
+        if isinstance(kind, type) and issubclass(kind, BaseModel):
+            yield from _mappings(kind, at_each)
+
+
+# Keys of which {} means none, where other mappings are sections, of which it says nothing.
+_MAPPINGS = frozenset(key for model in TASKS.values() for key in _mappings(model))
+
+
+def may_empty(key: tuple[str, ...]) -> bool:
+    """Whether {} at a key of a recipe takes away what the recipe that it extends has there, data.classes say."""
+    return key in _MAPPINGS or (*key[:1], "*", *key[2:]) in _MAPPINGS
 
 
 def phase_of(model: type[BaseModel]) -> type[BaseModel]:
