@@ -77,6 +77,7 @@ def build(
 
     Raises:
         DataError: See `check_parts`.
+        RecipeError: See `session.check_last_batch`.
         WeightsUnavailable: See `model.init`.
     """
     info["boxes_sha256"] = check_parts(recipe, manifest)
@@ -90,6 +91,8 @@ def build(
     info["box_shapes"] = {"sides_px": list(shapes.sides_px), "ratios": list(shapes.ratios)}
     model = TrainedDetector(compute.place(network), spec, boxes.classes, preprocessing, info)
     parts = {split: _part(manifest, boxes, split) for split in ("train", "val")}
+    count, _ = boxed.with_negatives(parts["train"].has_box, recipe.detect.negatives)
+    session.check_last_batch(recipe, spec, [count])
     task = Task(
         _freeze,
         partial(_feed, parts["train"], parts["val"]),
@@ -113,6 +116,11 @@ class _Part:
     paths: list[Path]
     sizes_px: list[tuple[int, int]]
     boxes: list[Boxes]
+
+    @property
+    def has_box(self) -> list[bool]:
+        """Of each picture."""
+        return [len(boxes) > 0 for boxes in self.boxes]
 
 
 def _part(manifest: Manifest, boxes: BoxSet, split: str) -> _Part:
@@ -159,7 +167,7 @@ def _feed(train: _Part, val: _Part, training: DetectTraining, check: Callable[[]
     pictures = BoxedPictures(train.paths, inside, seen, augment)
     if check is not None:
         pictures.pictures.kept = state.kept(training, pictures.pictures.sight, check)
-    count, order = boxed.with_negatives([len(boxes) > 0 for boxes in train.boxes], training.recipe.detect.negatives)
+    count, order = boxed.with_negatives(train.has_box, training.recipe.detect.negatives)
     batches = dataset.Batches(
         count, phase.train.batch_size, seed=training.recipe.seed, order=order, share=training.world.share
     )

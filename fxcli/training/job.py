@@ -37,7 +37,7 @@ from fxcli.run.directory import Run
 from fxcli.run.files import copy, write_text
 from fxcli.training import classify, detect, ensemble, loop, pretrain
 from fxcli.training.ensemble import Part
-from fxcli.training.session import digest_of
+from fxcli.training.session import check_last_batch, digest_of
 from fxcli.training.state import AnyTraining
 from fxcli.training.world import ALONE, World
 from fxcli.zoo.plugins import Zoo, load_zoo
@@ -142,19 +142,22 @@ def check(recipe: ClassifyRecipe, manifest: Manifest) -> None:
 
     Raises:
         DataError: The manifest cannot be trained on, or not in so many folds.
+        RecipeError: A last batch would be too small, see `session.check_last_batch`.
     """
     parts = ensemble.parts(recipe, manifest, Run(Path()))
-    if not parts:
-        classify.check_parts(recipe, _learnt_from(recipe, manifest))
-    for part in parts:
+    counts = set()
+    for alone, rows, fold in [(part.recipe, part.manifest, part.fold) for part in parts] or [(recipe, manifest, None)]:
+        learnt = _learnt_from(alone, rows)
         try:
-            classify.check_parts(part.recipe, _learnt_from(part.recipe, part.manifest))
+            classify.check_parts(alone, learnt)
         except DataError as error:
-            if part.fold is None:
+            if fold is None:
                 raise
-            what = f"fold {part.fold} cannot be trained: {error.what}"
+            what = f"fold {fold} cannot be trained: {error.what}"
             hint = "fewer folds, or others: --set ensemble.fold_seed=1"
             raise DataError(what, where=error.where, hint=hint) from error
+        counts.add(len(learnt.part("train")))
+    check_last_batch(recipe, load_zoo().backbone(recipe.model.backbone), counts)
 
 
 def is_begun(run: Run) -> bool:
