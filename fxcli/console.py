@@ -5,10 +5,12 @@ Every command calls `console.configure()` first, so that --quiet, --json and --d
 
 from __future__ import annotations
 
+import contextlib
 import json
 import re
 import sys
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from fxcli.errors import FxError
@@ -46,6 +48,10 @@ class Console:
     def warn(self, text: str) -> None:
         """Tells people, on stderr, something they must know; never silenced."""
         _say(f"warning: {text}")
+
+    def aside(self) -> AbstractContextManager[object]:
+        """What a plugin's code prints within it goes to stderr: stdout is data."""
+        return contextlib.redirect_stdout(sys.stderr)
 
     def error(self, error: FxError) -> None:
         """Shows an error on stderr, as one block."""

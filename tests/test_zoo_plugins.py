@@ -11,6 +11,8 @@ import pytest
 
 from fxcli import BackboneFamily, BackboneSpec, DetectorSpec, InputSpec, NoOptions, Stage, WeightSource, hookimpl
 from fxcli.errors import PluginError, UnknownName
+from fxcli.model.classifier import build_backbone
+from fxcli.recipe.schema import Model
 from fxcli.zoo import plugins
 from fxcli.zoo.checks import check_spec
 from fxcli.zoo.plugins import AmbiguousName, Plugin, Zoo
@@ -274,6 +276,43 @@ def test_a_section_of_a_report_that_is_none_is_told(returned, reason, capsys):
     zoo.pm.register(Adding(), "odd")
     assert zoo.report_sections(Path("runs/a")) == []
     assert capsys.readouterr().err == f"warning: plugin odd adds nothing to the report: {reason}\n"
+
+
+def test_what_a_plugin_prints_goes_to_stderr(site, capsys):
+    """Stdout is data, of which one more line would make no JSON."""
+    site.add("""
+        print("import")
+        from fxcli import *
+        def built(args):
+            print("build")
+            import torch
+            return torch.nn.Identity()
+        def resolve(member):
+            print("resolve")
+            return spec(member, build=built)
+        @hookimpl
+        def fx_register_backbones(register):
+            print("register")
+            register(BackboneFamily(prefix="loud", resolve=resolve))
+        @hookimpl
+        def fx_start_run(run):
+            print("start")
+        @hookimpl
+        def fx_log_metrics(run, step, metrics):
+            print("log")
+        @hookimpl
+        def fx_report_sections(run):
+            print("sections")
+            yield "title", "text"
+        """)
+    zoo = load_zoo()
+    build_backbone(zoo.backbone("loud:one"), Model(backbone="loud:one"), 64, 0)
+    zoo.start_run(Path())
+    zoo.log_metrics(Path(), 1, {})
+    assert ("one", "title", "text") in zoo.report_sections(Path())
+    told = capsys.readouterr()
+    assert told.out == ""
+    assert told.err.split() == ["import", "register", "resolve", "build", "start", "log", "sections"]
 
 
 def test_two_entry_points_of_one_name_are_both_loaded(site):

@@ -13,6 +13,7 @@ from pydantic import ValidationError
 from torch import Tensor, nn
 from torch.nn import functional
 
+from fxcli.console import console
 from fxcli.data.preprocess import Preprocessing
 from fxcli.errors import FxError, ModelFileError, PluginError, RecipeError
 from fxcli.model.empty import EmptyParameters
@@ -216,7 +217,7 @@ def _backbone(spec: BackboneSpec, settings: Model, image_size_px: int) -> nn.Mod
 
 
 def built(kind: str, name: str, build: Callable[[], object]) -> nn.Module:
-    """What a plugin builds; what goes wrong in its code is told as its own.
+    """What a plugin builds; what goes wrong in its code is told as its own, and what it prints goes to stderr.
 
     Args:
         kind: "backbone", "detector" or "pretrainer".
@@ -228,7 +229,8 @@ def built(kind: str, name: str, build: Callable[[], object]) -> nn.Module:
         ValueError: It refuses what is asked of it.
     """
     try:
-        found = build()
+        with console.aside():
+            found = build()
     except (FxError, ValueError):
         raise
     except Exception as error:

@@ -156,7 +156,8 @@ class Zoo:
         for module in self.pm.get_plugins() - self._mute:
             others = self.pm.get_plugins() - {module}
             try:
-                self.pm.subset_hook_caller(hook, others)(**values)
+                with console.aside():
+                    self.pm.subset_hook_caller(hook, others)(**values)
             except fatal:
                 raise
             except (Exception, SystemExit) as error:
@@ -172,15 +173,20 @@ class Zoo:
         for name, module in sorted(self.pm.list_name_plugin()):
             others = self.pm.get_plugins() - {module}
             try:
-                returned = self.pm.subset_hook_caller("fx_report_sections", others)(run=run)
-                # Generators, and cells when they become text, work only now.
-                found += [(name, *section_of(given)) for sections in returned for given in sections]
+                with console.aside():
+                    returned = self.pm.subset_hook_caller("fx_report_sections", others)(run=run)
+                    # Generators, and cells when they become text, work only now.
+                    found += [(name, *section_of(given)) for sections in returned for given in sections]
             except (Exception, SystemExit) as error:
                 console.warn(f"plugin {name} adds nothing to the report: {_last_line(error)}")
         return found
 
     def load(self, plugin: Plugin, entry: EntryPoint) -> None:
         """Takes one plugin in, whole or not at all; whatever it raises becomes its status."""
+        with console.aside():
+            self.plugins.append(self._loaded(plugin, entry))
+
+    def _loaded(self, plugin: Plugin, entry: EntryPoint) -> Plugin:
         stage, registered = "import", False
         try:
             module = entry.load()
@@ -197,7 +203,7 @@ class Zoo:
             if registered:
                 self.pm.unregister(name=plugin.name)
             plugin = plugin.failed(stage, error)
-        self.plugins.append(plugin)
+        return plugin
 
     def _collect(self, module: Any, hooks: Iterable[str]) -> list[tuple[type, str, Any]]:
         others = self.pm.get_plugins() - {module}
@@ -237,7 +243,8 @@ class Zoo:
 
     def _resolve(self, name: str, plugin: str, family: BackboneFamily, member: str) -> BackboneSpec:
         try:
-            spec = family.resolve(member)
+            with console.aside():
+                spec = family.resolve(member)
             if isinstance(spec, BackboneSpec):
                 spec = replace(spec, name=family.prefix)
             check_spec(spec, (BackboneSpec,))
