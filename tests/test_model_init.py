@@ -302,7 +302,7 @@ def test_a_backbone_that_does_not_do_what_its_spec_says_is_told_as_broken(demo_z
         def forward(self, images):
             return features(images)
 
-    spec = replace(demo_zoo.backbone("demo_tiny"), build=lambda args: Broken())
+    spec = replace(demo_zoo.backbone("demo_tiny"), build=lambda args: Broken(), stages=())
     recipe = ClassifyRecipe.model_construct(
         seed=0, data=Data(image_size_px=64), model=Model(backbone="demo_tiny", init="random")
     )

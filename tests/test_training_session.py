@@ -1,17 +1,11 @@
 import json
-from pathlib import Path
 
 import pytest
 import torch
 from torch import nn
 
-from fxcli.data.manifest import read_manifest
-from fxcli.errors import RecipeError
-from fxcli.model.hardware import Compute
 from fxcli.run.directory import Run
-from fxcli.training import job, session
 from fxcli.training.session import Average, Log, Timer
-from fxcli.zoo.plugins import load_zoo
 
 
 def test_average_is_the_recurrence_and_copies_counters():
@@ -107,63 +101,3 @@ def test_timer_counts_earlier_sessions():
     assert 100 <= timer.spent_s < 101
     assert not timer.is_due(1.0)
     assert timer.is_due(0.0)
-
-
-# At 32 px a last stage of stride 32 has one cell; 24 pictures learn.
-ALONE = ("model.backbone=resnet18", "data.image_size_px=32", "train.batch_size=23")
-STAGES = "phases: {a: {model: {freeze: 'until:layer3'}}, b: {model: {freeze: all}}}"
-
-
-@pytest.mark.parametrize(
-    ("sets", "phases", "told"),
-    [
-        ([], "", "phases.main.train.batch_size: 24 pictures in batches of 23 leave a last one of a single picture"),
-        (["train.batch_size=1"], "", "24 pictures in batches of 1"),
-        ([], STAGES, "phases.a.train.batch_size: 24 pictures"),
-        (["data.train_frac=0.5", "train.batch_size=11"], "", "12 pictures in batches of 11"),
-        (["ensemble.folds=5", "train.batch_size=27", "train.monitor=none"], "", "28 pictures in batches of 27"),
-        (["train.batch_size=22"], "", None),
-        (["model.bn=eval"], "", None),
-        (["model.freeze=all"], "", None),
-        (["data.image_size_px=64"], "", None),
-        (["model.backbone=demo_tiny"], "", None),
-    ],
-)
-def test_a_last_batch_of_one_that_a_backbone_cannot_learn_from_is_told_at_once(tiny_recipe, sets, phases, told):
-    recipe = tiny_recipe(*ALONE, *sets, phases=phases)
-    manifest = read_manifest(Path(recipe.data.manifest))
-    if told is None:
-        job.check(recipe, manifest)
-        return
-    with pytest.raises(RecipeError, match="another train") as error:
-        job.check(recipe, manifest)
-    assert told in error.value.problems[0]
-    assert error.value.hint == "another train.batch_size, or model.bn=eval"
-    with pytest.raises(RecipeError):
-        job.create(recipe, manifest, None)
-    assert not Path("runs").exists()
-
-
-def test_it_would_fail_after_an_epoch(tiny_recipe, monkeypatch):
-    """Were it not told: what is tried is what happens."""
-    recipe = tiny_recipe(*ALONE, "train.epochs=1")
-    manifest = read_manifest(Path(recipe.data.manifest))
-    monkeypatch.setattr(job, "check_last_batch", lambda *_: None)
-    run = job.create(recipe, manifest, None)
-    with pytest.raises(ValueError, match="Expected more than 1 value per channel"):
-        job.execute(run, recipe, manifest, resume=False)
-
-
-def test_so_it_is_of_a_detector(tiny_detect, monkeypatch):
-    """12 pictures with a box and as many without, over a backbone that averages before a norm."""
-
-    def build(spec, *_):
-        layers = [nn.AdaptiveAvgPool2d(1), nn.BatchNorm2d(3)]
-        module = nn.ModuleDict({name: nn.Identity() for stage in spec.stages for name in stage.modules})
-        module.forward = nn.Sequential(*layers).forward
-        return module
-
-    monkeypatch.setattr(session.models, "build_backbone", build)
-    recipe = tiny_detect("train.batch_size=23")
-    with pytest.raises(RecipeError, match="24 pictures in batches of 23"):
-        job.build(recipe, read_manifest(Path(recipe.data.manifest)), Compute(torch.device("cpu")), load_zoo(), {})

@@ -19,10 +19,11 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler, default_collate
 
+from fxcli.console import console
 from fxcli.data.augment import Augmenter
 from fxcli.data.cache import Kept, Sight
 from fxcli.data.preprocess import Preprocessing
-from fxcli.errors import RunError, UnreadableImage, UsageError
+from fxcli.errors import FxError, PluginError, RunError, UnreadableImage, UsageError
 from fxcli.recipe.schema import Augment
 from fxcli.run.randomness import derive, generator
 
@@ -145,10 +146,11 @@ class TrainingPictures(Dataset[tuple[Tensor, int] | UnreadableImage]):
         return len(self.paths)
 
 
-class Views(Dataset[tuple[Tensor, ...] | UnreadableImage]):
+class Views(Dataset[tuple[Tensor, ...] | UnreadableImage | PluginError]):
     """The views of each picture, uint8 [3, S, S]; they are a function of the draw's seed and their number.
 
-    An unreadable one gives its error as a value: raised in a worker process, it would lose its class.
+    An unreadable one, or a transform that fails, gives its error as a value: raised in a worker process, it would lose
+    its class.
     """
 
     def __init__(
@@ -164,17 +166,24 @@ class Views(Dataset[tuple[Tensor, ...] | UnreadableImage]):
         settings = {"clean": asdict(clean), "resize": resize, "size": "without the black around it"}
         return Sight(self.paths, self.see, settings, clean.prepared_px)
 
-    def __getitem__(self, draw: Draw) -> tuple[Tensor, ...] | UnreadableImage:
+    def __getitem__(self, draw: Draw) -> tuple[Tensor, ...] | UnreadableImage | PluginError:
         try:
             seen = self.kept[draw.index] if self.kept else self.see(self.paths[draw.index])
         except UnreadableImage as error:
             return error
-        picture = torch.from_numpy(seen.copy())[None]
-        views = []
+        picture, side_px = torch.from_numpy(seen.copy())[None], self.preprocessing.image_size_px
+        views: list[Tensor] = []
         for number, transform in enumerate(self.transforms):
-            with torch.random.fork_rng(devices=[]):
+            with torch.random.fork_rng(devices=[]), console.aside():
                 torch.manual_seed(derive(draw.seed, "view", number))
-                views.append(transform(picture))
+                try:
+                    view = transform(picture)
+                except Exception as error:
+                    return PluginError(f"view {number} failed: {type(error).__name__}: {error}")
+            if not isinstance(view, Tensor) or (view.shape, view.dtype) != ((3, side_px, side_px), torch.uint8):
+                told = f"{view.dtype} {list(view.shape)}" if isinstance(view, Tensor) else type(view).__name__
+                return PluginError(f"view {number} is {told}, not torch.uint8 [3, {side_px}, {side_px}]")
+            views.append(view)
         return tuple(views)
 
     def see(self, path: Path) -> np.ndarray:
@@ -195,7 +204,7 @@ class Views(Dataset[tuple[Tensor, ...] | UnreadableImage]):
 
 def collate(items: list[Any]) -> Any:
     """A batch as torch makes it; or the error of a picture, which the loop raises in its own process."""
-    return next((item for item in items if isinstance(item, UnreadableImage)), None) or default_collate(items)
+    return next((item for item in items if isinstance(item, FxError)), None) or default_collate(items)
 
 
 def loader(

@@ -211,9 +211,19 @@ def _backbone(spec: BackboneSpec, settings: Model, image_size_px: int) -> nn.Mod
         raise RecipeError(problems, recipe=settings.backbone) from error
     args = BackboneArgs(image_size_px=image_size_px, drop_path=settings.drop_path, options=options)
     try:
-        return built("backbone", settings.backbone, lambda: spec.build(args))
+        backbone = built("backbone", settings.backbone, lambda: spec.build(args))
     except ValueError as error:
         raise RecipeError([f"model: {spec.name}: {error}"], recipe=settings.backbone) from error
+    for stage in spec.stages:
+        try:
+            for name in stage.modules:
+                backbone.get_submodule(name)
+            for name in stage.parameters:
+                backbone.get_parameter(name)
+        except AttributeError as error:
+            what = f"its stage {stage.name} names what is not there: {name}"
+            raise broken("backbone", settings.backbone, what) from error
+    return backbone
 
 
 def built(kind: str, name: str, build: Callable[[], object]) -> nn.Module:

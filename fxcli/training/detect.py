@@ -30,7 +30,7 @@ from fxcli.recipe.schema import Augment
 from fxcli.run import randomness
 from fxcli.run.directory import Run
 from fxcli.run.files import sha256_of
-from fxcli.training import session, state
+from fxcli.training import session, state, trial
 from fxcli.training.state import DetectTraining, Feed, Task
 from fxcli.zoo.plugins import Zoo
 
@@ -77,7 +77,7 @@ def build(
 
     Raises:
         DataError: See `check_parts`.
-        RecipeError: See `session.check_last_batch`.
+        RecipeError: See `trial.last_batch`.
         WeightsUnavailable: See `model.init`.
     """
     info["boxes_sha256"] = check_parts(recipe, manifest)
@@ -92,7 +92,7 @@ def build(
     model = TrainedDetector(compute.place(network), spec, boxes.classes, preprocessing, info)
     parts = {split: _part(manifest, boxes, split) for split in ("train", "val")}
     count, _ = boxed.with_negatives(parts["train"].has_box, recipe.detect.negatives)
-    session.check_last_batch(recipe, spec, [count])
+    trial.last_batch(recipe, spec, [count])
     task = Task(
         _freeze,
         partial(_feed, parts["train"], parts["val"]),
@@ -177,15 +177,17 @@ def _feed(train: _Part, val: _Part, training: DetectTraining, check: Callable[[]
 
 def _losses(training: DetectTraining, batch: tuple[Tensor, list[Target]]) -> dict[str, Tensor]:
     """Of pictures [B, 1, S, S] uint8 and their targets: the detector's losses, named alike whatever it is."""
-    model, compute = training.model, training.compute
+    model, compute, name = training.model, training.compute, training.recipe.detect.detector
     images = compute.send(model.preprocessing.normalise(batch[0]))
     targets = [{name: value.to(compute.device) for name, value in target.items()} for target in batch[1]]
     model.network.compute_in(compute.autocast)
     try:
-        losses = model.network.losses(images, targets)
+        with trial.of_plugin("detector", name, "its loss"):
+            losses = model.network.losses(images, targets)
     finally:
         # Validation is in fp32.
         model.network.compute_in(contextlib.nullcontext)
+    trial.check_losses("detector", name, losses)
     return {name.removeprefix("loss_").removesuffix("_loss"): loss.float() for name, loss in losses.items()}
 
 

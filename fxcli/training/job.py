@@ -35,9 +35,9 @@ from fxcli.run import directory, provenance, randomness
 from fxcli.run.checkpoint import read_header
 from fxcli.run.directory import Run
 from fxcli.run.files import copy, write_text
-from fxcli.training import classify, detect, ensemble, loop, pretrain
+from fxcli.training import classify, detect, ensemble, loop, pretrain, trial
 from fxcli.training.ensemble import Part
-from fxcli.training.session import check_last_batch, digest_of
+from fxcli.training.session import digest_of
 from fxcli.training.state import AnyTraining
 from fxcli.training.world import ALONE, World
 from fxcli.zoo.plugins import Zoo, load_zoo
@@ -142,7 +142,7 @@ def check(recipe: ClassifyRecipe, manifest: Manifest) -> None:
 
     Raises:
         DataError: The manifest cannot be trained on, or not in so many folds.
-        RecipeError: A last batch would be too small, see `session.check_last_batch`.
+        RecipeError: A last batch would be too small, see `trial.last_batch`.
     """
     parts = ensemble.parts(recipe, manifest, Run(Path()))
     counts = set()
@@ -157,7 +157,7 @@ def check(recipe: ClassifyRecipe, manifest: Manifest) -> None:
             hint = "fewer folds, or others: --set ensemble.fold_seed=1"
             raise DataError(what, where=error.where, hint=hint) from error
         counts.add(len(learnt.part("train")))
-    check_last_batch(recipe, load_zoo().backbone(recipe.model.backbone), counts)
+    trial.last_batch(recipe, load_zoo().backbone(recipe.model.backbone), counts)
 
 
 def is_begun(run: Run) -> bool:

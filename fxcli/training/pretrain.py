@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol, cast
 
@@ -22,14 +22,14 @@ from fxcli.data import cache, dataset
 from fxcli.data.manifest import Manifest
 from fxcli.data.preprocess import Preprocessing
 from fxcli.errors import DataError, PluginError, RecipeError, UnreadableImage
+from fxcli.model import classifier as models
 from fxcli.model import freeze, hardware
-from fxcli.model.classifier import built
 from fxcli.model.hardware import Compute
 from fxcli.model.init import Origin
 from fxcli.recipe.schema import PretrainRecipe
 from fxcli.run import checkpoint, randomness
 from fxcli.run.directory import Run
-from fxcli.training import optim, session
+from fxcli.training import optim, session, trial
 from fxcli.training.session import Log, Stop, Timer, finite
 from fxcli.training.watch import Watch
 from fxcli.zoo.plugins import Zoo
@@ -228,7 +228,7 @@ def build(
         torch.manual_seed(randomness.derive(recipe.seed, "init", "method"))
         module = compute.place(_method(pretrainer, classifier.backbone, args)).train()
     batches = dataset.Batches(len(paths), recipe.train.batch_size, seed=recipe.seed)
-    views = dataset.Views(paths, preprocessing, pretrainer.views(args))
+    views = dataset.Views(paths, preprocessing, _views(pretrainer, args))
     loader = dataset.loader(views, batches, workers=recipe.data.workers)
     optimizer = optim.make(
         recipe.optim, freeze.parameter_groups(module, module.get_submodule("backbone"), spec, recipe.optim)
@@ -236,6 +236,19 @@ def build(
     exact = Compute(compute.device, "fp32", compute.channels_last)
     watch = Watch(manifest, preprocessing, exact, recipe.data.workers)
     return Pretraining(recipe, module, preprocessing, compute, optimizer, loader, batches, watch)
+
+
+def _views(pretrainer: PretrainerSpec, args: PretrainArgs) -> tuple[Callable[[Any], Any], ...]:
+    """What makes the views of a picture.
+
+    Raises:
+        PluginError: The pretrainer's plugin fails, or gives none.
+    """
+    with trial.of_plugin("pretrainer", pretrainer.name, "views"):
+        found = pretrainer.views(args)
+    if not isinstance(found, tuple) or not found or not all(callable(each) for each in found):
+        raise models.broken("pretrainer", pretrainer.name, "views returned no tuple of transforms")
+    return found
 
 
 def _method(pretrainer: PretrainerSpec, backbone: nn.Module, args: PretrainArgs) -> nn.Module:
@@ -247,7 +260,7 @@ def _method(pretrainer: PretrainerSpec, backbone: nn.Module, args: PretrainArgs)
     """
     name = pretrainer.name
     try:
-        module = built("pretrainer", name, lambda: pretrainer.build(backbone, args))
+        module = models.built("pretrainer", name, lambda: pretrainer.build(backbone, args))
     except ValueError as error:
         raise RecipeError([f"pretrain: {name}: {error}"], recipe=name) from error
     if getattr(module, "backbone", None) is not backbone:
@@ -273,9 +286,10 @@ def _keep(pretraining: Pretraining, run: Run, stop: Stop) -> None:
 def _epoch(pretraining: Pretraining, run: Run, timer: Timer, stop: Stop) -> None:
     """Runs the rest of an epoch."""
     recipe, place, module = pretraining.recipe, pretraining.place, pretraining.module
+    name = recipe.pretrain.method
     settings, per_epoch, count = recipe.train, pretraining.steps_per_epoch, pretraining.count
     per_step = settings.batch_size * settings.accumulate
-    title = f"{recipe.pretrain.method} {place.epoch + 1}/{recipe.train.epochs}"
+    title = f"{name} {place.epoch + 1}/{recipe.train.epochs}"
     pretraining.batches.begin(place.epoch, place.batch)
     bar: tqdm[Any]
     with console.progress(total=count, what=title, done=place.loss_count) as bar:
@@ -283,6 +297,8 @@ def _epoch(pretraining: Pretraining, run: Run, timer: Timer, stop: Stop) -> None
             # data
             if isinstance(batch, UnreadableImage):
                 raise batch
+            if isinstance(batch, PluginError):
+                raise models.broken("pretrainer", name, batch.what) from batch
             size = len(batch[0])
             if size < MIN_BATCH:
                 continue
@@ -290,8 +306,9 @@ def _epoch(pretraining: Pretraining, run: Run, timer: Timer, stop: Stop) -> None
             if place.batch % settings.accumulate == 0:
                 randomness.seed_everything(recipe.seed, "step", place.step)
             # forward and loss
-            with pretraining.compute.autocast():
+            with pretraining.compute.autocast(), trial.of_plugin("pretrainer", name, "loss"):
                 loss = pretraining.method.loss(views)
+            trial.check_losses("pretrainer", name, {"loss": loss})
             value = finite(loss, place.step)
             # backward: each batch counts by its share of the pictures of its step
             first = place.batch // settings.accumulate * per_step
@@ -305,7 +322,8 @@ def _epoch(pretraining: Pretraining, run: Run, timer: Timer, stop: Stop) -> None
             rate = optim.rate(recipe.schedule, place.step, per_epoch * recipe.train.epochs, per_epoch)
             optim.step(pretraining.optimizer, module, recipe.optim, rate)
             place.step += 1
-            pretraining.method.after_step(place.step / (per_epoch * recipe.train.epochs))
+            with trial.of_plugin("pretrainer", name, "after_step"):
+                pretraining.method.after_step(place.step / (per_epoch * recipe.train.epochs))
             # log
             bar.set_postfix(loss=f"{place.loss_sum / place.loss_count:.3f}", refresh=False)
             # save

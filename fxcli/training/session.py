@@ -9,7 +9,7 @@ import shlex
 import signal
 import threading
 import time
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict
 from pathlib import Path
 from types import FrameType
@@ -21,12 +21,11 @@ from torch import Tensor, nn
 from fxcli.console import console
 from fxcli.data.manifest import Manifest
 from fxcli.data.preprocess import Preprocessing
-from fxcli.errors import Interrupted, ModelFileError, RecipeError, RunError
+from fxcli.errors import Interrupted, ModelFileError, RunError
 from fxcli.model import classifier as models
-from fxcli.model import freeze, init
+from fxcli.model import init
 from fxcli.model.classifier import Classifier
 from fxcli.model.init import Origin
-from fxcli.recipe.detection import DetectRecipe
 from fxcli.recipe.load import resolved_yaml
 from fxcli.recipe.schema import ClassifyRecipe, PretrainRecipe
 from fxcli.recipe.tasks import TrainRecipe
@@ -104,37 +103,6 @@ def _try(name: str, spec: BackboneSpec, backbone: nn.Module, side_px: int) -> No
     shape = list(found.shape) if isinstance(found, Tensor) else type(found).__name__
     if not isinstance(shape, list) or len(shape) != 4 or shape[:2] != [1, spec.num_features]:
         raise models.broken("backbone", name, f"of one picture it gives {shape}, not [1, {spec.num_features}, h, w]")
-
-
-def check_last_batch(recipe: ClassifyRecipe | DetectRecipe, spec: BackboneSpec, counts: Collection[int]) -> None:
-    """Runs the backbone on one picture as each phase trains it that would leave one to its last batch.
-
-    Args:
-        recipe: Of the training, or of several.
-        spec: Of its backbone.
-        counts: Pictures of an epoch of each.
-
-    Raises:
-        RecipeError: BatchNorm needs more than one number of each channel, and has one: it would fail after an epoch.
-    """
-    for name, phase in recipe.phases.items():
-        size = phase.train.batch_size
-        left = next((count for count in counts if (count - 1) % size == 0), None)
-        if left is None or phase.model.bn == "eval" or phase.model.freeze == "all":
-            continue
-        side_px = size_px(recipe, spec)
-        backbone = models.build_backbone(spec, recipe.model, side_px, 0)
-        freeze.apply(backbone, backbone, spec, phase.model)
-        try:
-            with torch.no_grad():
-                backbone(torch.zeros(1, 3, side_px, side_px))
-        except ValueError as error:
-            what = f"{left} pictures in batches of {size} leave a last one of a single picture"
-            raise RecipeError(
-                [f"phases.{name}.train.batch_size: {what}, from which {spec.name} cannot learn here: {error}"],
-                recipe=recipe.name,
-                hint="another train.batch_size, or model.bn=eval",
-            ) from error
 
 
 def finite(loss: Tensor, step: int) -> float:

@@ -1,0 +1,132 @@
+"""What is not fx's own in training: tried beforehand, and told as its plugin's where it goes wrong."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+from typer.testing import CliRunner
+
+from fxcli import Stage
+from fxcli.cli import app
+from fxcli.data.manifest import read_manifest
+from fxcli.errors import RecipeError, RunError
+from fxcli.model.hardware import Compute
+from fxcli.training import job, trial
+from fxcli.zoo.plugins import load_zoo
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        RunError("of fx"),
+        torch.OutOfMemoryError("all of it"),
+        MemoryError(),
+        RuntimeError("DataLoader worker (pid 7) is killed by signal: Killed. "),
+        KeyboardInterrupt(),
+    ],
+)
+def test_what_is_not_the_plugins_passes_through(error):
+    with pytest.raises(type(error)) as caught, trial.of_plugin("pretrainer", "simclr", "loss"):
+        raise error
+    assert caught.value is error
+
+
+def test_what_plugins_print_in_training_goes_to_stderr(capsys):
+    with trial.of_plugin("pretrainer", "simclr", "loss"):
+        print("loud")
+    assert tuple(capsys.readouterr()) == ("", "loud\n")
+
+
+@pytest.mark.parametrize(
+    ("losses", "message"),
+    [
+        (lambda *_: 1 / 0, "its loss failed: ZeroDivisionError"),
+        (lambda *_: [torch.tensor(1.0)], "its loss is list, not a tensor of one number"),
+        (lambda *_: {}, "its loss is {}, not a tensor of one number"),
+        (lambda *_: {"loss_a": torch.ones(2)}, "its loss is {'loss_a': 'of shape [2]'}, not"),
+        (lambda *_: {"loss_a": torch.tensor(1.0)}, "its loss has no gradient"),
+    ],
+)
+def test_losses_of_a_detector_of_a_broken_plugin(tiny_detect, monkeypatch, losses, message):
+    monkeypatch.setattr("fxcli.model.detector.Detector.losses", losses)
+    tiny_detect()
+    done = CliRunner().invoke(app, ["train", "boxes.yaml", "--quiet"])
+    assert done.exit_code == 5, done.output
+    assert f"detector faster_rcnn: {message}" in done.stderr
+    assert "it is of the plugin fx" in done.stderr
+
+
+@pytest.mark.parametrize("gone", [{"modules": ("stem", "gone")}, {"modules": ("stem",), "parameters": ("gone",)}])
+@pytest.mark.parametrize("task", ["classify", "detect"])
+def test_a_stage_that_names_what_is_not_there(tiny_recipe, tiny_detect, demo_zoo, monkeypatch, gone, task):
+    tiny_recipe(), tiny_detect()
+    spec = demo_zoo.backbone("demo_tiny")
+    first = Stage(name="stem", stride=spec.stages[0].stride, channels=spec.stages[0].channels, **gone)
+    broken = replace(spec, stages=(first, *spec.stages[1:]))
+    monkeypatch.setattr(type(demo_zoo), "backbone", lambda zoo, name: broken)
+    done = CliRunner().invoke(app, ["train", "tiny.yaml" if task == "classify" else "boxes.yaml", "--quiet"])
+    assert done.exit_code == 5, done.output
+    assert "backbone demo_tiny: its stage stem names what is not there: gone" in done.stderr
+    assert "it is of the plugin demo" in done.stderr
+
+
+# At 32 px a last stage of stride 32 has one cell; 24 pictures learn.
+ALONE = ("model.backbone=resnet18", "data.image_size_px=32", "train.batch_size=23")
+STAGES = "phases: {a: {model: {freeze: 'until:layer3'}}, b: {model: {freeze: all}}}"
+
+
+@pytest.mark.parametrize(
+    ("sets", "phases", "told"),
+    [
+        ([], "", "phases.main.train.batch_size: 24 pictures in batches of 23 leave a last one of a single picture"),
+        (["train.batch_size=1"], "", "24 pictures in batches of 1"),
+        ([], STAGES, "phases.a.train.batch_size: 24 pictures"),
+        (["data.train_frac=0.5", "train.batch_size=11"], "", "12 pictures in batches of 11"),
+        (["ensemble.folds=5", "train.batch_size=27", "train.monitor=none"], "", "28 pictures in batches of 27"),
+        (["train.batch_size=22"], "", None),
+        (["model.bn=eval"], "", None),
+        (["model.freeze=all"], "", None),
+        (["data.image_size_px=64"], "", None),
+        (["model.backbone=demo_tiny"], "", None),
+    ],
+)
+def test_a_last_batch_of_one_that_a_backbone_cannot_learn_from_is_told_at_once(tiny_recipe, sets, phases, told):
+    recipe = tiny_recipe(*ALONE, *sets, phases=phases)
+    manifest = read_manifest(Path(recipe.data.manifest))
+    if told is None:
+        job.check(recipe, manifest)
+        return
+    with pytest.raises(RecipeError, match="another train") as error:
+        job.check(recipe, manifest)
+    assert told in error.value.problems[0]
+    assert error.value.hint == "another train.batch_size, or model.bn=eval"
+    with pytest.raises(RecipeError):
+        job.create(recipe, manifest, None)
+    assert not Path("runs").exists()
+
+
+def test_it_would_fail_after_an_epoch(tiny_recipe, monkeypatch):
+    """Were it not told: what is tried is what happens."""
+    recipe = tiny_recipe(*ALONE, "train.epochs=1")
+    manifest = read_manifest(Path(recipe.data.manifest))
+    monkeypatch.setattr(trial, "last_batch", lambda *_: None)
+    run = job.create(recipe, manifest, None)
+    with pytest.raises(ValueError, match="Expected more than 1 value per channel"):
+        job.execute(run, recipe, manifest, resume=False)
+
+
+def test_so_it_is_of_a_detector(tiny_detect, monkeypatch):
+    """12 pictures with a box and as many without, over a backbone that averages before a norm."""
+
+    def build(spec, *_):
+        layers = [nn.AdaptiveAvgPool2d(1), nn.BatchNorm2d(3)]
+        module = nn.ModuleDict({name: nn.Identity() for stage in spec.stages for name in stage.modules})
+        module.forward = nn.Sequential(*layers).forward
+        return module
+
+    monkeypatch.setattr(trial.models, "build_backbone", build)
+    recipe = tiny_detect("train.batch_size=23")
+    with pytest.raises(RecipeError, match="24 pictures in batches of 23"):
+        job.build(recipe, read_manifest(Path(recipe.data.manifest)), Compute(torch.device("cpu")), load_zoo(), {})
