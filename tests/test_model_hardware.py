@@ -154,6 +154,14 @@ def test_a_run_goes_on_as_it_was_started(monkeypatch, precision):
         torch.set_num_threads(threads)
 
 
+@pytest.mark.parametrize(("device", "told"), [("cuda:0", True), ("mps", True), ("cpu", False), (None, False)])
+def test_a_run_that_goes_on_on_another_kind_of_device_is_told(capsys, device, told):
+    started = {"precision": "fp32", "channels_last": False, "threads": torch.get_num_threads()}
+    recorded(Hardware(device="cpu"), started | ({"device": device} if device else {}))
+    warning = f"warning: this run was computed on {device} and goes on on cpu: it will not end to the bit"
+    assert (warning in capsys.readouterr().err) == told
+
+
 def test_a_run_in_bf16_does_not_go_on_without(monkeypatch):
     monkeypatch.setattr(hardware, "has_bf16", lambda device: False)
     started = {"precision": "bf16", "channels_last": True, "threads": torch.get_num_threads()}

@@ -133,6 +133,36 @@ def test_stopped_in_a_part_it_goes_on_to_the_same_model(several, tiny_recipe, mo
     assert again.model_file.read_bytes()[-10_000:] == expected[-10_000:]
 
 
+@pytest.mark.slow
+def test_parts_are_computed_as_those_before_them_wherever_the_whole_goes_on(tiny_recipe, monkeypatch):
+    """Begun on a GPU in fp32, say, and gone on with on a CPU that would have chosen otherwise."""
+    tiny_recipe()
+    run, real, calls = Run(Path("runs/a")), loop.train, []
+    first, second = (Run(run.path / "folds" / number) for number in "01")
+
+    def stops(training, which, *, resume):
+        calls.append(which)
+        if len(calls) == 2:
+            raise KeyboardInterrupt
+        return real(training, which, resume=resume)
+
+    monkeypatch.setattr(loop, "train", stops)
+    sets = ["--set", "train.epochs=1", "--set", "hardware.precision=fp32", "--set", "hardware.channels_last=true"]
+    fx("train", "tiny.yaml", *sets, "--folds", 3, "--out", run.path, "--quiet")
+    assert first.info()["status"] == "finished"
+    before = first.info()["compute"] | {"device": "cuda:0", "channels_last": False}
+    first.update(compute=before), second.update(compute=before)
+    done = fx("train", "--resume", run.path, "--quiet")
+    assert done.exit_code == 0, done.output
+    assert done.stderr.count("this run was computed on cuda:0 and goes on on cpu") == 2
+    third = Run(run.path / "folds" / "2").info()
+    for info in (second.info(), third):
+        assert info["compute"] == before | {"device": "cpu", "device_name": "cpu"}
+    assert second.info()["computed_before"] == [before]
+    assert "computed_before" not in third
+    assert run.info()["compute"] == before
+
+
 def oof_of(run):
     return run.oof_file.read_text(encoding="utf-8")
 

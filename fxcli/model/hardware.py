@@ -107,6 +107,8 @@ def compute(settings: Hardware, *, device: str | None = None, training: bool = F
 def recorded(settings: Hardware, values: Mapping[str, Any]) -> Compute:
     """What a run that goes on is computed with: precision, layout and threads as its run.json says.
 
+    The device is what there is; a warning tells of another kind of it.
+
     Args:
         settings: The recipe's section.
         values: What `describe` gave when the run was started.
@@ -125,7 +127,17 @@ def recorded(settings: Hardware, values: Mapping[str, Any]) -> Compute:
             "in another precision it would mix two experiments",
             hint="resume it on a machine like the one it was started on, or start a new run",
         )
+    if is_elsewhere(found, values):
+        console.warn(
+            f"this run was computed on {values['device']} and goes on on {found.device}: "
+            "it will not end to the bit as it would have there"
+        )
     return replace(found, precision=values["precision"])
+
+
+def is_elsewhere(chosen: Compute, values: Mapping[str, Any]) -> bool:
+    """Whether this is another kind of device than that of `recorded`'s values."""
+    return str(values.get("device", chosen.device)).partition(":")[0] != chosen.device.type
 
 
 @contextlib.contextmanager

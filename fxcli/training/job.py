@@ -297,18 +297,28 @@ def _parts(run: Run, recipe: TrainRecipe, manifest: Manifest, parts: list[Part])
         else:
             whole = os.path.relpath(run.path, part.run.path)
             origin = _origin(run)
-            create(part.recipe, part.manifest, part.run.path, origin=origin, part_of=whole, fold=part.fold)
+            # Computed as those before it, wherever the whole goes on.
+            alike = {"compute": before} if (before := _computed(parts)) else {}
+            create(part.recipe, part.manifest, part.run.path, origin=origin, part_of=whole, fold=part.fold, **alike)
         console.note(part.title)
         try:
             execute(part.run, part.recipe, part.manifest, resume=exists)
         except Interrupted as error:
             raise Interrupted(error.what, hint=_going_on(run)) from error
+    run.update(compute=_computed(parts))
     zoo = load_zoo()
     return ensemble.combine(run, manifest, parts, zoo, {"recipe_sha256": run.info()["recipe_sha256"]})
 
 
+def _computed(parts: list[Part]) -> dict[str, Any] | None:
+    """What the first part that was begun is computed with."""
+    begun = (part.run.info().get("compute") for part in parts if is_begun(part.run))
+    return next((found for found in begun if found), None)
+
+
 def _one(run: Run, recipe: TrainRecipe, manifest: Manifest, *, resume: bool, world: World) -> dict[str, Any]:
-    before = run.info().get("compute") if resume else None
+    # Of a run that was begun, or of the parts before this one.
+    before = run.info().get("compute")
     if before and before.get("processes", 1) != world.size:
         raise RunError(
             f"this run is made by {before.get('processes', 1)} processes, and here are {world.size}; "
@@ -320,6 +330,8 @@ def _one(run: Run, recipe: TrainRecipe, manifest: Manifest, *, resume: bool, wor
     compute = hardware.recorded(chosen, before) if before else hardware.compute(chosen, training=True)
     if world.is_first:
         run.update(compute={**hardware.describe(compute), "processes": world.size})
+        if resume and before and hardware.is_elsewhere(compute, before):
+            run.update(computed_before=[*run.info().get("computed_before", []), before])
     zoo, origin = load_zoo(), _origin(run)
     info = _header(recipe, manifest, compute, origin)
     if resume and run.state_file.exists():
