@@ -1,3 +1,4 @@
+import json
 import shlex
 import shutil
 from dataclasses import replace
@@ -170,9 +171,13 @@ def oof_of(run):
 @pytest.mark.slow
 def test_seeds_alone_train_on_the_manifest_as_it_is(tiny_recipe, prepared):
     tiny_recipe()
-    done = fx("train", "tiny.yaml", "--set", "train.epochs=1", "--seeds", 2, "--out", "runs/seeds", "--quiet")
+    done = fx("train", "tiny.yaml", "--set", "train.epochs=1", "--seeds", 2, "--out", "runs/seeds", "--json")
     assert done.exit_code == 0, done.output
     run = Run(Path("runs/seeds"))
+    found = json.loads(done.stdout)["validation"]
+    measured = json.loads(fx("evaluate", run.path, "--split", "val", "--json").stdout)
+    assert found["accuracy"] == pytest.approx(measured["figures"]["accuracy"]["value"])
+    assert run.info()["figures"] == found
     copies = [(run.path / "seeds" / seed / "manifest.csv").read_bytes() for seed in ("0", "1")]
     assert copies == [(prepared / "manifest.csv").read_bytes()] * 2
     assert not run.oof_file.exists()

@@ -21,6 +21,8 @@ from fxcli.errors import RunError
 from fxcli.evaluation import agreement, metrics, uncertainty
 from fxcli.evaluation.agreement import Agreement
 from fxcli.evaluation.predictions import Labelled, labelled_csv, read_labelled
+from fxcli.inference import measured
+from fxcli.inference.opened import open_model
 from fxcli.model import classifier as models
 from fxcli.model.classifier import TrainedModel
 from fxcli.recipe.schema import ClassifyRecipe, Ensemble
@@ -113,7 +115,7 @@ def combine(run: Run, manifest: Manifest, made: Sequence[Part], zoo: Zoo, header
         header: Entries of the model file in place of those of its parts.
 
     Returns:
-        The figures of the held-out pictures, of the mean over seeds; {} without folds.
+        The figures of the mean over seeds: with folds on the held-out pictures, else on the validation part, or {}.
 
     Raises:
         RunError: The parts do not fit together.
@@ -141,6 +143,10 @@ def combine(run: Run, manifest: Manifest, made: Sequence[Part], zoo: Zoo, header
         info["uncertainty"] = uncertainty.fit(said, settings, first.classes, source=HELD_OUT).to_mapping()
     members = tuple(model.classifier for model in models_of)
     TrainedModel(members, first.spec, first.classes, first.preprocessing, info).save(run.model_file)
+    if made[0].fold is None and (rows := manifest.part("val")):
+        # By the same code as `fx evaluate`.
+        said, _ = measured.measure(open_model(str(run.path), device=made[0].recipe.hardware.device), manifest, rows)
+        figures = metrics.classification(said.mean_logits, said.targets, first.classes)
     return figures
 
 

@@ -253,7 +253,7 @@ def execute(run: Run, recipe: TrainRecipe, manifest: Manifest, *, resume: bool, 
         world: The processes that make it; this is the first.
 
     Returns:
-        The validation figures of what was trained; of several parts, those on the pictures that each held out.
+        The validation figures of what was trained; of folds, those on the pictures that each held out.
 
     Raises:
         Interrupted: After saving, when the user stopped it.
