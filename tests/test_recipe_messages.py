@@ -292,6 +292,13 @@ def test_an_unknown_init():
     assert load("r.yaml", check_init=False).recipe.model.init == "run"
 
 
+def test_an_init_that_no_file_can_be_called():
+    """The system says so, which is no matter of the disk."""
+    long = "x" * 5000
+    assert f"'{long}' is no run or model file" in problem(f"model: {{init: {long}}}")
+    assert "is no run or model file" in problem('model: {init: "a\\0b"}')
+
+
 @pytest.mark.parametrize("init", ["runs/gone", "../other/runs/gone", "C:\\runs\\gone", "gone.safetensors"])
 def test_a_path_of_model_init_is_looked_at_when_the_network_starts(init):
     Path("r.yaml").write_text(PHANTOM + f"model: {{init: '{init}'}}", encoding="utf-8")

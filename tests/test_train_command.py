@@ -433,3 +433,11 @@ def test_an_estimate_has_nothing_to_go_on_with(tiny_recipe, monkeypatch):
     assert done.exit_code == 6, done.output
     assert "the system ended a process that decodes pictures" in done.stderr
     assert "goes on with" not in done.stderr
+
+
+@pytest.mark.parametrize("init", ["x" * 5000, f"runs/{'x' * 5000}"])
+def test_an_init_that_no_file_can_be_called_is_a_mistake_of_the_recipe(tiny_recipe, init):
+    tiny_recipe()
+    done = CliRunner().invoke(app, ["train", "tiny.yaml", "--set", f"model.init={init}"])
+    assert done.exit_code == 3, done.output
+    assert "space and permissions" not in done.stderr

@@ -275,7 +275,7 @@ def _model_file(spec: BackboneSpec, init: str) -> Path:
     try:
         return find_model(init)[0]
     except RunError as error:
-        if Path(init).exists() or (RUNS / init).exists():
+        if os.path.exists(init) or os.path.exists(RUNS / init):
             raise
         known = [RANDOM, *spec.weights]
         close = difflib.get_close_matches(init, known, n=2)

@@ -6,8 +6,8 @@ Called by load at its end, with a recipe whose fields are each in order.
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Callable, Iterator
-from pathlib import Path
 from typing import Any
 
 from pydantic import BaseModel, ValidationError
@@ -117,7 +117,7 @@ def _backbone(recipe: TrainRecipe, spec: BackboneSpec, origins: dict[Key, Leaf],
 def _init(init: str, spec: BackboneSpec, origins: dict[Key, Leaf], shown: str) -> Iterator[str]:
     """Whether it is a weight key or a path; what lies there is looked at when the network starts."""
     known = ["random", *spec.weights]
-    is_path = "/" in init or "\\" in init or init.endswith(".safetensors") or Path(init).exists()
+    is_path = "/" in init or "\\" in init or init.endswith(".safetensors") or os.path.exists(init)
     if init not in known and not is_path:
         place = written(("model", "init"), origins, shown)
         choices = f"{', '.join(known)}{likely(init, known)} (a run is named by its path, like runs/{init})"

@@ -15,6 +15,7 @@ Nothing here imports torch.
 from __future__ import annotations
 
 import contextlib
+import errno
 import json
 import os
 import secrets
@@ -239,13 +240,13 @@ def find_model(wanted: str | None) -> tuple[Path, Run | None]:
     if wanted is None:
         return _last_model()
     path = Path(wanted)
-    if path.is_file():
+    if _is_file(path):
         inside = path.parent
         for _ in range(_DEPTHS.get(inside.name, 0)):
             inside = inside.parent
         return path, Run(inside) if (inside / "run.json").is_file() else None
     for folder in (path, RUNS / path):
-        if (folder / "run.json").is_file():
+        if _is_file(folder / "run.json"):
             return _model_of(open_run(folder))
     if run := _last_of(wanted):
         return run.model_file, run
@@ -254,6 +255,15 @@ def find_model(wanted: str | None) -> tuple[Path, Run | None]:
         where=wanted,
         hint="fx runs lists the runs here",
     )
+
+
+def _is_file(path: Path) -> bool:
+    try:
+        return path.is_file()
+    except OSError as error:
+        if error.errno == errno.ENAMETOOLONG:
+            return False
+        raise
 
 
 def find_run(wanted: str) -> Run:
