@@ -184,6 +184,15 @@ def test_seeds_alone_train_on_the_manifest_as_it_is(tiny_recipe, prepared):
     assert len(open_model(str(run.path)).model.members) == 2
 
 
+@pytest.mark.slow
+def test_a_whole_tells_of_parts_that_time_cut_short(tiny_recipe):
+    tiny_recipe()
+    done = fx("train", "tiny.yaml", "--set", "train.max_minutes=1e-6", "--folds", 2, "--out", "runs/cut", "--quiet")
+    assert done.exit_code == 0, done.output
+    assert done.stderr.count("train.max_minutes ended the training in epoch 1 of 2 of phase main") == 2
+    assert Run(Path("runs/cut")).info()["ended_by"] == "train.max_minutes ended 2 of 2 trainings"
+
+
 def test_without_a_monitor_nothing_is_set_aside_for_validation(tiny_recipe, prepared):
     recipe = tiny_recipe("ensemble.folds=3", "train.monitor=none")
     manifest = read_manifest(prepared / "manifest.csv")

@@ -306,6 +306,8 @@ def _parts(run: Run, recipe: TrainRecipe, manifest: Manifest, parts: list[Part])
         except Interrupted as error:
             raise Interrupted(error.what, hint=_going_on(run)) from error
     run.update(compute=_computed(parts))
+    if cut := sum("ended_by" in part.run.info() for part in parts):
+        run.update(ended_by=f"train.max_minutes ended {cut} of {len(parts)} trainings")
     zoo = load_zoo()
     return ensemble.combine(run, manifest, parts, zoo, {"recipe_sha256": run.info()["recipe_sha256"]})
 
