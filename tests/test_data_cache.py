@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from torchvision.transforms.v2 import functional
 
 from fxcli.data import cache, dataset
 from fxcli.data.cache import contents, keep
@@ -45,7 +46,12 @@ def kept(data, mode="disk", *, workers=0, before=None, check=lambda: None):
 
 
 def views(paths):
-    return Views(paths, PREPROCESSING, [torch.clone, lambda picture: picture + 1])
+    """Two of each, [3, 24, 24], as a pretrainer's are."""
+    return Views(paths, PREPROCESSING, [shown, lambda picture: shown(picture + 1)])
+
+
+def shown(picture):
+    return functional.resize(picture, [24, 24]).repeat(3, 1, 1)
 
 
 def files():

@@ -63,7 +63,7 @@ def test_an_actor_opens_the_model_once_and_tells_of_its_shard(task):
 @pytest.mark.parametrize(
     ("change", "what"),
     [
-        ({"made_with": {"precision": "bf16"}}, "this machine would answer with precision fp32 in place of bf16"),
+        ({"made_with": {"draft": False}}, "this machine would answer with draft True in place of False"),
         ({"made_with": {"new": 1}}, "this machine would answer with new None in place of 1"),
         ({"folder": "elsewhere"}, "elsewhere: this folder is not seen"),
     ],
