@@ -6,6 +6,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -449,6 +450,8 @@ def test_a_start_by_the_last_pretraining_is_refused_after_another_one(study):
     done = fx("train", study, "--set", "seeds=[0]", "--quiet")
     assert done.exit_code == 0, done.output
     assert fx("train", study, "--set", "seeds=[0]", "--quiet").exit_code == 0
+    # The last is the one that was begun in a later second.
+    time.sleep(1)
     assert fx("train", "pre.yaml", "--set", "seed=1", "--quiet").exit_code == 0
     for more in ([], ["--dry-run"]):
         done = fx("train", study, *more, "--quiet")
