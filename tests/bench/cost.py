@@ -45,7 +45,7 @@ def rate(model: str, precision: str, files: list[Path], folder: Path) -> float:
     for part in (files[:WARM], files):
         shard = shards.Shard(tuple(part), tuple(map(str, part)), str(len(part)))
         started = time.process_time()
-        shards.write(judge, shard, folder, f"{model} {precision}")
+        shards.write(judge, shard, folder, f"{Path(model).stem}-{precision}")
         seconds = time.process_time() - started
     return len(files) / seconds
 
