@@ -26,7 +26,7 @@ from fxcli.commands.report import report
 from fxcli.commands.runs import runs
 from fxcli.commands.train import train
 from fxcli.console import INTENDED_USE, console
-from fxcli.errors import DataError, FxError, Interrupted
+from fxcli.errors import DataError, FxError, Interrupted, memory_used_up
 
 app = typer.Typer(
     name="fx",
@@ -39,8 +39,6 @@ app = typer.Typer(
 )
 
 
-# How torch's words begin where the processor's memory is used up.
-_ALLOCATOR = "DefaultCPUAllocator:"
 # Of a training.
 _SMALLER = "lower train.batch_size (and raise train.accumulate), evaluate.batch_size or data.image_size_px"
 
@@ -68,7 +66,7 @@ def _guarded(command: Callable[..., None]) -> Callable[..., None]:
                 )
             )
         except Exception as error:
-            if whose := _used_up(error):
+            if whose := memory_used_up(error):
                 has_own = "batch_size" in inspect.signature(command).parameters
                 hint = "a smaller --batch-size takes less" if has_own else _SMALLER
                 _fail(FxError(f"the memory of the {whose} is used up", hint=hint))
@@ -80,16 +78,6 @@ def _guarded(command: Callable[..., None]) -> Callable[..., None]:
             )
 
     return run
-
-
-def _used_up(error: Exception) -> str | None:
-    """Whose memory an error says is used up; None where it says something else."""
-    # torch is asked only where a command has imported it; of the processor's memory it has no class.
-    kind = getattr(sys.modules.get("torch"), "OutOfMemoryError", None)
-    if kind is not None and isinstance(error, kind):
-        return "device"
-    is_ours = isinstance(error, MemoryError) or (isinstance(error, RuntimeError) and _ALLOCATOR in str(error))
-    return "computer" if is_ours else None
 
 
 def _fail(error: FxError) -> NoReturn:

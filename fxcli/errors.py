@@ -20,6 +20,7 @@ A message says what was wrong, where, and what to do next. cli.main() prints it 
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -190,3 +191,17 @@ class Interrupted(FxError):
     """Stopped by the user; what was done is saved."""
 
     exit_code = 130
+
+
+# How torch's words begin where the processor's memory is used up.
+_ALLOCATOR = "DefaultCPUAllocator:"
+
+
+def memory_used_up(error: BaseException) -> str | None:
+    """Whose memory an error says is used up, "device" or "computer"; None where it says something else."""
+    # torch is asked only where a command has imported it; of the processor's memory it has no class.
+    kind = getattr(sys.modules.get("torch"), "OutOfMemoryError", None)
+    if kind is not None and isinstance(error, kind):
+        return "device"
+    is_ours = isinstance(error, MemoryError) or (isinstance(error, RuntimeError) and _ALLOCATOR in str(error))
+    return "computer" if is_ours else None

@@ -23,6 +23,7 @@ from fxcli.zoo.plugins import load_zoo
         RunError("of fx"),
         torch.OutOfMemoryError("all of it"),
         MemoryError(),
+        RuntimeError("[enforce fail at alloc_cpu.cpp:1] DefaultCPUAllocator: can't allocate memory"),
         RuntimeError("DataLoader worker (pid 7) is killed by signal: Killed. "),
         KeyboardInterrupt(),
     ],

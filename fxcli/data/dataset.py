@@ -23,7 +23,7 @@ from fxcli.console import console
 from fxcli.data.augment import Augmenter
 from fxcli.data.cache import Kept, Sight
 from fxcli.data.preprocess import Preprocessing
-from fxcli.errors import FxError, PluginError, RunError, UnreadableImage, UsageError
+from fxcli.errors import FxError, PluginError, RunError, UnreadableImage, UsageError, memory_used_up
 from fxcli.recipe.schema import Augment
 from fxcli.run.randomness import derive, generator
 
@@ -179,6 +179,8 @@ class Views(Dataset[tuple[Tensor, ...] | UnreadableImage | PluginError]):
                 try:
                     view = transform(picture)
                 except Exception as error:
+                    if memory_used_up(error):
+                        raise
                     return PluginError(f"view {number} failed: {type(error).__name__}: {error}")
             if not isinstance(view, Tensor) or (view.shape, view.dtype) != ((3, side_px, side_px), torch.uint8):
                 told = f"{view.dtype} {list(view.shape)}" if isinstance(view, Tensor) else type(view).__name__

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from fxcli.console import console
 from fxcli.data.dataset import is_lost_worker
-from fxcli.errors import FxError, RecipeError
+from fxcli.errors import FxError, RecipeError, memory_used_up
 from fxcli.model import classifier as models
 from fxcli.model import freeze
 from fxcli.recipe.detection import DetectRecipe
@@ -29,11 +29,12 @@ def of_plugin(kind: str, name: str, what: str) -> Iterator[None]:
     try:
         with console.aside():
             yield
-    except (FxError, MemoryError, torch.OutOfMemoryError):
+    except FxError:
         raise
     except Exception as error:
-        if isinstance(error, RuntimeError) and is_lost_worker(error):
-            raise  # torch tells of it in whatever runs then
+        # torch tells of a lost worker in whatever runs then.
+        if memory_used_up(error) or (isinstance(error, RuntimeError) and is_lost_worker(error)):
+            raise
         raise models.broken(kind, name, f"{what} failed: {type(error).__name__}: {error}") from error
 
 
