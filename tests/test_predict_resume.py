@@ -18,6 +18,7 @@ from typer.testing import CliRunner
 
 from fxcli.cli import app
 from fxcli.console import Console
+from fxcli.explain import places
 from fxcli.explain.png import sweep
 from fxcli.inference import rows as output
 from fxcli.inference.pipeline import Pipeline
@@ -187,6 +188,18 @@ def test_heat_maps_of_another_model_picture_or_command_are_drawn_again(raw, demo
     assert fx(*again, "--overwrite").exit_code == 0
     told = fx(*again, "--cam", "maps", "--resume").stderr
     assert "going on: 2 of 3 pictures have their row" in told, "of what the picture was before"
+
+
+def test_each_heat_map_is_looked_at_once(raw, monkeypatch):
+    names = sorted((raw / "class_0").iterdir())[:3]
+    again = ("predict", *names, "--model", "runs/trained", "--out", "out", "--cam", "maps")
+    assert fx(*again).exit_code == 0
+    looked, real = [], places.Drawing.is_there
+    monkeypatch.setattr(
+        places.Drawing, "is_there", lambda self, picture: (looked.append(self.file), real(self, picture))[1]
+    )
+    assert fx(*again, "--resume").exit_code == 0
+    assert len(looked) == len(set(looked)) == 3
 
 
 def test_no_heat_map_stays_beside_an_error(raw):

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import os
 from collections.abc import Callable, Generator, Sequence
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -97,10 +97,11 @@ def _answer(
         return path_cell(shown(path))
 
     cautions: list[Caution] = []
-    todo = rows.missing(files, called, lambda index: not maps or maps[index].is_there(files[index]))
+    is_drawn = functools.cache(lambda index: not maps or maps[index].is_there(files[index]))
+    todo = rows.missing(files, called, is_drawn)
     chosen = [files[index] for index in todo]
     for index in set(range(len(maps))).difference(todo):
-        if not maps[index].is_there(files[index]):
+        if not is_drawn(index):
             maps[index].remove()  # the row stays, and is no answer
     maps = [maps[index] for index in todo] if maps else []
     if wanted.resume:
@@ -136,7 +137,7 @@ def _verdicts(
         block = slice(start, start + size)
         judge.ask_gate(files[block])
         tell = _drawing(judge, maps[block], with_views=with_views) if maps or with_views else judge.verdict
-        yield from judge.opened.pipeline.map(partial(_told, tell), files[block])
+        yield from judge.opened.pipeline.map(functools.partial(_told, tell), files[block])
 
 
 def _told(tell: Callable[[Answer], dict[str, Any]], answer: Answer) -> tuple[dict[str, Any], np.ndarray | None]:
