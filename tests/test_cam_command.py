@@ -9,8 +9,10 @@ from PIL import Image
 from typer.testing import CliRunner
 
 from fxcli.cli import app
+from fxcli.commands import cam
 from fxcli.data.read import MARK
 from fxcli.evaluation.predictions import notice
+from fxcli.explain import gradcam
 
 
 def fx(*arguments):
@@ -125,3 +127,7 @@ def test_pictures_say_what_they_are_and_are_no_radiographs(trained, picture):
     done = fx("cam", "why", "--quiet")
     rows = list(csv.DictReader(io.StringIO(done.stdout)))
     assert [row["reason"] for row in rows] == ["a heat map that fx drew"] * 2
+
+
+def test_the_methods_are_those_that_there_are():
+    assert [method.value for method in cam.Method] == list(gradcam.METHODS)
