@@ -285,32 +285,6 @@ def test_input_is_known_before_the_weights_are_loaded():
     assert init.input_of(spec_with(url="https://example.org/a.pth"), "imagenet") == InputSpec()
 
 
-@pytest.mark.parametrize(
-    ("features", "message"),
-    [
-        (lambda images: images.gone, "it fails on a picture of 64 px: AttributeError"),
-        (lambda images: images, r"of one picture it gives \[1, 3, 64, 64\], not \[1, 32, h, w\]"),
-        (lambda images: (images,), "of one picture it gives tuple, not"),
-    ],
-)
-def test_a_backbone_that_does_not_do_what_its_spec_says_is_told_as_broken(demo_zoo, prepared, features, message):
-    from fxcli.data.manifest import read_manifest
-    from fxcli.recipe.schema import ClassifyRecipe, Data, Model
-    from fxcli.training import session
-
-    class Broken(nn.Module):
-        def forward(self, images):
-            return features(images)
-
-    spec = replace(demo_zoo.backbone("demo_tiny"), build=lambda args: Broken(), stages=())
-    recipe = ClassifyRecipe.model_construct(
-        seed=0, data=Data(image_size_px=64), model=Model(backbone="demo_tiny", init="random")
-    )
-    with pytest.raises(PluginError, match=f"backbone demo_tiny: {message}") as caught:
-        session.start(recipe, read_manifest(prepared / "manifest.csv"), spec, 3)
-    assert "the plugin demo (fx-demo 0.1)" in caught.value.hint
-
-
 def test_training_takes_the_size_of_the_weights(published, cache, prepared, demo_zoo):
     from fxcli.data.manifest import read_manifest
     from fxcli.recipe.schema import ClassifyRecipe, Data, Model

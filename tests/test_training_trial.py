@@ -11,8 +11,10 @@ from typer.testing import CliRunner
 from fxcli import Stage
 from fxcli.cli import app
 from fxcli.data.manifest import read_manifest
-from fxcli.errors import RecipeError, RunError
+from fxcli.errors import PluginError, RecipeError, RunError
+from fxcli.model.classifier import build_backbone
 from fxcli.model.hardware import Compute
+from fxcli.recipe.schema import Model
 from fxcli.training import job, trial
 from fxcli.zoo.plugins import load_zoo
 
@@ -57,6 +59,74 @@ def test_losses_of_a_detector_of_a_broken_plugin(tiny_detect, monkeypatch, losse
     assert done.exit_code == 5, done.output
     assert f"detector faster_rcnn: {message}" in done.stderr
     assert "it is of the plugin fx" in done.stderr
+
+
+class Answering(nn.Module):
+    """A backbone that answers as it is told to, and has a weight."""
+
+    def __init__(self, answer):
+        super().__init__()
+        self.answer, self.weight = answer, nn.Parameter(torch.ones(1))
+
+    def forward(self, images):
+        return self.answer(self, images)
+
+
+def cells(module, images):
+    return module.weight * images.new_ones(len(images), 32, 4, 4)
+
+
+def only_in_eval(module, images):
+    if module.training:
+        raise TypeError("not in training")
+    return cells(module, images)
+
+
+def without_gradient(module, images):
+    return cells(module, images).detach()
+
+
+@pytest.mark.parametrize(
+    ("answer", "message"),
+    [
+        (lambda module, images: images.gone, "seeing a picture of 64 px failed: AttributeError"),
+        (lambda module, images: images, "of one picture it gives [1, 3, 64, 64], not [1, 32, h, w]"),
+        (lambda module, images: (images,), "of one picture it gives tuple, not"),
+        (only_in_eval, "learning from pictures of 64 px failed: TypeError: not in training"),
+        (without_gradient, "what it gives in training has no gradient"),
+    ],
+)
+def test_a_backbone_that_does_not_do_what_its_spec_says_is_told_as_broken(
+    tiny_recipe, demo_zoo, monkeypatch, answer, message
+):
+    tiny_recipe("data.image_size_px=64")
+    spec = replace(demo_zoo.backbone("demo_tiny"), build=lambda args: Answering(answer), stages=())
+    monkeypatch.setattr(type(demo_zoo), "backbone", lambda zoo, name: spec)
+    done = CliRunner().invoke(app, ["train", "tiny.yaml", "--quiet"])
+    assert done.exit_code == 5, done.output
+    assert f"backbone demo_tiny: {message}" in done.stderr
+    assert "it is of the plugin demo" in done.stderr
+
+
+@pytest.mark.parametrize("answer", [only_in_eval, without_gradient])
+def test_what_no_phase_trains_need_not_learn(demo_zoo, answer):
+    spec = replace(demo_zoo.backbone("demo_tiny"), build=lambda args: Answering(answer), stages=())
+    settings = Model(backbone="demo_tiny", init="random")
+    trial.backbone(settings, spec, Answering(answer), 64, learns=False)
+    with pytest.raises(PluginError):
+        trial.backbone(settings, spec, Answering(answer), 64, learns=True)
+
+
+def test_the_trial_changes_nothing(demo_zoo):
+    spec, settings = demo_zoo.backbone("demo_tiny"), Model(backbone="demo_tiny", init="random")
+    module = build_backbone(spec, settings, 64, seed=0)
+    before = {name: value.clone() for name, value in module.state_dict().items()}
+    drawn = torch.random.get_rng_state()
+    trial.backbone(settings, spec, module, 64, learns=True)
+    assert all(torch.equal(value, before[name]) for name, value in module.state_dict().items())
+    assert module.training
+    assert all(weight.grad is None for weight in module.parameters())
+    assert torch.equal(torch.random.get_rng_state(), drawn)
 
 
 @pytest.mark.parametrize("gone", [{"modules": ("stem", "gone")}, {"modules": ("stem",), "parameters": ("gone",)}])

@@ -11,7 +11,7 @@ from fxcli.model.classifier import TrainedModel
 from fxcli.model.hardware import Compute
 from fxcli.model.init import Origin
 from fxcli.recipe.schema import ClassifyRecipe, Phase
-from fxcli.training import features, feed, finish, session
+from fxcli.training import features, feed, finish, session, trial
 from fxcli.training.state import ClassifyTraining, Task
 from fxcli.zoo.plugins import Zoo
 
@@ -32,10 +32,13 @@ def build(
         DataError: The training part is empty, or a class has no picture in it; or validation is monitored, and is
             empty, or lacks a class that counts in what is monitored.
         WeightsUnavailable: See `model.init`.
+        PluginError: See `trial.backbone`.
     """
     check_parts(recipe, manifest)
     spec = zoo.backbone(recipe.model.backbone)
     network, preprocessing = session.start(recipe, manifest, spec, len(manifest.classes), origin)
+    learns = any(phase.model.freeze != "all" for phase in recipe.phases.values())
+    trial.backbone(recipe.model, spec, network.backbone, preprocessing.image_size_px, learns=learns)
     model = TrainedModel((compute.place(network),), spec, manifest.classes, preprocessing, info)
     return ClassifyTraining(recipe, manifest, model, compute, zoo, TASK, workers=recipe.data.workers)
 

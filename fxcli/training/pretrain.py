@@ -219,6 +219,7 @@ def build(
     spec, pretrainer = zoo.backbone(recipe.model.backbone), zoo.pretrainer(recipe.pretrain.method)
     # A classifier's head is not used: its backbone is built and started as every other.
     classifier, preprocessing = session.start(recipe, manifest, spec, 1, origin)
+    trial.backbone(recipe.model, spec, classifier.backbone, preprocessing.image_size_px, learns=True)
     args = PretrainArgs(
         image_size_px=preprocessing.image_size_px,
         num_features=spec.num_features,

@@ -52,12 +52,10 @@ def start(
 
     Raises:
         FxError: See `init.initialise`.
-        PluginError: The backbone fails on a picture, or gives something else than its spec says.
     """
     seed, side_px = randomness.derive(recipe.seed, "init"), size_px(recipe, spec)
     network = models.build(spec, recipe.model, side_px, num_classes, seed)
     preprocessing = started(recipe, manifest, spec, network.backbone, origin)
-    _try(recipe.model.backbone, spec, network.backbone, side_px)
     return network, preprocessing
 
 
@@ -90,19 +88,6 @@ def started(
         std=seen.std,
         interpolation=seen.interpolation,
     )
-
-
-def _try(name: str, spec: BackboneSpec, backbone: nn.Module, side_px: int) -> None:
-    """Runs the backbone once: what its plugin does wrong is told as the plugin's, before hours are spent."""
-    try:
-        with in_eval(backbone), torch.no_grad():
-            found = backbone(torch.zeros(1, 3, side_px, side_px))
-    except Exception as error:
-        what = f"it fails on a picture of {side_px} px: {type(error).__name__}: {error}"
-        raise models.broken("backbone", name, what) from error
-    shape = list(found.shape) if isinstance(found, Tensor) else type(found).__name__
-    if not isinstance(shape, list) or len(shape) != 4 or shape[:2] != [1, spec.num_features]:
-        raise models.broken("backbone", name, f"of one picture it gives {shape}, not [1, {spec.num_features}, h, w]")
 
 
 def finite(loss: Tensor, step: int) -> float:

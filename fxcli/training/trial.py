@@ -6,7 +6,7 @@ import contextlib
 from collections.abc import Collection, Iterator, Mapping
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from fxcli.console import console
 from fxcli.data.dataset import is_lost_worker
@@ -14,7 +14,7 @@ from fxcli.errors import FxError, RecipeError, memory_used_up
 from fxcli.model import classifier as models
 from fxcli.model import freeze
 from fxcli.recipe.detection import DetectRecipe
-from fxcli.recipe.schema import ClassifyRecipe
+from fxcli.recipe.schema import ClassifyRecipe, Model
 from fxcli.training import session
 from fxcli.zoo.specs import BackboneSpec
 
@@ -36,6 +36,36 @@ def of_plugin(kind: str, name: str, what: str) -> Iterator[None]:
         if memory_used_up(error) or (isinstance(error, RuntimeError) and is_lost_worker(error)):
             raise
         raise models.broken(kind, name, f"{what} failed: {type(error).__name__}: {error}") from error
+
+
+def backbone(settings: Model, spec: BackboneSpec, module: nn.Module, side_px: int, *, learns: bool) -> None:
+    """Shows a backbone a picture, and lets another of its kind learn from two.
+
+    Args:
+        settings: Of the model.
+        spec: Of the backbone.
+        module: As training starts it; nothing of it is changed.
+        side_px: Of the input.
+        learns: Whether a phase trains any of it.
+
+    Raises:
+        PluginError: It fails, or gives something else than its spec says.
+    """
+    name, size = settings.backbone, f"{side_px} px"
+    with of_plugin("backbone", name, f"seeing a picture of {size}"), session.in_eval(module), torch.no_grad():
+        found = module(torch.zeros(1, 3, side_px, side_px))
+    shape = list(found.shape) if isinstance(found, Tensor) else type(found).__name__
+    if not isinstance(shape, list) or len(shape) != 4 or shape[:2] != [1, spec.num_features]:
+        raise models.broken("backbone", name, f"of one picture it gives {shape}, not [1, {spec.num_features}, h, w]")
+    if not learns:
+        return
+    # In training mode a network may change without its weights, by BatchNorm's statistics, and draw random numbers.
+    other = models.build_backbone(spec, settings, side_px, seed=0).train()
+    with of_plugin("backbone", name, f"learning from pictures of {size}"), torch.random.fork_rng(devices=[]):
+        found = other(torch.zeros(2, 3, side_px, side_px))
+        if not found.requires_grad:
+            raise models.broken("backbone", name, "what it gives in training has no gradient: nothing would be learnt")
+        found.sum().backward()
 
 
 def check_losses(kind: str, name: str, found: object) -> None:
@@ -73,15 +103,15 @@ def last_batch(recipe: ClassifyRecipe | DetectRecipe, spec: BackboneSpec, counts
         if left is None or phase.model.bn == "eval" or phase.model.freeze == "all":
             continue
         side_px = session.size_px(recipe, spec)
-        backbone = models.build_backbone(spec, recipe.model, side_px, 0)
-        freeze.apply(backbone, backbone, spec, phase.model)
-        try:
-            with torch.no_grad():
-                backbone(torch.zeros(1, 3, side_px, side_px))
-        except ValueError as error:
-            what = f"{left} pictures in batches of {size} leave a last one of a single picture"
-            raise RecipeError(
-                [f"phases.{name}.train.batch_size: {what}, from which {spec.name} cannot learn here: {error}"],
-                recipe=recipe.name,
-                hint="another train.batch_size, or model.bn=eval",
-            ) from error
+        module = models.build_backbone(spec, recipe.model, side_px, 0)
+        freeze.apply(module, module, spec, phase.model)
+        with of_plugin("backbone", recipe.model.backbone, f"learning from a picture of {side_px} px"), torch.no_grad():
+            try:
+                module(torch.zeros(1, 3, side_px, side_px))
+            except ValueError as error:
+                what = f"{left} pictures in batches of {size} leave a last one of a single picture"
+                raise RecipeError(
+                    [f"phases.{name}.train.batch_size: {what}, from which {spec.name} cannot learn here: {error}"],
+                    recipe=recipe.name,
+                    hint="another train.batch_size, or model.bn=eval",
+                ) from error
