@@ -15,7 +15,7 @@ from fxcli.errors import DataError, Interrupted, RunError, UnreadableImage
 from fxcli.model.hardware import Compute
 from fxcli.run import checkpoint, directory
 from fxcli.training import classify, feed, loop, validate
-from fxcli.training.session import Log, Stop
+from fxcli.training.session import Log, Stop, Timer
 
 CPU = Compute(torch.device("cpu"))
 TIMES = ("seconds", "images_per_s", "data_wait_s", "compute_s")
@@ -201,6 +201,23 @@ def test_early_stopping_looks_at_validation(begin, tiny_recipe, monkeypatch, cap
     assert "a: no improvement for 2 epochs; the phase ends" in logged
     left = re.findall(r"^(\w+ \d/\d) .* (\d+\.\d) min left", capsys.readouterr().err, re.MULTILINE)
     assert [float(minutes) for title, minutes in left if title in ("b 2/2")] == [0.0]
+
+
+def test_the_minutes_left_are_of_the_phase_at_the_pace_of_its_last_epoch(begin, tiny_recipe, monkeypatch, capsys):
+    """A head on kept features is soon through; what comes after it is named, for its pace is not known."""
+    monkeypatch.setattr(Timer, "epoch_s", property(lambda timer: 90.0))
+    phases = "phases: {a: {train: {epochs: 3}}, b: {train: {epochs: 2}}, c: {train: {epochs: 1}}}"
+    training, run = begin(tiny_recipe(phases=phases))
+    loop.train(training, run, resume=False)
+    left = re.findall(r"^(\w \d/\d) .*\)  (.*)$", capsys.readouterr().err, re.MULTILINE)
+    assert left == [
+        ("a 1/3", "3.0 min left, then b, c"),
+        ("a 2/3", "1.5 min left, then b, c"),
+        ("a 3/3", "0.0 min left, then b, c"),
+        ("b 1/2", "1.5 min left, then c"),
+        ("b 2/2", "0.0 min left, then c"),
+        ("c 1/1", "0.0 min left"),
+    ]
 
 
 @pytest.mark.slow

@@ -101,3 +101,16 @@ def test_timer_counts_earlier_sessions():
     assert 100 <= timer.spent_s < 101
     assert not timer.is_due(1.0)
     assert timer.is_due(0.0)
+
+
+def test_timer_takes_the_share_of_an_epoch_for_a_whole_one(monkeypatch):
+    now = [50.0]
+    monkeypatch.setattr("fxcli.training.session.time.monotonic", lambda: now[0])
+    timer = Timer(spent_s=100.0)
+    now[0] += 3.0
+    timer.begin_epoch(0.25)
+    now[0] += 2.0
+    assert (timer.epoch_s, timer.spent_s) == (8.0, 105.0)
+    timer.begin_epoch(0.0)
+    now[0] += 2.0
+    assert timer.epoch_s == 2.0

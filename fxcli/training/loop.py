@@ -105,6 +105,7 @@ def _phase(training: AnyTraining, run: Run, log: Log, timer: Timer, stop: Stop, 
         while not place.done and place.phase_epoch < phase.train.epochs:
             feed.batches.begin(place.epoch, place.batch)
             started, before = timer.totals, place.loss_count
+            timer.begin_epoch(1 - before / count)
             for _ in steps(training, feed, timer):
                 is_asked, is_over = training.world.any(stop.asked, _is_over(phase, timer))
                 if timer.is_due(phase.train.save_every_min) or is_asked or is_over:
@@ -255,14 +256,15 @@ def _tell(training: AnyTraining, run: Run, timer: Timer, values: Mapping[str, An
     best = None if place.best is None else abs(place.best)
     seconds = {key: round(value, 1) for key, value in timer.totals.items()}
     run.update(epoch=place.epoch, monitor=phase.train.monitor, best=best, best_epoch=place.best_epoch, seconds=seconds)
-    later = sum(each.train.epochs for _, each in training.phases[place.phase + 1 :])
-    left = later + (0 if place.done else phase.train.epochs - place.phase_epoch)
+    left = 0 if place.done else phase.train.epochs - place.phase_epoch
+    # How long their epochs take is not known: other parts of the network learn in them.
+    later = [name for name, _ in training.phases[place.phase + 1 :]]
     shown = " ".join(f"{key} {value:.3f}" for key, value in values.items() if key.endswith(SHOWN))
-    minutes = timer.spent_s / place.epoch * left / 60
+    ahead = f"{timer.epoch_s * left / 60:.1f} min left{', then ' if later else ''}{', '.join(later)}"
     speed = f"{values['images_per_s']:.0f} img/s " if "images_per_s" in values else ""
     times = f"data {values['data_wait_s']:.1f} s, compute {values['compute_s']:.1f} s"
     progress = f"{place.phase_epoch}/{phase.train.epochs}"
-    console.note(f"{name} {progress}  {shown}  {speed}({times})  {minutes:.1f} min left")
+    console.note(f"{name} {progress}  {shown}  {speed}({times})  {ahead}")
     run.log(f"epoch {place.epoch} ({name}) {shown}")
 
 

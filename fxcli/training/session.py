@@ -240,6 +240,16 @@ class Timer:
         self._saved = time.monotonic()
         self.data_wait_s, self.compute_s = data_wait_s, compute_s
         self._computing: float | None = None
+        self.begin_epoch()
+
+    def begin_epoch(self, share: float = 1.0) -> None:
+        """Notes that an epoch begins, or after a resume the share of one that is left."""
+        self._epoch, self._share = time.monotonic(), share or 1.0
+
+    @property
+    def epoch_s(self) -> float:
+        """Seconds of the epoch so far, validating included, as if it had been a whole one."""
+        return (time.monotonic() - self._epoch) / self._share
 
     def over(self, batches: Iterator[T]) -> Iterator[T]:
         """The same batches; what follows each is computing, until `pause` or the next one is asked for."""
