@@ -197,6 +197,9 @@ def faults():
 assert min(faults() for _ in range(50)) < 1000, "of 16384 pages"
 hardware.held.give_back()
 assert faults() < 1000, "it is not time yet"
+hardware.held.give_back(at_once=True)
+assert faults() > 10_000
+assert min(faults() for _ in range(9)) < 1000
 now = hardware.time.monotonic()
 hardware.time.monotonic = lambda: now + 1e4
 hardware.held.give_back()
@@ -211,6 +214,37 @@ def test_training_keeps_its_memory():
     In a process of its own: where memory was refused once, glibc takes it from elsewhere.
     """
     done = subprocess.run([sys.executable, "-c", KEEPING], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+
+
+FORKING = """
+import torch
+from fxcli.data import dataset
+from fxcli.model import hardware
+from fxcli.recipe.schema import Hardware
+
+class Own:
+    def __getitem__(self, _):
+        text = open("/proc/self/status", encoding="ascii").read()
+        return int(text.partition("VmRSS:")[2].split()[0]) // 1024
+
+def workers_mib():
+    batches = dataset.Batches(2, 1, seed=0)
+    return max(dataset.begun(dataset.loader(Own(), batches, workers=1, join=lambda items: items[0])))
+
+hardware.compute(Hardware(device="cpu"), training=True)
+clean = workers_mib()
+torch.ones(512 << 20, dtype=torch.uint8)
+assert workers_mib() > clean + 400, "what is free is kept by who is forked"
+hardware.held.give_back(at_once=True)
+assert workers_mib() < clean + 100
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="another C library, which is left as it is")
+def test_what_is_given_back_is_not_kept_by_decoding_processes():
+    done = subprocess.run([sys.executable, "-W", "error", "-c", FORKING], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
 
 

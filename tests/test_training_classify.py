@@ -9,9 +9,11 @@ import pytest
 import torch
 from stopping import stop_after
 
+from fxcli.data import dataset
 from fxcli.data.augment import Augmenter
 from fxcli.data.manifest import read_manifest
 from fxcli.errors import DataError, Interrupted, RunError, UnreadableImage
+from fxcli.model import hardware
 from fxcli.model.hardware import Compute
 from fxcli.run import checkpoint, directory
 from fxcli.training import classify, feed, loop, validate
@@ -218,6 +220,15 @@ def test_the_minutes_left_are_of_the_phase_at_the_pace_of_its_last_epoch(begin, 
         ("b 2/2", "0.0 min left, then c"),
         ("c 1/1", "0.0 min left"),
     ]
+
+
+def test_memory_is_given_back_before_each_phase_forks_its_processes(begin, tiny_recipe, monkeypatch):
+    seen, real = [], dataset.begun
+    monkeypatch.setattr(hardware.held, "give_back", lambda at_once=False: at_once and seen.append("given back"))
+    monkeypatch.setattr(dataset, "begun", lambda loader: seen.append("epoch") or real(loader))
+    training, run = begin(tiny_recipe(phases="phases: {a: {train: {epochs: 2}}, b: {train: {epochs: 1}}}"))
+    loop.train(training, run, resume=False)
+    assert seen == ["given back", "epoch", "epoch", "given back", "epoch"]
 
 
 @pytest.mark.slow

@@ -171,9 +171,13 @@ class _Held:
                 mallopt(option, value)
             self._since = time.monotonic()
 
-    def give_back(self) -> None:
-        """All that is free, where the last time is long enough ago; it costs about a step of training."""
-        if self._since is not None and time.monotonic() - self._since >= _HELD_S:
+    def give_back(self, *, at_once: bool = False) -> None:
+        """All that is free, where the last time is long enough ago or it is to be now; it costs about a training step.
+
+        To be now before processes are forked: they would keep what lies free here, and it would take twice the memory
+        as soon as it is used.
+        """
+        if self._since is not None and (at_once or time.monotonic() - self._since >= _HELD_S):
             ctypes.CDLL(None).malloc_trim(0)
             self._since = time.monotonic()
 

@@ -94,6 +94,7 @@ def _phase(training: AnyTraining, run: Run, log: Log, timer: Timer, stop: Stop, 
             raise stop.interrupted(run, place.step)
 
     feed = training.task.feed(training, check)
+    hardware.held.give_back(at_once=True)
     count = feed.batches.count
     with contextlib.ExitStack() as stack:
         stack.callback(dataset.ended, feed.loader)

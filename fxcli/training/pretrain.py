@@ -186,6 +186,7 @@ def train(
                 found = _look(pretraining, run, timer, stop)
                 log.write(0, {"epoch": 0, **found})
                 _tell(pretraining, run, found)
+            hardware.held.give_back(at_once=True)
             # Stopped in the look after its time was up, it has still to end its last epoch.
             while place.epoch < recipe.train.epochs and not (place.done and place.batch == 0):
                 started = timer.totals
