@@ -222,6 +222,19 @@ def test_the_minutes_left_are_of_the_phase_at_the_pace_of_its_last_epoch(begin, 
     ]
 
 
+@pytest.mark.parametrize(
+    ("epoch_s", "minutes", "told"),
+    [(90.0, "1", "1.0 min left, then b"), (None, "null", "then b"), (90.0, "1e-9", "0.0 min left")],
+)
+def test_the_minutes_left_are_no_more_than_is_allowed(begin, tiny_recipe, monkeypatch, capsys, epoch_s, minutes, told):
+    """And nothing follows where they are over; nothing is said of an epoch of which no step was seen."""
+    monkeypatch.setattr(Timer, "epoch_s", property(lambda timer: epoch_s))
+    phases = f"phases: {{a: {{train: {{epochs: 3, max_minutes: {minutes}}}}}, b: {{train: {{epochs: 1}}}}}}"
+    training, run = begin(tiny_recipe(phases=phases))
+    loop.train(training, run, resume=False)
+    assert re.findall(r"^a 1/3 .*\)  (.*)$", capsys.readouterr().err, re.MULTILINE) == [told]
+
+
 def test_memory_is_given_back_before_each_phase_forks_its_processes(begin, tiny_recipe, monkeypatch):
     seen, real = [], dataset.begun
     monkeypatch.setattr(hardware.held, "give_back", lambda at_once=False: at_once and seen.append("given back"))

@@ -111,6 +111,14 @@ def test_timer_takes_the_share_of_an_epoch_for_a_whole_one(monkeypatch):
     timer.begin_epoch(0.25)
     now[0] += 2.0
     assert (timer.epoch_s, timer.spent_s) == (8.0, 105.0)
+    timer.end_steps()
+    now[0] += 1.5
+    assert timer.epoch_s == 9.5, "all of it is validated"
     timer.begin_epoch(0.0)
     now[0] += 2.0
-    assert timer.epoch_s == 2.0
+    assert timer.epoch_s is None, "resumed after its last step"
+    timer.begin_epoch()
+    now[0] += 2.0
+    timer.end_steps()
+    now[0] += 2.0
+    assert timer.epoch_s == 4.0

@@ -14,9 +14,10 @@ from fxcli.data.manifest import read_manifest
 from fxcli.errors import PluginError, RecipeError, RunError
 from fxcli.model.classifier import build_backbone
 from fxcli.model.hardware import Compute
-from fxcli.recipe.schema import Model
 from fxcli.training import job, trial
 from fxcli.zoo.plugins import load_zoo
+
+CPU = Compute(torch.device("cpu"))
 
 
 @pytest.mark.parametrize(
@@ -62,18 +63,18 @@ def test_losses_of_a_detector_of_a_broken_plugin(tiny_detect, monkeypatch, losse
 
 
 class Answering(nn.Module):
-    """A backbone that answers as it is told to, and has a weight."""
+    """A backbone of one stage that answers as it is told to."""
 
     def __init__(self, answer):
         super().__init__()
-        self.answer, self.weight = answer, nn.Parameter(torch.ones(1))
+        self.answer, self.inner = answer, nn.Conv2d(1, 1, 1)
 
     def forward(self, images):
         return self.answer(self, images)
 
 
 def cells(module, images):
-    return module.weight * images.new_ones(len(images), 32, 4, 4)
+    return module.inner.weight * images.new_ones(len(images), 32, 4, 4)
 
 
 def only_in_eval(module, images):
@@ -84,6 +85,11 @@ def only_in_eval(module, images):
 
 def without_gradient(module, images):
     return cells(module, images).detach()
+
+
+def answering(zoo, answer):
+    stage = Stage(name="body", stride=16, channels=32, modules=("inner",))
+    return replace(zoo.backbone("demo_tiny"), build=lambda args: Answering(answer), stages=(stage,))
 
 
 @pytest.mark.parametrize(
@@ -100,7 +106,7 @@ def test_a_backbone_that_does_not_do_what_its_spec_says_is_told_as_broken(
     tiny_recipe, demo_zoo, monkeypatch, answer, message
 ):
     tiny_recipe("data.image_size_px=64")
-    spec = replace(demo_zoo.backbone("demo_tiny"), build=lambda args: Answering(answer), stages=())
+    spec = answering(demo_zoo, answer)
     monkeypatch.setattr(type(demo_zoo), "backbone", lambda zoo, name: spec)
     done = CliRunner().invoke(app, ["train", "tiny.yaml", "--quiet"])
     assert done.exit_code == 5, done.output
@@ -108,25 +114,79 @@ def test_a_backbone_that_does_not_do_what_its_spec_says_is_told_as_broken(
     assert "it is of the plugin demo" in done.stderr
 
 
+def test_so_it_is_under_a_detector(tiny_detect, monkeypatch):
+    def fail(module, images):
+        raise TypeError("not in training")
+
+    real = trial.models.build_backbone
+
+    def build(*args, **kwargs):
+        module = real(*args, **kwargs)
+        module.register_forward_pre_hook(lambda its, args: fail(its, args) if its.training else None)
+        return module
+
+    monkeypatch.setattr(trial.models, "build_backbone", build)
+    tiny_detect()
+    done = CliRunner().invoke(app, ["train", "boxes.yaml", "--quiet"])
+    assert done.exit_code == 5, done.output
+    assert "learning from pictures of 96 px failed: TypeError: not in training" in done.stderr
+
+
 @pytest.mark.parametrize("answer", [only_in_eval, without_gradient])
-def test_what_no_phase_trains_need_not_learn(demo_zoo, answer):
-    spec = replace(demo_zoo.backbone("demo_tiny"), build=lambda args: Answering(answer), stages=())
-    settings = Model(backbone="demo_tiny", init="random")
-    trial.backbone(settings, spec, Answering(answer), 64, learns=False)
+@pytest.mark.parametrize("frozen", ["all", "until:body"])
+def test_what_no_phase_trains_need_not_learn(tiny_recipe, demo_zoo, monkeypatch, answer, frozen):
+    recipe = tiny_recipe(phases=f"phases: {{a: {{model: {{freeze: '{frozen}'}}}}, b: {{model: {{freeze: all}}}}}}")
+    trial.backbone(recipe, answering(demo_zoo, answer), Answering(answer), CPU)
+    recipe = tiny_recipe(phases="phases: {a: {model: {freeze: all}}, b: {}}")
     with pytest.raises(PluginError):
-        trial.backbone(settings, spec, Answering(answer), 64, learns=True)
+        trial.backbone(recipe, answering(demo_zoo, answer), Answering(answer), CPU)
 
 
-def test_the_trial_changes_nothing(demo_zoo):
-    spec, settings = demo_zoo.backbone("demo_tiny"), Model(backbone="demo_tiny", init="random")
-    module = build_backbone(spec, settings, 64, seed=0)
+def test_a_backbone_is_tried_as_each_phase_trains_it(tiny_recipe, demo_zoo):
+    seen = []
+
+    def answer(module, images):
+        seen.append((module.training, module.inner.training, module.inner.weight.requires_grad, len(images)))
+        return cells(module, images) + module.last.weight
+
+    class Two(Answering):
+        def __init__(self, answer):
+            super().__init__(answer)
+            self.last = nn.Conv2d(1, 1, 1)
+            # As a plugin may leave it; freezing decides.
+            self.requires_grad_(False)
+
+    modules = {"stem": "inner", "body": "last"}
+    stages = tuple(Stage(name=name, stride=16, channels=32, modules=(its,)) for name, its in modules.items())
+    spec = replace(demo_zoo.backbone("demo_tiny"), build=lambda args: Two(answer), stages=stages)
+    phases = "phases: {a: {model: {freeze: all}}, b: {model: {freeze: 'until:stem'}}, c: {}, d: {}}"
+    trial.backbone(tiny_recipe(phases=phases), spec, Two(answer), CPU)
+    assert seen == [(False, False, False, 1), (True, False, False, 2), (True, True, True, 2)]
+
+
+def test_the_trial_changes_nothing(tiny_recipe, demo_zoo):
+    recipe, real = tiny_recipe(), demo_zoo.backbone("demo_tiny")
+    spec = replace(real, build=lambda args: Sequenced(real.build(args)))
+    module = build_backbone(spec, recipe.model, 64, seed=0)
     before = {name: value.clone() for name, value in module.state_dict().items()}
     drawn = torch.random.get_rng_state()
-    trial.backbone(settings, spec, module, 64, learns=True)
+    trial.backbone(recipe, spec, module, CPU)
     assert all(torch.equal(value, before[name]) for name, value in module.state_dict().items())
     assert module.training
     assert all(weight.grad is None for weight in module.parameters())
     assert torch.equal(torch.random.get_rng_state(), drawn)
+
+
+class Sequenced(nn.Module):
+    """A backbone that draws random numbers in training."""
+
+    def __init__(self, module):
+        super().__init__()
+        self.__dict__["_modules"].update(module._modules)
+        self.inner_forward = module.forward
+
+    def forward(self, images):
+        return nn.functional.dropout(self.inner_forward(images), 0.5, self.training)
 
 
 @pytest.mark.parametrize("gone", [{"modules": ("stem", "gone")}, {"modules": ("stem",), "parameters": ("gone",)}])
@@ -198,6 +258,7 @@ def test_so_it_is_of_a_detector(tiny_detect, monkeypatch):
         return module
 
     monkeypatch.setattr(trial.models, "build_backbone", build)
+    monkeypatch.setattr(trial, "backbone", lambda *_: None)
     recipe = tiny_detect("train.batch_size=23")
     with pytest.raises(RecipeError, match="24 pictures in batches of 23"):
         job.build(recipe, read_manifest(Path(recipe.data.manifest)), Compute(torch.device("cpu")), load_zoo(), {})

@@ -37,9 +37,8 @@ def build(
     check_parts(recipe, manifest)
     spec = zoo.backbone(recipe.model.backbone)
     network, preprocessing = session.start(recipe, manifest, spec, len(manifest.classes), origin)
-    learns = any(phase.model.freeze != "all" for phase in recipe.phases.values())
-    trial.backbone(recipe.model, spec, network.backbone, preprocessing.image_size_px, learns=learns)
     model = TrainedModel((compute.place(network),), spec, manifest.classes, preprocessing, info)
+    trial.backbone(recipe, spec, network.backbone, compute)
     return ClassifyTraining(recipe, manifest, model, compute, zoo, TASK, workers=recipe.data.workers)
 
 

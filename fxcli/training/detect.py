@@ -20,6 +20,7 @@ from fxcli.errors import DataError
 from fxcli.evaluation import detection
 from fxcli.evaluation.detection import Detections
 from fxcli.inference.detected import Finder
+from fxcli.model import classifier as models
 from fxcli.model import detector as detectors
 from fxcli.model import freeze, pointwise
 from fxcli.model.detector import QUANTILES, BoxShapes, TrainedDetector
@@ -79,6 +80,7 @@ def build(
         DataError: See `check_parts`.
         RecipeError: See `trial.last_batch`.
         WeightsUnavailable: See `model.init`.
+        PluginError: See `trial.backbone`.
     """
     info["boxes_sha256"] = check_parts(recipe, manifest)
     boxes = read_boxes(manifest)
@@ -86,6 +88,8 @@ def build(
     size_px = session.size_px(recipe, spec)
     shapes = _shapes(recipe, manifest, boxes, size_px)
     seed = randomness.derive(recipe.seed, "init")
+    # Within a detector it answers to that alone.
+    trial.backbone(recipe, spec, compute.place(models.build_backbone(spec, recipe.model, size_px, seed)), compute)
     network = detectors.build(spec, method, recipe.model, recipe.detect, size_px, len(boxes.classes), shapes, seed)
     preprocessing = session.started(recipe, manifest, spec, network.backbone, origin)
     info["box_shapes"] = {"sides_px": list(shapes.sides_px), "ratios": list(shapes.ratios)}

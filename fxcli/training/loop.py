@@ -119,6 +119,7 @@ def _phase(training: AnyTraining, run: Run, log: Log, timer: Timer, stop: Stop, 
                     is_cut = place.loss_count < count or place.phase_epoch + 1 < phase.train.epochs
                     place.done = True
                     break
+            timer.end_steps()
             seen = place.loss_count - before
             speed = {name: value - started[name] for name, value in timer.totals.items()}
             spent_s = speed.pop("spent_s")
@@ -257,16 +258,28 @@ def _tell(training: AnyTraining, run: Run, timer: Timer, values: Mapping[str, An
     best = None if place.best is None else abs(place.best)
     seconds = {key: round(value, 1) for key, value in timer.totals.items()}
     run.update(epoch=place.epoch, monitor=phase.train.monitor, best=best, best_epoch=place.best_epoch, seconds=seconds)
-    left = 0 if place.done else phase.train.epochs - place.phase_epoch
-    # How long their epochs take is not known: other parts of the network learn in them.
-    later = [name for name, _ in training.phases[place.phase + 1 :]]
     shown = " ".join(f"{key} {value:.3f}" for key, value in values.items() if key.endswith(SHOWN))
-    ahead = f"{timer.epoch_s * left / 60:.1f} min left{', then ' if later else ''}{', '.join(later)}"
     speed = f"{values['images_per_s']:.0f} img/s " if "images_per_s" in values else ""
     times = f"data {values['data_wait_s']:.1f} s, compute {values['compute_s']:.1f} s"
     progress = f"{place.phase_epoch}/{phase.train.epochs}"
-    console.note(f"{name} {progress}  {shown}  {speed}({times})  {ahead}")
+    console.note(f"{name} {progress}  {shown}  {speed}({times}){_ahead(training, timer)}")
     run.log(f"epoch {place.epoch} ({name}) {shown}")
+
+
+def _ahead(training: AnyTraining, timer: Timer) -> str:
+    """What is left of a phase at the pace of its last epoch, and the phases after it."""
+    place = training.place
+    _, phase = training.phases[place.phase]
+    if _is_over(phase, timer):
+        return "  0.0 min left"
+    # How long the epochs of others take is not known: other parts of the network learn in them.
+    later = [name for name, _ in training.phases[place.phase + 1 :]]
+    told = [f"then {', '.join(later)}"] if later else []
+    if timer.epoch_s is not None:
+        minutes = timer.epoch_s * (phase.train.epochs - place.phase_epoch) / 60
+        allowed = (phase.train.max_minutes or math.inf) - timer.spent_s / 60
+        told.insert(0, f"{min(minutes, allowed):.1f} min left")
+    return f"  {', '.join(told)}" if told else ""
 
 
 def _score(monitor: str, values: dict[str, Any]) -> float | None:

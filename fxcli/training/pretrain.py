@@ -191,6 +191,7 @@ def train(
             while place.epoch < recipe.train.epochs and not (place.done and place.batch == 0):
                 started = timer.totals
                 _epoch(pretraining, run, timer, stop)
+                timer.end_steps()
                 spent = {name: value - started[name] for name, value in timer.totals.items()}
                 _end_epoch(pretraining, run, log, timer, spent, stop)
                 if stop.asked:
@@ -220,7 +221,6 @@ def build(
     spec, pretrainer = zoo.backbone(recipe.model.backbone), zoo.pretrainer(recipe.pretrain.method)
     # A classifier's head is not used: its backbone is built and started as every other.
     classifier, preprocessing = session.start(recipe, manifest, spec, 1, origin)
-    trial.backbone(recipe.model, spec, classifier.backbone, preprocessing.image_size_px, learns=True)
     args = PretrainArgs(
         image_size_px=preprocessing.image_size_px,
         num_features=spec.num_features,
@@ -229,6 +229,7 @@ def build(
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(randomness.derive(recipe.seed, "init", "method"))
         module = compute.place(_method(pretrainer, classifier.backbone, args)).train()
+    trial.backbone(recipe, spec, module.get_submodule("backbone"), compute)
     batches = dataset.Batches(len(paths), recipe.train.batch_size, seed=recipe.seed)
     views = dataset.Views(paths, preprocessing, _views(pretrainer, args))
     loader = dataset.loader(views, batches, workers=recipe.data.workers)
@@ -293,6 +294,7 @@ def _epoch(pretraining: Pretraining, run: Run, timer: Timer, stop: Stop) -> None
     per_step = settings.batch_size * settings.accumulate
     title = f"{name} {place.epoch + 1}/{recipe.train.epochs}"
     pretraining.batches.begin(place.epoch, place.batch)
+    timer.begin_epoch(1 - place.loss_count / count)
     bar: tqdm[Any]
     with console.progress(total=count, what=title, done=place.loss_count) as bar:
         for batch in timer.over(dataset.begun(pretraining.loader)):
@@ -357,9 +359,9 @@ def _end_epoch(
     values = {"epoch": place.epoch, "train_loss": place.loss, "seconds": round(timer.spent_s, 1)}
     log.write(place.step, {**values, **found, "data_wait_s": waited, "compute_s": computed})
     run.update(seconds={name: round(value, 1) for name, value in timer.totals.items()})
-    minutes = timer.spent_s / place.epoch * (epochs - place.epoch) / 60
+    ahead = "" if timer.epoch_s is None else f"  {timer.epoch_s * (epochs - place.epoch) / 60:.1f} min left"
     times = f"data {waited:.1f} s, compute {computed:.1f} s"
-    _tell(pretraining, run, {"train_loss": place.loss, **found}, f"  {times}  {minutes:.1f} min left")
+    _tell(pretraining, run, {"train_loss": place.loss, **found}, f"  {times}{ahead}")
     # save
     _save(pretraining, run, timer)
 

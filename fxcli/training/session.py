@@ -243,13 +243,19 @@ class Timer:
         self.begin_epoch()
 
     def begin_epoch(self, share: float = 1.0) -> None:
-        """Notes that an epoch begins, or after a resume the share of one that is left."""
-        self._epoch, self._share = time.monotonic(), share or 1.0
+        """Notes that an epoch begins, or after a resume what is left of one: this share of its steps."""
+        self._epoch, self._share = self.spent_s, share
+        self._stepped: float | None = None
+
+    def end_steps(self) -> None:
+        """Notes that the steps of the epoch are through; validating follows."""
+        self._stepped = self.spent_s
 
     @property
-    def epoch_s(self) -> float:
-        """Seconds of the epoch so far, validating included, as if it had been a whole one."""
-        return (time.monotonic() - self._epoch) / self._share
+    def epoch_s(self) -> float | None:
+        """Seconds that the whole of such an epoch takes; None where no step of it was seen."""
+        steps_s = (self._stepped or self.spent_s) - self._epoch
+        return steps_s / self._share + self.spent_s - self._epoch - steps_s if self._share else None
 
     def over(self, batches: Iterator[T]) -> Iterator[T]:
         """The same batches; what follows each is computing, until `pause` or the next one is asked for."""

@@ -13,8 +13,10 @@ from fxcli.data.dataset import is_lost_worker
 from fxcli.errors import FxError, RecipeError, memory_used_up
 from fxcli.model import classifier as models
 from fxcli.model import freeze
+from fxcli.model.hardware import Compute
 from fxcli.recipe.detection import DetectRecipe
-from fxcli.recipe.schema import ClassifyRecipe, Model
+from fxcli.recipe.schema import ClassifyRecipe, PhaseModel, PretrainRecipe
+from fxcli.recipe.tasks import TrainRecipe
 from fxcli.training import session
 from fxcli.zoo.specs import BackboneSpec
 
@@ -38,34 +40,40 @@ def of_plugin(kind: str, name: str, what: str) -> Iterator[None]:
         raise models.broken(kind, name, f"{what} failed: {type(error).__name__}: {error}") from error
 
 
-def backbone(settings: Model, spec: BackboneSpec, module: nn.Module, side_px: int, *, learns: bool) -> None:
-    """Shows a backbone a picture, and lets another of its kind learn from two.
+def backbone(recipe: TrainRecipe, spec: BackboneSpec, module: nn.Module, compute: Compute) -> None:
+    """Shows a backbone a picture, and lets another of its kind learn from two, as each phase trains it.
 
     Args:
-        settings: Of the model.
+        recipe: Of the training.
         spec: Of the backbone.
-        module: As training starts it; nothing of it is changed.
-        side_px: Of the input.
-        learns: Whether a phase trains any of it.
+        module: As training starts it, where it computes; nothing of it is changed.
+        compute: Where that is.
 
     Raises:
         PluginError: It fails, or gives something else than its spec says.
     """
-    name, size = settings.backbone, f"{side_px} px"
-    with of_plugin("backbone", name, f"seeing a picture of {size}"), session.in_eval(module), torch.no_grad():
-        found = module(torch.zeros(1, 3, side_px, side_px))
+    name, side_px = recipe.model.backbone, session.size_px(recipe, spec)
+    pictures = compute.send(torch.zeros(2, 3, side_px, side_px))
+    with of_plugin("backbone", name, f"seeing a picture of {side_px} px"), session.in_eval(module), torch.no_grad():
+        found = module(pictures[:1])
     shape = list(found.shape) if isinstance(found, Tensor) else type(found).__name__
     if not isinstance(shape, list) or len(shape) != 4 or shape[:2] != [1, spec.num_features]:
         raise models.broken("backbone", name, f"of one picture it gives {shape}, not [1, {spec.num_features}, h, w]")
-    if not learns:
+    phases = [] if isinstance(recipe, PretrainRecipe) else [phase.model for phase in recipe.phases.values()]
+    ways = {(way.freeze, way.bn): way for way in phases or [PhaseModel()]}
+    learning = [way for way in ways.values() if freeze.frozen_stages(spec, way.freeze) < len(spec.stages)]
+    if not learning:
         return
     # In training mode a network may change without its weights, by BatchNorm's statistics, and draw random numbers.
-    other = models.build_backbone(spec, settings, side_px, seed=0).train()
-    with of_plugin("backbone", name, f"learning from pictures of {size}"), torch.random.fork_rng(devices=[]):
-        found = other(torch.zeros(2, 3, side_px, side_px))
+    other = compute.place(models.build_backbone(spec, recipe.model, side_px, seed=0))
+    for way in learning:
+        freeze.apply(other, other, spec, way)
+        with of_plugin("backbone", name, f"learning from pictures of {side_px} px"), torch.random.fork_rng():
+            found = other(pictures)
+            if found.requires_grad:
+                found.sum().backward()
         if not found.requires_grad:
             raise models.broken("backbone", name, "what it gives in training has no gradient: nothing would be learnt")
-        found.sum().backward()
 
 
 def check_losses(kind: str, name: str, found: object) -> None:
