@@ -164,6 +164,7 @@ MAKERS = {
     "bench": bench,
     "experiments": partial(study, "experiments"),
     "beaten": partial(study, "beaten"),
+    "best-published": partial(study, "best_published"),
     "pretraining": partial(study, "pretraining"),
 }
 
