@@ -166,6 +166,7 @@ MAKERS = {
     "beaten": partial(study, "beaten"),
     "best-published": partial(study, "best_published"),
     "pretraining": partial(study, "pretraining"),
+    "pretraining-labels": partial(study, "pretraining_labels"),
 }
 
 
