@@ -1,5 +1,6 @@
 """Fixtures of all tests: each runs in an empty folder of its own, with one thread, a cache and a key of its own."""
 
+import multiprocessing.util
 import os
 import shutil
 import sys
@@ -26,6 +27,7 @@ def _own_temporary_folder(tmp_path_factory):
     Its name is short: sockets are made in it, whose paths must not be long.
     """
     tmp_path_factory.getbasetemp()  # of pytest, which keeps the last of them, stays outside
+    multiprocessing.util.get_temp_dir()  # of this process, which takes it away itself, when it ends
     with (
         tempfile.TemporaryDirectory(prefix="fx-", ignore_cleanup_errors=True) as folder,
         pytest.MonkeyPatch.context() as patch,
