@@ -12,7 +12,6 @@ from fxcli import Stage
 from fxcli.cli import app
 from fxcli.data.manifest import read_manifest
 from fxcli.errors import PluginError, RecipeError, RunError
-from fxcli.model.classifier import build_backbone
 from fxcli.model.hardware import Compute
 from fxcli.training import job, trial
 from fxcli.zoo.plugins import load_zoo
@@ -136,10 +135,10 @@ def test_so_it_is_under_a_detector(tiny_detect, monkeypatch):
 @pytest.mark.parametrize("frozen", ["all", "until:body"])
 def test_what_no_phase_trains_need_not_learn(tiny_recipe, demo_zoo, monkeypatch, answer, frozen):
     recipe = tiny_recipe(phases=f"phases: {{a: {{model: {{freeze: '{frozen}'}}}}, b: {{model: {{freeze: all}}}}}}")
-    trial.backbone(recipe, answering(demo_zoo, answer), Answering(answer), CPU)
+    trial.backbone(recipe, answering(demo_zoo, answer), CPU)
     recipe = tiny_recipe(phases="phases: {a: {model: {freeze: all}}, b: {}}")
     with pytest.raises(PluginError):
-        trial.backbone(recipe, answering(demo_zoo, answer), Answering(answer), CPU)
+        trial.backbone(recipe, answering(demo_zoo, answer), CPU)
 
 
 def test_a_backbone_is_tried_as_each_phase_trains_it(tiny_recipe, demo_zoo):
@@ -160,21 +159,23 @@ def test_a_backbone_is_tried_as_each_phase_trains_it(tiny_recipe, demo_zoo):
     stages = tuple(Stage(name=name, stride=16, channels=32, modules=(its,)) for name, its in modules.items())
     spec = replace(demo_zoo.backbone("demo_tiny"), build=lambda args: Two(answer), stages=stages)
     phases = "phases: {a: {model: {freeze: all}}, b: {model: {freeze: 'until:stem'}}, c: {}, d: {}}"
-    trial.backbone(tiny_recipe(phases=phases), spec, Two(answer), CPU)
+    trial.backbone(tiny_recipe(phases=phases), spec, CPU)
     assert seen == [(False, False, False, 1), (True, False, False, 2), (True, True, True, 2)]
 
 
-def test_the_trial_changes_nothing(tiny_recipe, demo_zoo):
+def test_the_trial_changes_nothing(tiny_recipe, demo_zoo, monkeypatch):
     recipe, real = tiny_recipe(), demo_zoo.backbone("demo_tiny")
     spec = replace(real, build=lambda args: Sequenced(real.build(args)))
-    module = build_backbone(spec, recipe.model, 64, seed=0)
-    before = {name: value.clone() for name, value in module.state_dict().items()}
+    monkeypatch.setattr(type(demo_zoo), "backbone", lambda zoo, name: spec)
+    manifest = read_manifest(Path(recipe.data.manifest))
     drawn = torch.random.get_rng_state()
-    trial.backbone(recipe, spec, module, CPU)
-    assert all(torch.equal(value, before[name]) for name, value in module.state_dict().items())
+    (module,) = job.build(recipe, manifest, CPU, demo_zoo, {}).model.members
+    assert torch.equal(torch.random.get_rng_state(), drawn)
     assert module.training
     assert all(weight.grad is None for weight in module.parameters())
-    assert torch.equal(torch.random.get_rng_state(), drawn)
+    monkeypatch.setattr(trial, "backbone", lambda *_: None)
+    (untried,) = job.build(recipe, manifest, CPU, demo_zoo, {}).model.members
+    assert all(torch.equal(value, untried.state_dict()[name]) for name, value in module.state_dict().items())
 
 
 class Sequenced(nn.Module):

@@ -23,6 +23,11 @@ def frozen_stages(spec: BackboneSpec, freeze: str) -> int:
     return [stage.name for stage in spec.stages].index(freeze.removeprefix("until:")) + 1
 
 
+def is_frozen(spec: BackboneSpec, freeze: str) -> bool:
+    """Whether nothing of the backbone learns."""
+    return frozen_stages(spec, freeze) == len(spec.stages)
+
+
 def _parameters(backbone: nn.Module, stage: Stage) -> Iterator[nn.Parameter]:
     for name in stage.modules:
         yield from backbone.get_submodule(name).parameters()
@@ -50,7 +55,7 @@ def apply(network: nn.Module, backbone: nn.Module, spec: BackboneSpec, settings:
             backbone.get_submodule(name).eval()
         for parameter in _parameters(backbone, stage):
             parameter.requires_grad_(False)
-    if count == len(spec.stages):
+    if is_frozen(spec, settings.freeze):
         # Layers that belong to no stage have no parameters, but may be random.
         backbone.eval()
     if settings.bn == "eval":

@@ -36,9 +36,9 @@ def build(
     """
     check_parts(recipe, manifest)
     spec = zoo.backbone(recipe.model.backbone)
+    trial.backbone(recipe, spec, compute)
     network, preprocessing = session.start(recipe, manifest, spec, len(manifest.classes), origin)
     model = TrainedModel((compute.place(network),), spec, manifest.classes, preprocessing, info)
-    trial.backbone(recipe, spec, network.backbone, compute)
     return ClassifyTraining(recipe, manifest, model, compute, zoo, TASK, workers=recipe.data.workers)
 
 

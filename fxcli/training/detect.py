@@ -20,7 +20,6 @@ from fxcli.errors import DataError
 from fxcli.evaluation import detection
 from fxcli.evaluation.detection import Detections
 from fxcli.inference.detected import Finder
-from fxcli.model import classifier as models
 from fxcli.model import detector as detectors
 from fxcli.model import freeze, pointwise
 from fxcli.model.detector import QUANTILES, BoxShapes, TrainedDetector
@@ -88,8 +87,7 @@ def build(
     size_px = session.size_px(recipe, spec)
     shapes = _shapes(recipe, manifest, boxes, size_px)
     seed = randomness.derive(recipe.seed, "init")
-    # Within a detector it answers to that alone.
-    trial.backbone(recipe, spec, compute.place(models.build_backbone(spec, recipe.model, size_px, seed)), compute)
+    trial.backbone(recipe, spec, compute)
     network = detectors.build(spec, method, recipe.model, recipe.detect, size_px, len(boxes.classes), shapes, seed)
     preprocessing = session.started(recipe, manifest, spec, network.backbone, origin)
     info["box_shapes"] = {"sides_px": list(shapes.sides_px), "ratios": list(shapes.ratios)}

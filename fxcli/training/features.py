@@ -97,7 +97,7 @@ def may_cache(training: ClassifyTraining, phase: Phase) -> bool:
     recipe allows it, they fit into memory, and there are no more variants than epochs.
     """
     spec, variants = training.model.spec, variants_of(phase.augment)
-    is_frozen = freeze.frozen_stages(spec, phase.model.freeze) == len(spec.stages)
+    is_frozen = freeze.is_frozen(spec, phase.model.freeze)
     is_plain = not any(value for name, value in phase.augment if name not in ("hflip", "vflip", "erase_scale"))
     size_bytes = 4 * len(part(training, "train")[0]) * len(variants) * spec.num_features
     return (

@@ -219,6 +219,7 @@ def build(
     if len(paths) < MIN_BATCH:
         raise DataError(f"pretraining needs {MIN_BATCH} training pictures, here are {len(paths)}", where=manifest.file)
     spec, pretrainer = zoo.backbone(recipe.model.backbone), zoo.pretrainer(recipe.pretrain.method)
+    trial.backbone(recipe, spec, compute)
     # A classifier's head is not used: its backbone is built and started as every other.
     classifier, preprocessing = session.start(recipe, manifest, spec, 1, origin)
     args = PretrainArgs(
@@ -229,7 +230,6 @@ def build(
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(randomness.derive(recipe.seed, "init", "method"))
         module = compute.place(_method(pretrainer, classifier.backbone, args)).train()
-    trial.backbone(recipe, spec, module.get_submodule("backbone"), compute)
     batches = dataset.Batches(len(paths), recipe.train.batch_size, seed=recipe.seed)
     views = dataset.Views(paths, preprocessing, _views(pretrainer, args))
     loader = dataset.loader(views, batches, workers=recipe.data.workers)

@@ -55,8 +55,7 @@ def start(
     """
     seed, side_px = randomness.derive(recipe.seed, "init"), size_px(recipe, spec)
     network = models.build(spec, recipe.model, side_px, num_classes, seed)
-    preprocessing = started(recipe, manifest, spec, network.backbone, origin)
-    return network, preprocessing
+    return network, started(recipe, manifest, spec, network.backbone, origin)
 
 
 def size_px(recipe: TrainRecipe, spec: BackboneSpec) -> int:

@@ -6,7 +6,7 @@ import contextlib
 from collections.abc import Collection, Iterator, Mapping
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from fxcli.console import console
 from fxcli.data.dataset import is_lost_worker
@@ -40,36 +40,34 @@ def of_plugin(kind: str, name: str, what: str) -> Iterator[None]:
         raise models.broken(kind, name, f"{what} failed: {type(error).__name__}: {error}") from error
 
 
-def backbone(recipe: TrainRecipe, spec: BackboneSpec, module: nn.Module, compute: Compute) -> None:
-    """Shows a backbone a picture, and lets another of its kind learn from two, as each phase trains it.
+def backbone(recipe: TrainRecipe, spec: BackboneSpec, compute: Compute) -> None:
+    """Builds a backbone anew, shows it a picture, and lets it learn from two, as each phase trains it.
 
     Args:
         recipe: Of the training.
         spec: Of the backbone.
-        module: As training starts it, where it computes; nothing of it is changed.
-        compute: Where that is.
+        compute: Where it computes.
 
     Raises:
         PluginError: It fails, or gives something else than its spec says.
     """
     name, side_px = recipe.model.backbone, session.size_px(recipe, spec)
+    # Not the one that is trained: in training mode it may change, by BatchNorm's statistics.
+    module = compute.place(models.build_backbone(spec, recipe.model, side_px, seed=0)).eval()
     pictures = compute.send(torch.zeros(2, 3, side_px, side_px))
-    with of_plugin("backbone", name, f"seeing a picture of {side_px} px"), session.in_eval(module), torch.no_grad():
+    with of_plugin("backbone", name, f"seeing a picture of {side_px} px"), torch.no_grad():
         found = module(pictures[:1])
     shape = list(found.shape) if isinstance(found, Tensor) else type(found).__name__
     if not isinstance(shape, list) or len(shape) != 4 or shape[:2] != [1, spec.num_features]:
         raise models.broken("backbone", name, f"of one picture it gives {shape}, not [1, {spec.num_features}, h, w]")
     phases = [] if isinstance(recipe, PretrainRecipe) else [phase.model for phase in recipe.phases.values()]
     ways = {(way.freeze, way.bn): way for way in phases or [PhaseModel()]}
-    learning = [way for way in ways.values() if freeze.frozen_stages(spec, way.freeze) < len(spec.stages)]
-    if not learning:
-        return
-    # In training mode a network may change without its weights, by BatchNorm's statistics, and draw random numbers.
-    other = compute.place(models.build_backbone(spec, recipe.model, side_px, seed=0))
-    for way in learning:
-        freeze.apply(other, other, spec, way)
+    for way in ways.values():
+        if freeze.is_frozen(spec, way.freeze):
+            continue
+        freeze.apply(module, module, spec, way)
         with of_plugin("backbone", name, f"learning from pictures of {side_px} px"), torch.random.fork_rng():
-            found = other(pictures)
+            found = module(pictures)
             if found.requires_grad:
                 found.sum().backward()
         if not found.requires_grad:
@@ -108,7 +106,7 @@ def last_batch(recipe: ClassifyRecipe | DetectRecipe, spec: BackboneSpec, counts
     for name, phase in recipe.phases.items():
         size = phase.train.batch_size
         left = next((count for count in counts if (count - 1) % size == 0), None)
-        if left is None or phase.model.bn == "eval" or phase.model.freeze == "all":
+        if left is None or phase.model.bn == "eval" or freeze.is_frozen(spec, phase.model.freeze):
             continue
         side_px = session.size_px(recipe, spec)
         module = models.build_backbone(spec, recipe.model, side_px, 0)
