@@ -47,9 +47,9 @@ def read(text: str) -> ClassifyRecipe:
 
 def minutes_of(recipe: ClassifyRecipe) -> float:
     """The time that it takes on this machine, without validation, by two steps of each phase."""
-    from fxcli.training import dry, job
+    from fxcli.training import dry, pictures
 
-    rows, trainings = dry.estimate(recipe, job.manifest_of(recipe))
+    rows, trainings = dry.estimate(recipe, pictures.manifest_of(recipe))
     return float(sum(row["minutes"] for row in rows) * trainings)
 
 

@@ -114,7 +114,7 @@ def train(
 
 def _train(recipe: TrainRecipe | None, out: Path | None, resume: Path | None) -> None:
     """Trains in this process, or in all that torchrun started: what a recipe says, or the rest of a run."""
-    from fxcli.training import job
+    from fxcli.training import job, pictures
     from fxcli.training.world import check, joined
 
     with joined() as world:
@@ -124,7 +124,7 @@ def _train(recipe: TrainRecipe | None, out: Path | None, resume: Path | None) ->
             return
         if recipe is not None:
             check(recipe, world)
-            manifest = job.manifest_of(recipe)
+            manifest = pictures.manifest_of(recipe)
             run = job.create(recipe, manifest, out)
         else:
             run, recipe, manifest = job.reopen(Path(str(resume)))
@@ -172,11 +172,11 @@ def _report(run: Run, recipe: TrainRecipe, figures: dict[str, Any]) -> None:
 
 
 def _dry_run(recipe: TrainRecipe) -> None:
-    from fxcli.training import dry, job
+    from fxcli.training import dry, pictures
 
     if recipe.task == "pretrain":
         raise UsageError("--dry-run is for task: classify or detect")
-    rows, trainings = dry.estimate(recipe, job.manifest_of(recipe))
+    rows, trainings = dry.estimate(recipe, pictures.manifest_of(recipe))
     if console.json:
         console.record({"phases": rows, "trainings": trainings})
         return

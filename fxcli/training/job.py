@@ -11,18 +11,14 @@ import functools
 import os
 import shlex
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
 
 from fxcli import __version__
 from fxcli.console import console
-from fxcli.data import dataset, split
-from fxcli.data.cache import contents
-from fxcli.data.manifest import Manifest, groups_of, read_manifest
-from fxcli.data.prepare import PHANTOM, PREPARED, prepare
+from fxcli.data import dataset
+from fxcli.data.manifest import Manifest, read_manifest
 from fxcli.errors import DataError, Interrupted, RunError
-from fxcli.inference.measured import learnt_from
 from fxcli.model import hardware, init
 from fxcli.model.hardware import Compute
 from fxcli.model.init import Origin
@@ -31,55 +27,15 @@ from fxcli.recipe.load import load, resolved_yaml
 from fxcli.recipe.preparation import PrepareRecipe
 from fxcli.recipe.schema import ClassifyRecipe, PretrainRecipe, StudyRecipe
 from fxcli.recipe.tasks import TrainRecipe
-from fxcli.run import directory, provenance, randomness
-from fxcli.run.checkpoint import read_header
+from fxcli.run import directory, provenance
 from fxcli.run.directory import Run
 from fxcli.run.files import copy, write_text
-from fxcli.training import classify, detect, ensemble, loop, pretrain, trial
+from fxcli.training import classify, detect, ensemble, loop, pictures, pretrain, trial
 from fxcli.training.ensemble import Part
 from fxcli.training.session import digest_of
 from fxcli.training.state import AnyTraining
 from fxcli.training.world import ALONE, World
 from fxcli.zoo.plugins import Zoo, load_zoo
-
-
-def manifest_of(recipe: TrainRecipe) -> Manifest:
-    """The pictures that a recipe names; phantoms are drawn where they are not there yet.
-
-    Raises:
-        DataError: The manifest is not one, or the folder of the phantoms holds other pictures.
-    """
-    if recipe.data.source != PHANTOM:
-        manifest = read_manifest(Path(str(recipe.data.manifest)))
-        warn_of_leaks(manifest)
-        return manifest
-    folder = PREPARED / PHANTOM
-    drawing = cast("PrepareRecipe", load(PHANTOM).recipe)
-    if not folder.exists():
-        console.note(f"drawing the phantom pictures into {folder}")
-        prepare(drawing, folder)
-    manifest = read_manifest(folder / "manifest.csv")
-    if not manifest.is_phantom or manifest.fingerprint().get("recipe") != drawing.model_dump(mode="json"):
-        raise DataError(
-            "this folder holds other pictures than the phantoms of this fx",
-            where=folder,
-            hint="fx prepare phantom --overwrite, or train in another folder",
-        )
-    return manifest
-
-
-def warn_of_leaks(manifest: Manifest) -> None:
-    """Says how many pictures of the parts that measure share a group with what is learnt from."""
-    for part, others, what in (
-        ("test", ("train", "val", "calibration"), "figures on them will flatter"),
-        ("val", ("train",), "figures on them, and the epoch that they choose, will flatter"),
-        ("calibration", ("train", "val"), "what is fitted to them will be too sure of itself"),
-    ):
-        if straddling := len(manifest.shared(part, others)):
-            console.warn(
-                f"{straddling} of {len(manifest.part(part))} {part} pictures share a group with a picture that is "
-                f"learnt from; {what} (fx prepare with audit.leaks=drop_train, or a split that fx draws)"
-            )
 
 
 def create(
@@ -101,11 +57,11 @@ def create(
     """
     if origin is None:
         origin = origin_of(recipe)
-        _warn_of_labels(recipe, manifest, origin)
+        pictures.warn_of_labels(recipe, manifest, origin)
     if isinstance(recipe, ClassifyRecipe):
         check(recipe, manifest)
     elif isinstance(recipe, DetectRecipe):
-        more["boxes_sha256"] = detect.check_parts(recipe, _learnt_from(recipe, manifest))
+        more["boxes_sha256"] = detect.check_parts(recipe, pictures.within_train_frac(recipe, manifest))
     text = resolved_yaml(recipe)
     info = {
         "created": provenance.now(),
@@ -116,7 +72,7 @@ def create(
         "manifest": os.path.abspath(manifest.file),
         "manifest_sha256": manifest.digest,
         # Of a part of a run, the whole keeps it.
-        "pictures_sha256": None if "part_of" in more else _pictures(manifest),
+        "pictures_sha256": None if "part_of" in more else pictures.contents_of(manifest),
         "straddling_test": len(manifest.straddling),
         "recipe_sha256": digest_of(recipe),
         "init": origin.to_mapping(),
@@ -132,11 +88,6 @@ def create(
     return directory.create(recipe.name, info, out=out, files=files)
 
 
-def _pictures(manifest: Manifest) -> str:
-    """A hash of the files that are learnt from or chosen by, which must be as they were when a run goes on."""
-    return contents([manifest.path_of(row) for row in manifest.rows if row.split != "test"])
-
-
 def check(recipe: ClassifyRecipe, manifest: Manifest) -> None:
     """Whether every training that the recipe asks for can begin: a fold that cannot must not be found after hours.
 
@@ -147,7 +98,7 @@ def check(recipe: ClassifyRecipe, manifest: Manifest) -> None:
     parts = ensemble.parts(recipe, manifest, Run(Path()))
     counts = set()
     for alone, rows, fold in [(part.recipe, part.manifest, part.fold) for part in parts] or [(recipe, manifest, None)]:
-        learnt = _learnt_from(alone, rows)
+        learnt = pictures.within_train_frac(alone, rows)
         try:
             classify.check_parts(alone, learnt)
         except DataError as error:
@@ -168,22 +119,6 @@ def is_begun(run: Run) -> bool:
 def origin_of(recipe: TrainRecipe) -> Origin:
     """What `model.init` means now; see `init.origin_of`."""
     return init.origin_of(load_zoo().backbone(recipe.model.backbone), recipe.model.init)
-
-
-def _warn_of_labels(recipe: TrainRecipe, manifest: Manifest, origin: Origin) -> None:
-    """Says how many pictures that are to measure were learnt from, with their labels, by what is started from."""
-    if not origin.file or read_header(Path(origin.file)).get("task") == "pretrain":
-        return
-    _, before = directory.find_model(origin.file)
-    is_in_folds = isinstance(recipe, ClassifyRecipe) and recipe.ensemble.folds > 1
-    measuring = {"held-out": ("train", "val", "calibration")} if is_in_folds else {"validation": ("val",)}
-    for what, parts in (measuring | {"test": ("test",)}).items():
-        rows = [row for row in manifest.rows if row.split in parts]
-        if known := learnt_from(before, rows):
-            console.warn(
-                f"{known} of {len(rows)} {what} pictures were learnt from, with their labels, by what model.init "
-                f"starts from: figures on them will flatter"
-            )
 
 
 def _origin(run: Run) -> Origin:
@@ -223,10 +158,10 @@ def _check_unchanged(run: Run, recipe: TrainRecipe, manifest: Manifest) -> None:
     info = run.info()
     digests = {"recipe": digest_of(recipe), "manifest": manifest.digest}
     if isinstance(recipe, DetectRecipe):
-        digests["boxes"] = detect.check_parts(recipe, _learnt_from(recipe, manifest))
+        digests["boxes"] = detect.check_parts(recipe, pictures.within_train_frac(recipe, manifest))
     # Parts of a run have none, and runs of an older fx.
     if info.get("pictures_sha256"):
-        digests["pictures"] = _pictures(manifest)
+        digests["pictures"] = pictures.contents_of(manifest)
     for what, now in digests.items():
         if info.get(f"{what}_sha256") != now:
             raise RunError(
@@ -341,7 +276,7 @@ def _one(run: Run, recipe: TrainRecipe, manifest: Manifest, *, resume: bool, wor
     with dataset.attended(_going_on(run)):
         if isinstance(recipe, PretrainRecipe):
             console.note(f"run {run.path}")
-            learnt = _learnt_from(recipe, manifest, told=True)
+            learnt = pictures.within_train_frac(recipe, manifest, told=True)
             return pretrain.train(recipe, learnt, compute, zoo, info, run, resume=resume, origin=origin)
         training = build(recipe, manifest, compute, zoo, info, origin)
         training.world = world
@@ -363,23 +298,10 @@ def build(
         DataError: The pictures, or their boxes, are not what it needs.
         WeightsUnavailable: See `model.init`.
     """
-    manifest = _learnt_from(recipe, manifest, told=True)
+    manifest = pictures.within_train_frac(recipe, manifest, told=True)
     if isinstance(recipe, ClassifyRecipe):
         return classify.build(recipe, manifest, compute, zoo, info, origin)
     return detect.build(recipe, manifest, compute, zoo, info, origin)
-
-
-def _learnt_from(recipe: TrainRecipe, manifest: Manifest, *, told: bool = False) -> Manifest:
-    """The pictures without those of the training part that data.train_frac leaves out; a line may tell how many."""
-    train = manifest.part("train")
-    if recipe.data.train_frac == 1 or not train:
-        return manifest
-    seed = randomness.derive(recipe.seed, "train_frac")
-    taken = split.share([row.label for row in train], groups_of(train), recipe.data.train_frac, seed)
-    left_out = {row.path for row, is_taken in zip(train, taken, strict=True) if not is_taken}
-    if told:
-        console.note(f"learns from {sum(taken)} of {len(train)} training pictures (data.train_frac)")
-    return replace(manifest, rows=tuple(row for row in manifest.rows if row.path not in left_out))
 
 
 def _header(recipe: TrainRecipe, manifest: Manifest, compute: Compute, origin: Origin) -> dict[str, Any]:

@@ -26,7 +26,7 @@ from fxcli.recipe.study import Entry
 from fxcli.run import provenance
 from fxcli.run.directory import Run, held
 from fxcli.run.lock import Lock
-from fxcli.training import job
+from fxcli.training import job, pictures
 from fxcli.training.results import Results, deciding_digest, start_digest
 
 
@@ -48,7 +48,7 @@ def work(entries: Sequence[Entry], folder: Path, results: Results) -> None:
     left = [entry for entry in entries if not results.find(entry, index)]
     manifests = {entry.data: read_manifest(Path(str(entry.recipe.data.manifest))) for entry in left}
     for manifest in manifests.values():
-        job.warn_of_leaks(manifest)
+        pictures.warn_of_leaks(manifest)
     for entry in left:
         results.check(entry.data, manifests[entry.data].digest, index)
         _check(entry, Run(folder / entry.name), manifests[entry.data])

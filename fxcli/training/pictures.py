@@ -1,0 +1,99 @@
+"""The pictures that a recipe learns from: found or drawn, warned of, hashed, shortened to a share. Used by job.
+
+What a finished run learnt from is in inference.measured.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import cast
+
+from fxcli.console import console
+from fxcli.data import split
+from fxcli.data.cache import contents
+from fxcli.data.manifest import Manifest, groups_of, read_manifest
+from fxcli.data.prepare import PHANTOM, PREPARED, prepare
+from fxcli.errors import DataError
+from fxcli.inference import measured
+from fxcli.model.init import Origin
+from fxcli.recipe.load import load
+from fxcli.recipe.preparation import PrepareRecipe
+from fxcli.recipe.schema import ClassifyRecipe
+from fxcli.recipe.tasks import TrainRecipe
+from fxcli.run import randomness
+from fxcli.run.checkpoint import read_header
+from fxcli.run.directory import find_model
+
+
+def manifest_of(recipe: TrainRecipe) -> Manifest:
+    """The pictures that a recipe names; phantoms are drawn where they are not there yet.
+
+    Raises:
+        DataError: The manifest is not one, or the folder of the phantoms holds other pictures.
+    """
+    if recipe.data.source != PHANTOM:
+        manifest = read_manifest(Path(str(recipe.data.manifest)))
+        warn_of_leaks(manifest)
+        return manifest
+    folder = PREPARED / PHANTOM
+    drawing = cast("PrepareRecipe", load(PHANTOM).recipe)
+    if not folder.exists():
+        console.note(f"drawing the phantom pictures into {folder}")
+        prepare(drawing, folder)
+    manifest = read_manifest(folder / "manifest.csv")
+    if not manifest.is_phantom or manifest.fingerprint().get("recipe") != drawing.model_dump(mode="json"):
+        raise DataError(
+            "this folder holds other pictures than the phantoms of this fx",
+            where=folder,
+            hint="fx prepare phantom --overwrite, or train in another folder",
+        )
+    return manifest
+
+
+def warn_of_leaks(manifest: Manifest) -> None:
+    """Says how many pictures of the parts that measure share a group with what is learnt from."""
+    for part, others, what in (
+        ("test", ("train", "val", "calibration"), "figures on them will flatter"),
+        ("val", ("train",), "figures on them, and the epoch that they choose, will flatter"),
+        ("calibration", ("train", "val"), "what is fitted to them will be too sure of itself"),
+    ):
+        if straddling := len(manifest.shared(part, others)):
+            console.warn(
+                f"{straddling} of {len(manifest.part(part))} {part} pictures share a group with a picture that is "
+                f"learnt from; {what} (fx prepare with audit.leaks=drop_train, or a split that fx draws)"
+            )
+
+
+def warn_of_labels(recipe: TrainRecipe, manifest: Manifest, origin: Origin) -> None:
+    """Says how many pictures that are to measure were learnt from, with their labels, by what is started from."""
+    if not origin.file or read_header(Path(origin.file)).get("task") == "pretrain":
+        return
+    _, before = find_model(origin.file)
+    is_in_folds = isinstance(recipe, ClassifyRecipe) and recipe.ensemble.folds > 1
+    measuring = {"held-out": ("train", "val", "calibration")} if is_in_folds else {"validation": ("val",)}
+    for what, parts in (measuring | {"test": ("test",)}).items():
+        rows = [row for row in manifest.rows if row.split in parts]
+        if known := measured.learnt_from(before, rows):
+            console.warn(
+                f"{known} of {len(rows)} {what} pictures were learnt from, with their labels, by what model.init "
+                f"starts from: figures on them will flatter"
+            )
+
+
+def contents_of(manifest: Manifest) -> str:
+    """A hash of the files that are learnt from or chosen by, which must be as they were when a run goes on."""
+    return contents([manifest.path_of(row) for row in manifest.rows if row.split != "test"])
+
+
+def within_train_frac(recipe: TrainRecipe, manifest: Manifest, *, told: bool = False) -> Manifest:
+    """The pictures without those of the training part that data.train_frac leaves out; a line may tell how many."""
+    train = manifest.part("train")
+    if recipe.data.train_frac == 1 or not train:
+        return manifest
+    seed = randomness.derive(recipe.seed, "train_frac")
+    taken = split.share([row.label for row in train], groups_of(train), recipe.data.train_frac, seed)
+    left_out = {row.path for row, is_taken in zip(train, taken, strict=True) if not is_taken}
+    if told:
+        console.note(f"learns from {sum(taken)} of {len(train)} training pictures (data.train_frac)")
+    return replace(manifest, rows=tuple(row for row in manifest.rows if row.path not in left_out))
