@@ -40,11 +40,19 @@ class FxError(Exception):
         self.what, self.where, self.hint = what, where, hint
         super().__init__(what)
 
+    def __reduce__(self) -> tuple[object, ...]:
+        # The default would call the class with the message alone when a worker process sends it over.
+        return _sent_over, (type(self), self.args), self.__dict__
+
     def __str__(self) -> str:
         lines = [f"{self.where}: {self.what}" if self.where is not None else self.what]
         if self.hint:
             lines.append(f"  → {self.hint}")
         return "\n".join(lines)
+
+
+def _sent_over(kind: type[FxError], args: tuple[str, ...]) -> FxError:
+    return kind.__new__(kind, *args)
 
 
 class UsageError(FxError):
@@ -111,10 +119,6 @@ class UnreadableImage(DataError):
     def __init__(self, path: str | Path, reason: str) -> None:
         self.path, self.reason = Path(path), reason
         super().__init__(f"cannot read this picture: {reason}", where=path)
-
-    def __reduce__(self) -> tuple[type[UnreadableImage], tuple[Path, str]]:
-        # The default would call the class with the message alone when a worker process sends it over.
-        return type(self), (self.path, self.reason)
 
 
 class NothingFound(DataError):

@@ -25,7 +25,7 @@ from fxcli.data.dataset import (
     workers_of,
 )
 from fxcli.data.preprocess import Clean, Preprocessing
-from fxcli.errors import RunError, UnreadableImage, UsageError
+from fxcli.errors import MissingDependency, RunError, UnreadableImage, UsageError
 from fxcli.recipe.schema import Augment
 
 PREPROCESSING = Preprocessing(Clean(32), 24, "letterbox", (0.5,) * 3, (0.5,) * 3)
@@ -181,6 +181,18 @@ def test_an_unreadable_picture_comes_through_a_process_whole(pictures):
         errors = [batch for batch in epochs(pictures, workers, broken=True)[0] if isinstance(batch, UnreadableImage)]
         assert [error.path.name for error in errors] == ["9.png"]
         assert errors[0].reason == "not a picture, or of an unknown format"
+
+
+@pytest.mark.slow
+def test_a_package_that_is_not_there_is_told_from_a_process_as_it_is(pictures, monkeypatch):
+    def see(*_):
+        raise MissingDependency("pydicom", extra="dicom", purpose="a DICOM file")
+
+    monkeypatch.setattr(TrainingPictures, "see", see)
+    for workers in (0, 1):
+        error = epochs(pictures, workers)[0][0]
+        assert isinstance(error, MissingDependency)
+        assert (error.exit_code, error.hint) == (7, "python -m pip install 'fxcli[dicom]'")
 
 
 @pytest.mark.slow

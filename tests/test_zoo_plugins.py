@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from fxcli import BackboneFamily, BackboneSpec, DetectorSpec, InputSpec, NoOptions, Stage, WeightSource, hookimpl
-from fxcli.errors import PluginError, UnknownName
+from fxcli.errors import MissingDependency, PluginError, UnknownName
 from fxcli.model.classifier import build_backbone
 from fxcli.recipe.schema import Model
 from fxcli.zoo import plugins
@@ -405,6 +405,7 @@ def resolve(name):
     if name == "exit": raise SystemExit
     if name == "wrong": return "spec"
     if name == "bad": return spec("x", num_features=0)
+    if name == "absent": raise MissingDependency("many", extra="lite", purpose=name)
     return spec(name)
 @hookimpl
 def fx_register_backbones(register):
@@ -429,6 +430,13 @@ def test_families(site):
     ]:
         with pytest.raises(PluginError, match=f"plugin one failed on backbone 'many:{name}': .*{reason}"):
             zoo.backbone(f"many:{name}")
+
+
+def test_what_a_family_lacks_keeps_its_code_and_hint(site):
+    site.add(FAMILY)
+    with pytest.raises(MissingDependency, match="absent needs the package many") as caught:
+        load_zoo().backbone("many:absent")
+    assert "fxcli[lite]" in caught.value.hint
 
 
 def test_two_families_of_one_prefix(site):

@@ -14,7 +14,7 @@ from torch.utils.data import Dataset
 from fxcli.data.boxes import Boxes
 from fxcli.data.dataset import Draw, Order, TrainingPictures
 from fxcli.data.preprocess import Preprocessing
-from fxcli.errors import UnreadableImage
+from fxcli.errors import FxError
 from fxcli.recipe.schema import Augment
 
 # One of a batch: a picture [1, S, S] uint8, and its "boxes" [n, 4] with "labels" [n] from 1 on.
@@ -40,7 +40,7 @@ def with_negatives(is_positive: Sequence[bool], negatives: float) -> tuple[int, 
     return len(positive) + count, order
 
 
-class BoxedPictures(Dataset[tuple[Tensor, Target] | UnreadableImage]):
+class BoxedPictures(Dataset[tuple[Tensor, Target] | FxError]):
     """Augmented training pictures with their boxes, in pixels of the model's input.
 
     An unreadable one gives its error as a value: raised in a worker process, it would lose its class.
@@ -58,10 +58,10 @@ class BoxedPictures(Dataset[tuple[Tensor, Target] | UnreadableImage]):
         self.boxes = list(boxes)
         self.pictures = TrainingPictures(paths, [0] * len(paths), preprocessing, augment)
 
-    def __getitem__(self, draw: Draw) -> tuple[Tensor, Target] | UnreadableImage:
+    def __getitem__(self, draw: Draw) -> tuple[Tensor, Target] | FxError:
         try:
             seen = self.pictures.seen(draw.index)
-        except UnreadableImage as error:
+        except FxError as error:
             return error
         view, boxes = self.pictures.augmenter.with_boxes(seen, self.boxes[draw.index], draw.seed)
         # Class 0 is a detector's background.
@@ -73,5 +73,5 @@ class BoxedPictures(Dataset[tuple[Tensor, Target] | UnreadableImage]):
 
 def collate(items: list[Any]) -> Any:
     """[B, 1, S, S] and a list of targets; or the error of a picture, which the loop raises in its own process."""
-    error = next((item for item in items if isinstance(item, UnreadableImage)), None)
+    error = next((item for item in items if isinstance(item, FxError)), None)
     return error or (torch.stack([view for view, _ in items]), [target for _, target in items])

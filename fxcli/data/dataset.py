@@ -23,7 +23,7 @@ from fxcli.console import console
 from fxcli.data.augment import Augmenter
 from fxcli.data.cache import Kept, Sight
 from fxcli.data.preprocess import Preprocessing
-from fxcli.errors import FxError, PluginError, RunError, UnreadableImage, UsageError, memory_used_up
+from fxcli.errors import FxError, PluginError, RunError, UsageError, memory_used_up
 from fxcli.recipe.schema import Augment
 from fxcli.run.randomness import derive, generator
 
@@ -97,7 +97,7 @@ class Batches(Sampler[list[Draw]]):
         return -(-self.count // self.batch_size) - self.start
 
 
-class TrainingPictures(Dataset[tuple[Tensor, int] | UnreadableImage]):
+class TrainingPictures(Dataset[tuple[Tensor, int] | FxError]):
     """Augmented training pictures: [1, S, S] uint8 and the class index.
 
     An unreadable one gives its error as a value: raised in a worker process, it would lose its class.
@@ -136,17 +136,17 @@ class TrainingPictures(Dataset[tuple[Tensor, int] | UnreadableImage]):
         """
         return self.kept[index] if self.kept else self.see(self.paths[index])
 
-    def __getitem__(self, draw: Draw) -> tuple[Tensor, int] | UnreadableImage:
+    def __getitem__(self, draw: Draw) -> tuple[Tensor, int] | FxError:
         try:
             return self.augmenter(self.seen(draw.index), draw.seed), self.targets[draw.index]
-        except UnreadableImage as error:
+        except FxError as error:
             return error
 
     def __len__(self) -> int:
         return len(self.paths)
 
 
-class Views(Dataset[tuple[Tensor, ...] | UnreadableImage | PluginError]):
+class Views(Dataset[tuple[Tensor, ...] | FxError]):
     """The views of each picture, uint8 [3, S, S]; they are a function of the draw's seed and their number.
 
     An unreadable one, or a transform that fails, gives its error as a value: raised in a worker process, it would lose
@@ -166,10 +166,10 @@ class Views(Dataset[tuple[Tensor, ...] | UnreadableImage | PluginError]):
         settings = {"clean": asdict(clean), "resize": resize, "size": "without the black around it"}
         return Sight(self.paths, self.see, settings, clean.prepared_px)
 
-    def __getitem__(self, draw: Draw) -> tuple[Tensor, ...] | UnreadableImage | PluginError:
+    def __getitem__(self, draw: Draw) -> tuple[Tensor, ...] | FxError:
         try:
             seen = self.kept[draw.index] if self.kept else self.see(self.paths[draw.index])
-        except UnreadableImage as error:
+        except FxError as error:
             return error
         picture, side_px = torch.from_numpy(seen.copy())[None], self.preprocessing.image_size_px
         views: list[Tensor] = []

@@ -15,8 +15,8 @@ from pydantic import ValidationError
 from torch import Tensor, nn
 
 from fxcli.data.preprocess import Preprocessing
-from fxcli.errors import FxError, ModelFileError, PluginError, RecipeError
-from fxcli.model.classifier import build_backbone, built
+from fxcli.errors import FxError, ModelFileError, RecipeError
+from fxcli.model.classifier import broken, build_backbone, built
 from fxcli.model.empty import EmptyParameters
 from fxcli.model.header import fill, problems_of, reading, spec_of, told_by
 from fxcli.model.pyramid import Pyramid
@@ -159,7 +159,7 @@ def build(
         except ValueError as error:
             raise RecipeError([f"detect: {detector.name} over {spec.name}: {error}"], recipe=model.backbone) from error
     if not any(module is backbone for module in network.modules()):
-        raise PluginError(f"detector {detector.name}: build did not return a module that holds its backbone")
+        raise broken("detector", settings.detector, "build did not return a module that holds its backbone")
     return Detector(network, backbone)
 
 

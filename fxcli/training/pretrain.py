@@ -21,7 +21,7 @@ from fxcli.console import console
 from fxcli.data import cache, dataset
 from fxcli.data.manifest import Manifest
 from fxcli.data.preprocess import Preprocessing
-from fxcli.errors import DataError, PluginError, RecipeError, UnreadableImage
+from fxcli.errors import DataError, FxError, PluginError, RecipeError
 from fxcli.model import classifier as models
 from fxcli.model import freeze, hardware
 from fxcli.model.hardware import Compute
@@ -267,10 +267,10 @@ def _method(pretrainer: PretrainerSpec, backbone: nn.Module, args: PretrainArgs)
     except ValueError as error:
         raise RecipeError([f"pretrain: {name}: {error}"], recipe=name) from error
     if getattr(module, "backbone", None) is not backbone:
-        raise PluginError(f"pretrainer {name}: build did not return a module with the backbone as its backbone")
+        raise models.broken("pretrainer", name, "build did not return a module with the backbone as its backbone")
     lacking = [part for part in ("loss", "after_step") if not callable(getattr(module, part, None))]
     if lacking:
-        raise PluginError(f"pretrainer {name}: what build returned has no {' and no '.join(lacking)}")
+        raise models.broken("pretrainer", name, f"what build returned has no {' and no '.join(lacking)}")
     return module
 
 
@@ -299,10 +299,10 @@ def _epoch(pretraining: Pretraining, run: Run, timer: Timer, stop: Stop) -> None
     with console.progress(total=count, what=title, done=place.loss_count) as bar:
         for batch in timer.over(dataset.begun(pretraining.loader)):
             # data
-            if isinstance(batch, UnreadableImage):
-                raise batch
             if isinstance(batch, PluginError):
                 raise models.broken("pretrainer", name, batch.what) from batch
+            if isinstance(batch, FxError):
+                raise batch
             size = len(batch[0])
             if size < MIN_BATCH:
                 continue

@@ -22,7 +22,7 @@ import pluggy
 
 from fxcli import __version__
 from fxcli.console import console
-from fxcli.errors import FxError, PluginError, UnknownName
+from fxcli.errors import FxError, MissingDependency, PluginError, RecipeError, UnknownName, UsageError
 from fxcli.zoo import hookspecs
 from fxcli.zoo.checks import check_hooks, check_spec, likely, name_of, section_of
 from fxcli.zoo.specs import BackboneFamily, BackboneSpec, DetectorSpec, PretrainerSpec
@@ -252,7 +252,7 @@ class Zoo:
             # A family may add the names it takes for likely: KeyError(member, *likely).
             likely = [f"{family.prefix}:{match}" for match in error.args[1:]]
             raise self._unknown("backbone", name, likely) from error
-        except UnknownName:
+        except (MissingDependency, RecipeError, UsageError):
             raise
         except (Exception, SystemExit) as error:
             raise PluginError(f"plugin {plugin} failed on backbone '{name}': {_last_line(error)}") from error
