@@ -321,6 +321,31 @@ def test_max_minutes_ends_the_run_with_a_model_and_says_what_it_cut(begin, tiny_
     assert ("max_minutes" in (run.path / "log.txt").read_text(encoding="utf-8")) == bool(told)
 
 
+@pytest.mark.parametrize(
+    ("phases", "told"),
+    [("", "in epoch 1 of 2 of phase main"), (f"phases: {{{A}, {B}}}", "after phase a; not run: b")],
+)
+def test_max_minutes_is_told_of_after_a_stop_at_the_very_end_of_a_phase(begin, tiny_recipe, monkeypatch, phases, told):
+    recipe = tiny_recipe("train.batch_size=24", "train.max_minutes=1e-6", phases=phases)
+    training, run = begin(recipe)
+    real, saves = loop._save, []
+
+    def save(*args):
+        real(*args)
+        saves.append(training.place.done)
+        if training.place.batch == 0:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(loop, "_save", save)
+    with pytest.raises(KeyboardInterrupt):
+        loop.train(training, run, resume=False)
+    assert saves[-1]
+    monkeypatch.setattr(loop, "_save", real)
+    training, _ = begin(recipe, run)
+    loop.train(training, run, resume=True)
+    assert run.info().get("ended_by") == f"train.max_minutes ended the training {told}"
+
+
 def test_a_loss_that_is_not_finite_stops_and_keeps_the_checkpoint(begin, tiny_recipe, monkeypatch):
     training, run = begin(tiny_recipe("train.epochs=3", "train.save_every_min=1e-9"))
     real = feed._losses

@@ -16,7 +16,7 @@ from tqdm import tqdm
 
 from fxcli.console import console
 from fxcli.data import dataset
-from fxcli.errors import FxError, UnreadableImage
+from fxcli.errors import FxError
 from fxcli.model import freeze, hardware
 from fxcli.recipe.tasks import AnyPhase
 from fxcli.run import checkpoint, randomness
@@ -87,7 +87,8 @@ def _phase(training: AnyTraining, run: Run, log: Log, timer: Timer, stop: Stop, 
         # The phase will overwrite the best model that it started from.
         _save(training, run, timer)
     if place.done or place.phase_epoch == phase.train.epochs:
-        return False  # resumed at its very end
+        # Resumed at its very end.
+        return place.phase_epoch < phase.train.epochs and _is_over(phase, timer)
 
     def check() -> None:
         if stop.asked:
@@ -163,7 +164,7 @@ def steps(training: AnyTraining, feed: Feed, timer: Timer) -> Generator[None, No
     with bar:
         for batch in timer.over(dataset.begun(feed.loader)):
             # data
-            if isinstance(batch, UnreadableImage):
+            if isinstance(batch, FxError):
                 raise batch
             if place.batch % settings.accumulate == 0:
                 randomness.seed_everything(training.recipe.seed, "step", place.step, *world.apart)
