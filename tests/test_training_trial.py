@@ -113,6 +113,20 @@ def test_a_backbone_that_does_not_do_what_its_spec_says_is_told_as_broken(
     assert "it is of the plugin demo" in done.stderr
 
 
+@pytest.mark.parametrize("training", [False, True])
+def test_a_backbone_is_tried_in_the_precision_that_it_is_trained_in(tiny_recipe, demo_zoo, training):
+    def answer(module, images):
+        seen = module.inner(images[:, :1])
+        if module.training == training and seen.dtype != torch.float32:
+            raise TypeError(f"not in {seen.dtype}")
+        return cells(module, images)
+
+    recipe, spec = tiny_recipe("data.image_size_px=64"), answering(demo_zoo, answer)
+    trial.backbone(recipe, spec, CPU)
+    with pytest.raises(PluginError, match=r"not in torch.bfloat16"):
+        trial.backbone(recipe, spec, replace(CPU, precision="bf16"))
+
+
 def test_so_it_is_under_a_detector(tiny_detect, monkeypatch):
     def fail(module, images):
         raise TypeError("not in training")

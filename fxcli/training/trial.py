@@ -55,19 +55,21 @@ def backbone(recipe: TrainRecipe, spec: BackboneSpec, compute: Compute) -> None:
     # Not the one that is trained: in training mode it may change, by BatchNorm's statistics.
     module = compute.place(models.build_backbone(spec, recipe.model, side_px, seed=0)).eval()
     pictures = compute.send(torch.zeros(2, 3, side_px, side_px))
-    with of_plugin("backbone", name, f"seeing a picture of {side_px} px"), torch.no_grad():
+    with of_plugin("backbone", name, f"seeing a picture of {side_px} px"), torch.no_grad(), compute.autocast():
         found = module(pictures[:1])
     shape = list(found.shape) if isinstance(found, Tensor) else type(found).__name__
     if not isinstance(shape, list) or len(shape) != 4 or shape[:2] != [1, spec.num_features]:
         raise models.broken("backbone", name, f"of one picture it gives {shape}, not [1, {spec.num_features}, h, w]")
     phases = [] if isinstance(recipe, PretrainRecipe) else [phase.model for phase in recipe.phases.values()]
     ways = {(way.freeze, way.bn): way for way in phases or [PhaseModel()]}
+    drawn_by = [compute.device] if compute.device.type == "cuda" else []
     for way in ways.values():
         if freeze.is_frozen(spec, way.freeze):
             continue
         freeze.apply(module, module, spec, way)
-        with of_plugin("backbone", name, f"learning from pictures of {side_px} px"), torch.random.fork_rng():
-            found = module(pictures)
+        with of_plugin("backbone", name, f"learning from pictures of {side_px} px"), torch.random.fork_rng(drawn_by):
+            with compute.autocast():
+                found = module(pictures)
             if found.requires_grad:
                 found.sum().backward()
         if not found.requires_grad:
