@@ -101,9 +101,17 @@ def test_what_is_no_coco(changes, told):
 
 
 def test_a_crowd_is_no_box(capsys):
-    found = find(read_annotations(coco(annotations=[{**COCO["annotations"][0], "iscrowd": 1}])), "a/x.png")
-    assert found.boxes == ()
+    box = COCO["annotations"][0]
+    found = find(read_annotations(coco(annotations=[box, {**box, "iscrowd": 1}])), "a/x.png")
+    assert len(found.boxes) == 1
     assert "1 boxes around a crowd of things (iscrowd) are passed over" in capsys.readouterr().err
+
+
+def test_of_a_picture_with_a_crowd_alone_nothing_is_known():
+    """Not that nothing is there."""
+    found = read_annotations(coco(annotations=[{**COCO["annotations"][0], "iscrowd": 1}])).pictures
+    assert "a/x.png" not in found
+    assert [each.boxes for each in found.values()] == [()] * (len(COCO["images"]) - 1)
 
 
 @pytest.mark.parametrize("content", ["", "[", "[" * 100_000, "[]", "{}"])

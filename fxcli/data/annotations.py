@@ -159,12 +159,13 @@ def _coco(path: Path) -> Source:
     try:
         values = json.loads(content)
         labels = {int(each["id"]): str(each["name"]) for each in values["categories"]}
-        crowds = 0
+        crowds, in_crowds = 0, set()
         boxes: dict[int, list[Annotation]] = defaultdict(list)
         for number, each in enumerate(values["annotations"]):
             place = f": annotations[{number}]"
             if each.get("iscrowd"):
                 crowds += 1
+                in_crowds.add(each["image_id"])
                 continue
             left, top, width, height = (float(value) for value in each["bbox"])
             corners = (left, top, left + width, top + height)
@@ -176,13 +177,17 @@ def _coco(path: Path) -> Source:
         pictures = {
             name: Annotated(tuple(boxes.pop(each["id"], ())), (int(each["width"]), int(each["height"])), path)
             for name, each in zip(names, images, strict=True)
+            # Of a picture with nothing else it is not known what is where: it is no negative.
+            if each["id"] in boxes or each["id"] not in in_crowds
         }
         are_turned = True if (values.get("info") or {}).get(TURNED) is True else None
     except (KeyError, TypeError, ValueError, AttributeError, OverflowError, RecursionError) as error:
         raise DataError(f"not a COCO file: {type(error).__name__}: {error}", where=path) from error
     _once(names, path)
     if crowds:
-        console.warn(f"{path}: {crowds} boxes around a crowd of things (iscrowd) are passed over")
+        console.warn(
+            f"{path}: {crowds} boxes around a crowd of things (iscrowd) are passed over, and pictures with nothing else"
+        )
     if boxes:
         place = next(iter(boxes.values()))[0].place
         raise DataError(f"boxes of {len(boxes)} images that are not listed", where=f"{path}{place}")
