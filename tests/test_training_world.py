@@ -177,6 +177,8 @@ def test_alone_nothing_happens():
     [
         ((), ""),
         (("phases.first.model.bn=train",), "BatchNorm takes its statistics from each process's share"),
+        (("phases.first.model.bn=train", "phases.first.model.freeze=all"), ""),
+        (("phases.first.model.bn=train", "phases.first.model.freeze=until:body"), ""),
         (("phases.first.model.dropout=0.1",), "dropout draws anew in each process"),
         (("phases.first.augment.mixup=0.2",), "pictures are mixed within each process's share"),
         (("phases.first.train.class_weights=balanced",), "class weights are averaged within"),

@@ -204,7 +204,7 @@ def _found(training: DetectTraining, part: _Part) -> list[Detections]:
     batch_size = training.recipe.evaluate.batch_size
     undo = pointwise.by_onednn(training.model.network, compute.device)
     try:
-        return Finder(training.model, exact, batch_size, workers=training.workers).readable(part.paths)
+        return Finder(training.model, exact, batch_size).readable(part.paths)
     finally:
         undo()
 

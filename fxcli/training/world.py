@@ -20,10 +20,12 @@ from torch import distributed, nn
 from fxcli.console import console
 from fxcli.data import dataset
 from fxcli.errors import RunError, UsageError
+from fxcli.model import freeze
 from fxcli.recipe.detection import DetectPhase
 from fxcli.recipe.schema import ClassifyRecipe, Phase, PretrainRecipe
 from fxcli.recipe.tasks import TrainRecipe
 from fxcli.run.launch import processes
+from fxcli.zoo.plugins import load_zoo
 
 T = TypeVar("T")
 
@@ -163,7 +165,9 @@ def check(recipe: TrainRecipe, world: World) -> None:
     if any(phase.train.batch_size < world.size for phase in recipe.phases.values()):
         raise UsageError(f"a batch is shared by {world.size} processes: train.batch_size is smaller")
     differs = []
-    if any(phase.model.bn == "train" and phase.model.freeze != "all" for phase in recipe.phases.values()):
+    spec = load_zoo().backbone(recipe.model.backbone)
+    learning = [phase.model for phase in recipe.phases.values() if not freeze.is_frozen(spec, phase.model.freeze)]
+    if any(way.bn == "train" for way in learning):
         differs.append("BatchNorm takes its statistics from each process's share of a batch (model.bn=eval would not)")
     for phase in recipe.phases.values():
         if (isinstance(phase, Phase) and phase.model.dropout) or recipe.model.drop_path:
