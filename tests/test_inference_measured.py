@@ -63,6 +63,14 @@ def test_parts_of_a_run_in_folds_learnt_from_what_is_for_calibration(several, tr
     assert learnt_from(trained, held_out(trained)) == 0
 
 
+@pytest.mark.parametrize("folds", [(), ("--folds", 2)])
+def test_what_train_frac_leaves_out_was_not_learnt_from(tiny_recipe, run_of, folds):
+    tiny_recipe()
+    run = run_of("runs/part", "--set", "train.epochs=1", "--set", "data.train_frac=0.25", *folds)
+    train = read_manifest(run.path / "manifest.csv", root=run.manifest_file.parent).part("train")
+    assert len(train) / 4 <= learnt_from(run, train) < (len(train) if folds else len(train) / 2)
+
+
 def test_a_look_that_cannot_be_noted_is_told(trained, prepared, monkeypatch, capsys):
     opened = open_model(str(trained.path))
     manifest = read_manifest(prepared / "manifest.csv")

@@ -1,7 +1,9 @@
 """Runs on disk: made once, held by one process, and found again by what people call them."""
 
 import json
+import os
 import re
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -55,6 +57,41 @@ def test_paths():
     assert run.best_file == Path("r/checkpoints/best/model.safetensors")
     assert run.state_file == Path("r/checkpoints/last/state.safetensors")
     assert run.metrics_file == Path("r/metrics.jsonl")
+
+
+def test_several_trainings_in_a_run():
+    run, found = Run(Path("r")), []
+    for seed, fold in [(10, 1), (2, 0), (2, 1), (0, None), (None, 3)]:
+        found.append((seed, fold, run.within(seed, fold)))
+        found[-1][2].path.mkdir(parents=True)
+        (found[-1][2].path / "run.json").touch()
+    for other in ("seeds/4", "seeds/notes", "folds/0 (copy)"):
+        Path("r", other).mkdir()
+    Path("r/seeds/notes/run.json").touch()
+    assert run.within(2, 1).path == Path("r/seeds/2/folds/1")
+    assert run.within(None).path == run.path
+    assert sorted(run.parts(), key=str) == sorted(found, key=str)
+    assert [(seed, fold) for seed, fold, _ in run.parts() if seed] == [(2, 0), (2, 1), (10, 1)]
+
+
+def test_what_is_out_of_fold_lies_by_seed():
+    run = Run(Path("r"))
+    assert run.oof_files == []
+    for at in (run, run.within(10), run.within(2)):
+        at.oof_file.parent.mkdir(parents=True)
+        at.oof_file.touch()
+        if at == run:
+            assert run.oof_files == [run.oof_file]
+    assert run.oof_files == [run.within(2).oof_file, run.within(10).oof_file]
+
+
+def test_a_part_is_at_work_while_the_whole_is():
+    whole, part = (create("x", info, out=Path(path)) for path, info in (("r", {}), ("r/folds/1", {"part_of": "../.."})))
+    assert [run.status(run.info()) for run in (whole, part)] == ["died", "died"]
+    # Of another process, which is alive.
+    lock = json.dumps({"pid": os.getppid(), "host": socket.gethostname()})
+    (whole.path / "lock.json").write_text(lock, encoding="utf-8")
+    assert [run.status(run.info()) for run in (whole, part)] == ["running", "running"]
 
 
 def test_update_keeps_the_rest():

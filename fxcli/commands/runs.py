@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 def runs(json: Json = False, quiet: Quiet = False, debug: Debug = False) -> None:
-    """Lists the runs below runs/: name, status, best value of the monitor, size.
+    """Lists the runs below runs/: name, status, best value of the monitor, accuracy (validation, or out of fold), size.
 
     Example: fx runs
     """
@@ -42,7 +42,7 @@ def _row(run: Run, info: dict[str, Any]) -> dict[str, Any]:
         "epoch": info.get("epoch"),
         "monitor": info.get("monitor"),
         "best": _rounded(info.get("best")),
-        "val_accuracy": _rounded(figures.get("accuracy")),
+        "accuracy": _rounded(figures.get("accuracy")),
         "size_mb": round(sum(_sizes(run)) / 1e6, 1),
         "demo": "DEMO" if info.get("demo") else "",
     }

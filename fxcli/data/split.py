@@ -5,10 +5,12 @@ from __future__ import annotations
 import warnings
 from collections import Counter
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 
 import numpy as np
 
 from fxcli.console import console
+from fxcli.data.manifest import Manifest, groups_of
 from fxcli.errors import DataError
 from fxcli.recipe.preparation import Split
 from fxcli.run.randomness import derive
@@ -173,6 +175,16 @@ def drawn(labels: Sequence[str], group: Sequence[str], frac: float, seed: int) -
             hint="add pictures, give the split yourself (folders Train and Test), or set split.val_frac=0 for no val",
         )
     return drawn
+
+
+def within_train_frac(manifest: Manifest, frac: float, seed: int) -> Manifest:
+    """A manifest without the training pictures that a recipe's data.train_frac leaves out; `seed` is the recipe's."""
+    train = manifest.part("train")
+    if frac == 1 or not train:
+        return manifest
+    taken = share([row.label for row in train], groups_of(train), frac, derive(seed, "train_frac"))
+    left_out = {row.path for row, is_taken in zip(train, taken, strict=True) if not is_taken}
+    return replace(manifest, rows=tuple(row for row in manifest.rows if row.path not in left_out))
 
 
 def share(labels: Sequence[str], group: Sequence[str], frac: float, seed: int) -> np.ndarray:

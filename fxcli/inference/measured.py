@@ -6,12 +6,14 @@ Called by `fx evaluate` and by studies; training's own validation needs logits a
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
 
 import numpy as np
 
 from fxcli.console import console
 from fxcli.data.manifest import COLUMNS, HELD_OUT, Manifest, Row, groups_of, read_manifest
 from fxcli.data.radiograph import warn_of
+from fxcli.data.split import within_train_frac
 from fxcli.errors import DataError, RunError
 from fxcli.evaluation.metadata import Metadata, metadata_alone
 from fxcli.evaluation.predictions import Labelled, LabelledRow, read_labelled
@@ -75,12 +77,12 @@ def learnt_from(run: Run | None, rows: Sequence[Row]) -> int:
     """How many of the rows, by the hash of their source, stand among the pictures that a run learnt from."""
     if run is None or not (run.path / "manifest.csv").is_file():
         return 0
-    known = read_manifest(run.path / "manifest.csv", root=run.manifest_file.parent, with_pictures=False)
-    # Parts of a run in folds learnt from everything else.
-    is_in_folds = any(folder.is_dir() for folder in (run.path / "folds", *run.path.glob("seeds/*/folds")))
-    unseen = ("test",) if is_in_folds else ("test", HELD_OUT)
-    learnt = {row.sha256 for row in known.rows if row.split not in unseen} - {""}
-    return sum(row.sha256 in learnt for row in rows)
+    learnt: set[str] = set()
+    for part in [part for *_, part in run.parts()] or [run]:
+        known, info = _manifest_of(part, run.manifest_file.parent), part.info()
+        taken = within_train_frac(known, info.get("train_frac", 1), info["seed"])
+        learnt |= {row.sha256 for row in taken.rows if row.split not in ("test", HELD_OUT)}
+    return sum(row.sha256 in learnt - {""} for row in rows)
 
 
 def look_at(opened: Opened | OpenedDetector, manifest: Manifest, rows: Sequence[Row]) -> Look | None:
@@ -101,10 +103,8 @@ def out_of_fold(run: Run) -> Labelled:
     Raises:
         RunError: It was not trained in folds, or its predictions are damaged.
     """
-    found = (run.path / "seeds").glob("*/predictions/oof.csv")
-    seeds = sorted((file for file in found if file.parts[-3].isdecimal()), key=lambda file: int(file.parts[-3]))
-    files = seeds or [run.oof_file]
-    if not files[0].is_file():
+    files = run.oof_files
+    if not files:
         raise RunError("this run has no out-of-fold predictions", where=run.path, hint="fx train RECIPE --folds 5")
     try:
         said = [read_labelled(file.read_bytes().decode("utf-8"))[0] for file in files]
@@ -125,7 +125,13 @@ def members_of(opened: Opened, rows: Sequence[Row]) -> Iterator[list[int]]:
 def _folds(run: Run) -> dict[str, int]:
     """By the hash of its raw file, or its path where none is known: the fold that held a picture out."""
     found: dict[str, int] = {}
-    for file in sorted(run.path.rglob("folds/*/manifest.csv")):
-        part = read_manifest(file, root=run.manifest_file.parent, with_pictures=False)
-        found |= {row.sha256 or row.path: int(file.parent.name) for row in part.rows if row.split == HELD_OUT}
+    for _, fold, part in run.parts():
+        if fold is not None:
+            rows = _manifest_of(part, run.manifest_file.parent).rows
+            found |= {row.sha256 or row.path: fold for row in rows if row.split == HELD_OUT}
     return found
+
+
+def _manifest_of(run: Run, root: Path) -> Manifest:
+    """A run's copy of its manifest; `root` is where the pictures lie, which are not looked for."""
+    return read_manifest(run.path / "manifest.csv", root=root, with_pictures=False)

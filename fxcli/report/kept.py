@@ -6,9 +6,7 @@ A run may be in progress, stopped, or damaged in places: what cannot be read is 
 from __future__ import annotations
 
 import json
-import re
 import shlex
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -109,7 +107,8 @@ def kept(run: Run) -> Kept:
         except (OSError, ValueError, RecursionError, FxError) as error:
             what = error.what if isinstance(error, FxError) else error
             found.problems.append(f"{file.relative_to(run.path)} cannot be read: {str(what)[:200]}")
-    for name, part in _parts(run):
+    for seed, fold, part in run.parts():
+        name = ", ".join(f"{kind} {n}" for kind, n in (("seed", seed), ("fold", fold)) if n is not None)
         try:
             found.parts[name] = kept(part)
         except FxError as error:
@@ -166,17 +165,3 @@ def _evaluations(run: Run) -> list[Path]:
     place = {name: number for number, name in enumerate(_ORDER)}
     files = (run.path / "evaluation").glob("*.json")
     return sorted(files, key=lambda file: (place.get(file.stem, len(place)), file.stem))
-
-
-def _parts(run: Run) -> Iterator[tuple[str, Run]]:
-    """The trainings within a run, in order, with what they are called."""
-    patterns = ("folds/*", "seeds/*", "seeds/*/folds/*")
-    found = {path for pattern in patterns for path in run.path.glob(pattern) if (path / "run.json").is_file()}
-    numbered = [
-        ([int(n) for n in re.findall(r"(?:folds|seeds)/(\d+)", path.relative_to(run.path).as_posix())], path)
-        for path in found
-    ]
-    for _, path in sorted(numbered):
-        words = path.relative_to(run.path).parts
-        names = [f"{kind.removesuffix('s')} {number}" for kind, number in zip(words[::2], words[1::2], strict=True)]
-        yield ", ".join(names), Run(path)

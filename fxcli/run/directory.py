@@ -8,6 +8,7 @@
         checkpoints/    last/ (resume state), best/ (model file)
         model.safetensors    what the run made
         predictions/    evaluation/    exports/    log.txt
+    seeds/0/        folds/0/    seeds/0/folds/0/    of several trainings each, as above
 
 Nothing here imports torch.
 """
@@ -39,6 +40,8 @@ _DEPTHS = {"best": 2, "exports": 1}
 _FOLDERS = ("checkpoints/last", "checkpoints/best", "predictions", "evaluation")
 # What tells a run from another folder; of one that was stopped before it began, the second.
 _MARKS = ("run.json", "recipe.yaml")
+# Folders of a run of several trainings.
+_PARTS = ("seeds", "folds")
 STATUSES = ("running", "finished", "failed", "interrupted")
 
 
@@ -107,10 +110,35 @@ class Run:
             raise RunError("run.json is damaged: it names no manifest", where=self.path)
         return Path(recorded)
 
+    @property
+    def oof_files(self) -> list[Path]:
+        """What is out of fold, a file a seed; none of a run without folds, or not through yet."""
+        seeds = sorted(int(path.name) for path in self.path.glob("seeds/*") if path.name.isdecimal())
+        runs = [self.within(seed) for seed in seeds] or [self]
+        return [run.oof_file for run in runs if run.oof_file.is_file()]
+
+    def within(self, seed: int | None, fold: int | None = None) -> Run:
+        """One of several trainings of a run: of a seed, a fold, or both; with no fold, what those of the seed make."""
+        words = [(kind, number) for kind, number in zip(_PARTS, (seed, fold), strict=True) if number is not None]
+        return Run(self.path.joinpath(*(str(word) for pair in words for word in pair)))
+
+    def parts(self) -> list[tuple[int | None, int | None, Run]]:
+        """The several trainings that were begun here, in order: seed, fold (None: there is one alone), and run."""
+        found = []
+        for pattern in ("seeds/*", "folds/*", "seeds/*/folds/*"):
+            for path in self.path.glob(pattern):
+                words = path.relative_to(self.path).parts
+                named = dict(zip(words[::2], words[1::2], strict=True))
+                if (path / "run.json").is_file() and all(number.isdecimal() for number in named.values()):
+                    seed, fold = (int(named[kind]) if kind in named else None for kind in _PARTS)
+                    found.append((seed, fold, Run(path)))
+        return sorted(found, key=lambda part: (part[0] or 0, part[1] or 0))
+
     def status(self, info: Mapping[str, Any]) -> str:
         """One of STATUSES, as run.json says; or "died" where nobody is at work on what is said to be running."""
         told = str(info["status"])
-        return "died" if told == "running" and not Lock(self.path).is_held else told
+        # Of a part, the whole is locked.
+        return "died" if told == "running" and not Lock(whole_of(self.path, info)).is_held else told
 
     def update(self, **values: Any) -> None:
         """Changes entries of run.json."""

@@ -72,10 +72,9 @@ def parts(recipe: ClassifyRecipe, manifest: Manifest, run: Run) -> list[Part]:
     folds = _divided(recipe, manifest) if wanted.folds > 1 else [manifest]
     found = []
     for number, (fold, divided) in product(range(wanted.seeds), enumerate(folds)):
-        of_seed = run.path / "seeds" / str(number) if wanted.seeds > 1 else run.path
-        path = of_seed / "folds" / str(fold) if wanted.folds > 1 else of_seed
+        seed, held_out = number if wanted.seeds > 1 else None, fold if wanted.folds > 1 else None
         alone = recipe.model_copy(update={"seed": recipe.seed + number, "ensemble": Ensemble()})
-        found.append(Part(Run(path), Run(of_seed), alone, divided, fold if wanted.folds > 1 else None))
+        found.append(Part(run.within(seed, held_out), run.within(seed), alone, divided, held_out))
     return found
 
 

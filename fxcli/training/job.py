@@ -68,6 +68,7 @@ def create(
         "recipe": recipe.name,
         "task": recipe.task,
         "seed": recipe.seed,
+        "train_frac": recipe.data.train_frac,
         "demo": manifest.is_phantom,
         "manifest": os.path.abspath(manifest.file),
         "manifest_sha256": manifest.digest,

@@ -5,14 +5,13 @@ What a finished run learnt from is in inference.measured.
 
 from __future__ import annotations
 
-from dataclasses import replace
 from pathlib import Path
 from typing import cast
 
 from fxcli.console import console
 from fxcli.data import split
 from fxcli.data.cache import contents
-from fxcli.data.manifest import Manifest, groups_of, read_manifest
+from fxcli.data.manifest import Manifest, read_manifest
 from fxcli.data.prepare import PHANTOM, PREPARED, prepare
 from fxcli.errors import DataError
 from fxcli.inference import measured
@@ -21,7 +20,6 @@ from fxcli.recipe.load import load
 from fxcli.recipe.preparation import PrepareRecipe
 from fxcli.recipe.schema import ClassifyRecipe
 from fxcli.recipe.tasks import TrainRecipe
-from fxcli.run import randomness
 from fxcli.run.checkpoint import read_header
 from fxcli.run.directory import find_model
 
@@ -88,12 +86,8 @@ def contents_of(manifest: Manifest) -> str:
 
 def within_train_frac(recipe: TrainRecipe, manifest: Manifest, *, told: bool = False) -> Manifest:
     """The pictures without those of the training part that data.train_frac leaves out; a line may tell how many."""
-    train = manifest.part("train")
-    if recipe.data.train_frac == 1 or not train:
-        return manifest
-    seed = randomness.derive(recipe.seed, "train_frac")
-    taken = split.share([row.label for row in train], groups_of(train), recipe.data.train_frac, seed)
-    left_out = {row.path for row, is_taken in zip(train, taken, strict=True) if not is_taken}
-    if told:
-        console.note(f"learns from {sum(taken)} of {len(train)} training pictures (data.train_frac)")
-    return replace(manifest, rows=tuple(row for row in manifest.rows if row.path not in left_out))
+    taken = split.within_train_frac(manifest, recipe.data.train_frac, recipe.seed)
+    if told and taken is not manifest:
+        whole = len(manifest.part("train"))
+        console.note(f"learns from {len(taken.part('train'))} of {whole} training pictures (data.train_frac)")
+    return taken

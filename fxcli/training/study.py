@@ -138,8 +138,7 @@ def _answers(opened: Opened, said: Labelled, rows: Sequence[Row]) -> Answers:
 def _known(entry: Entry, run: Run, opened: Opened) -> dict[str, Any]:
     """A training's line in the index: nothing of the machine, and no path."""
     info = run.info()
-    # A run in folds holds the runs of its parts.
-    parts = [Run(file.parent).info() for file in sorted(run.path.rglob("run.json"))]
+    parts = [part.info() for *_, part in run.parts()] or [info]
     seconds = sum(part.get("seconds", {}).get("spent_s", 0.0) for part in parts)
     scalars = {key: value for key, value in info["figures"].items() if isinstance(value, int | float)}
     return {
