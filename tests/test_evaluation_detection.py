@@ -116,7 +116,7 @@ def test_froc_by_hand():
     assert figures["sensitivity_at_1_fp"] == 1.0
     assert figures["auroc"] == pytest.approx(0.5)  # 0.9 and 0.2 against 0.7 and 0.5
     points = detection.operating_points(said, true, 1)
-    assert points[0.5] == pytest.approx(0.7, abs=1e-6)
+    assert points[0.5] == pytest.approx(0.8, abs=1e-6), "0.7 is within it, too, and finds nothing more"
     assert points[1.0] == pytest.approx(0.2)
 
 
@@ -148,6 +148,12 @@ def test_where_the_surest_is_wrong_too_often_nothing_is_told():
     points = detection.operating_points(said, [boxes((0, 0, 10, 10))], 1)
     assert points[0.5] > 0.9
     assert points[1.0] == pytest.approx(0.5)
+
+
+def test_where_nothing_is_found_only_the_surest_is_told():
+    said = [found((50, 50, 60, 60, 0.9), (70, 70, 80, 80, 0.5))]
+    points = detection.operating_points(said, [boxes((0, 0, 10, 10))], 1)
+    assert points[2.0] == pytest.approx(0.9, abs=1e-5)
 
 
 def test_nothing_found_and_nothing_there():

@@ -7,6 +7,7 @@ import pytest
 import torch
 from scipy.stats import spearmanr
 
+from fxcli.evaluation import words
 from fxcli.explain import faithfulness, gradcam
 from fxcli.model import classifier as models
 from fxcli.recipe.schema import Model
@@ -80,6 +81,18 @@ def test_random_maps_have_no_lift():
         assert told[name]["low"] < 1 < told[name]["high"], name
     assert told["n"] == 600
     assert told["blank"] == 0
+
+
+@pytest.mark.parametrize(("central", "is_endless"), [(1, True), (8, False)])
+def test_a_quotient_may_have_no_end(central, is_endless):
+    """With one picture of 40 whose box lies in the middle, a third of all resamples have none."""
+    corner = heat(1, 1, (20, 20))
+    places = [(8, 8, 12, 12)] * central + [(0, 0, 3, 3)] * (40 - central)
+    told = faithfulness.summary([faithfulness.scored(corner, np.array([place])) for place in places])
+    lift = told["pointing_centre_lift"]
+    assert (lift["high"] is None) == is_endless
+    assert lift["low"] <= lift["value"]
+    assert words.told({"value": 2.0, "low": 1.0, "high": None}) == "2.000 [1.000, ∞]"
 
 
 def test_the_centre_prior_has_no_lift_over_itself():

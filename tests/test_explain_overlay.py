@@ -29,6 +29,15 @@ def test_upsampled_covers_the_radiograph_without_padding():
     assert heat[:, :30].max() == 0
 
 
+def test_cells_of_the_border_are_not_on_the_radiograph():
+    wide = picture((0, 16, 64, 48))
+    assert overlay.cells_on(wide, preprocessing(), 4).tolist() == [[False] * 4, [True] * 4, [True] * 4, [False] * 4]
+    odd = overlay.cells_on(wide, preprocessing(), 5)
+    assert odd.all(axis=1).tolist() == [False, True, True, True, False], "whole or in part"
+    assert overlay.cells_on(wide, preprocessing("crop"), 4).all()
+    assert overlay.cells_on(wide, preprocessing("squash"), 4).all()
+
+
 def test_upsampled_is_zero_where_a_cropped_model_saw_nothing():
     wide = picture((0, 16, 64, 48))
     heat = overlay.upsampled(np.ones((4, 4), np.float32), wide, preprocessing("crop"))

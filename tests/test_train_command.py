@@ -441,3 +441,11 @@ def test_an_init_that_no_file_can_be_called_is_a_mistake_of_the_recipe(tiny_reci
     done = CliRunner().invoke(app, ["train", "tiny.yaml", "--set", f"model.init={init}"])
     assert done.exit_code == 3, done.output
     assert "space and permissions" not in done.stderr
+
+
+@pytest.mark.parametrize(("size_px", "is_told"), [(96, True), (64, False)])
+def test_pictures_that_are_enlarged_are_told_of(tiny_recipe, demo_zoo, prepared, capsys, size_px, is_told):
+    recipe = tiny_recipe(f"data.image_size_px={size_px}")
+    job.create(recipe, read_manifest(prepared / "manifest.csv"), Path("runs/large"))
+    told = "warning: the pictures were prepared 64 px a side, and are enlarged to 96 px"
+    assert (told in capsys.readouterr().err) == is_told

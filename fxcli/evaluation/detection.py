@@ -291,8 +291,9 @@ def measured(
 def operating_points(
     found: Sequence[Detections], true: Sequence[Located], n_classes: int
 ) -> Mapping[float, float] | None:
-    """The lowest score at which there are at most so many false positives a picture, for each of FALSE_POSITIVES.
+    """The scores from which boxes are told, for each of FALSE_POSITIVES: of the last found within so many false ones.
 
+    A picture may have fewer false ones than are allowed: below the last box that is found, more of them gain nothing.
     It is rounded down to a millionth, as tables round scores: the box that sets it is told of there, too.
 
     Returns:
@@ -302,12 +303,14 @@ def operating_points(
     if not len(matches.score):
         return None
     ends = np.flatnonzero(np.diff(matches.score, append=-np.inf))
-    rates = np.cumsum(~matches.hits[:, 0])[ends] / len(found)
+    hits = np.cumsum(matches.hits[:, 0])[ends]
+    rates = (1 + ends - hits) / len(found)
     points = {}
     for at in FALSE_POSITIVES:
         within = np.flatnonzero(rates <= at + 1e-9)
         # Where even the surest boxes are wrong too often, none is told.
-        least = float(matches.score[ends[within[-1]]]) if len(within) else float(matches.score[0]) + 1e-3
+        last = np.searchsorted(hits, hits[within[-1]]) if len(within) else None
+        least = float(matches.score[0]) + 1e-3 if last is None else float(matches.score[ends[last]])
         points[at] = math.floor(1e6 * least) / 1e6
     return points
 

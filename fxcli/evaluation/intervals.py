@@ -25,7 +25,7 @@ class Interval:
     Attributes:
         value: The estimate.
         low: Lower end; None where nothing can be said (a loss measured on a single group).
-        high: Upper end; None likewise.
+        high: Upper end; None likewise, or where there is none.
     """
 
     value: float

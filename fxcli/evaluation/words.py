@@ -31,9 +31,10 @@ def told(value: Mapping[str, float | None] | None) -> str:
     """A figure with its interval."""
     if value is None or value["value"] is None:
         return "–"
-    if value["low"] is None or value["high"] is None:
+    if value["low"] is None:
         return f"{value['value']:.3f}"
-    return f"{value['value']:.3f} [{value['low']:.3f}, {value['high']:.3f}]"
+    high = "∞" if value["high"] is None else f"{value['high']:.3f}"
+    return f"{value['value']:.3f} [{value['low']:.3f}, {high}]"
 
 
 Rows = tuple[list[str], list[list[str]]]

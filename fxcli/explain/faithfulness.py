@@ -6,11 +6,12 @@ Pictures and boxes come in; numbers go out. Which maps there are is gradcam's ma
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
-from fxcli.evaluation.bootstrap import mean, percentile, replicates
+from fxcli.evaluation.bootstrap import mean, percentile, replicates, tail_of
 from fxcli.evaluation.figures import mapping
 from fxcli.evaluation.intervals import Groups, codes_of
 
@@ -72,7 +73,8 @@ def summary(scores: Sequence[Mapping[str, float]], groups: Groups = None, *, res
 
     Returns:
         n, blank (their number); pointing and energy {value, low, high}; each over that of a random map
-        (pointing_lift, energy_lift) and of the centre prior (…_centre_lift): quotients of means, likewise.
+        (pointing_lift, energy_lift) and of the centre prior (…_centre_lift): quotients of means, likewise; high is
+        None where the interval has no end, for too few pictures have a box in the middle.
     """
     column = {name: np.array([each[name] for each in scores]) for name in scores[0]}
     codes, n_groups = codes_of(groups, len(scores))
@@ -91,13 +93,19 @@ def _quotient(values: np.ndarray, chance: np.ndarray, codes: np.ndarray, n_group
 
     def of(weights: np.ndarray) -> dict[str, np.ndarray]:
         total = below @ weights
-        return {"lift": np.divide(above @ weights, total, out=np.full(len(total), np.nan), where=total > 0)}
+        part = above @ weights
+        # Without any chance there is no end to the quotient.
+        return {"lift": np.divide(part, total, out=np.where(part > 0, np.inf, np.nan), where=total > 0)}
 
-    return percentile(float(above.sum() / below.sum()), replicates(of, n_groups, resamples=resamples)["lift"], n_groups)
+    drawn = replicates(of, n_groups, resamples=resamples)["lift"]
+    endless = np.isinf(drawn)
+    finite = np.where(endless, np.max(drawn, where=~endless, initial=0), drawn)
+    interval = percentile(float(above.sum() / below.sum()), finite, n_groups)
+    return replace(interval, high=None) if interval and endless.mean() > tail_of(n_groups) else interval
 
 
 def rank_correlation(one: np.ndarray, other: np.ndarray) -> float:
-    """Spearman's, of two maps [h, w]: near 1, a map tells nothing of what the network learnt (Adebayo et al. 2018).
+    """Spearman's, of two maps, [N] cells: near 1, a map tells nothing of what the network learnt (Adebayo et al. 2018).
 
     Returns:
         NaN where one of them is constant.

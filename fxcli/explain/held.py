@@ -217,8 +217,9 @@ def _hold(
         heat = overlay.upsampled(saliency, cleaned, holder.preprocessing)
         tally.scores.setdefault(key, []).append(faithfulness.scored(heat, corners * scale))
         tally.cells[key] = saliency.shape[0]
+        seen = overlay.cells_on(cleaned, holder.preprocessing, saliency.shape[0])
         for part, others in random.items():
-            value = faithfulness.rank_correlation(saliency, others[key])
+            value = faithfulness.rank_correlation(saliency[seen], others[key][seen])
             tally.alike.setdefault(key, {}).setdefault(part, []).append(value)
 
 

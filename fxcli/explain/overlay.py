@@ -62,6 +62,16 @@ def upsampled(saliency: np.ndarray, cleaned: Cleaned, preprocessing: Preprocessi
     return heat
 
 
+def cells_on(cleaned: Cleaned, preprocessing: Preprocessing, cells: int) -> np.ndarray:
+    """[cells, cells] bool: which cells of a map over the model's input lie on the radiograph, and not in the border."""
+    region, found = preprocessing.region(cleaned.box), []
+    for near, far, begins, ends in zip(region[:2], region[2:], cleaned.box[:2], cleaned.box[2:], strict=True):
+        edges = np.linspace(near, far, cells + 1)
+        found.append((edges[1:] > begins) & (edges[:-1] < ends))
+    across, down = found
+    return np.outer(down, across)
+
+
 def overlay(cleaned: Cleaned, heat: np.ndarray) -> np.ndarray:
     """The radiograph with the map in colour, [H, W, 3] uint8.
 

@@ -57,6 +57,7 @@ def create(
     """
     if origin is None:
         origin = origin_of(recipe)
+        pictures.warn_of_size(recipe, manifest)
         pictures.warn_of_labels(recipe, manifest, origin)
     if isinstance(recipe, ClassifyRecipe):
         check(recipe, manifest)

@@ -22,6 +22,8 @@ from fxcli.recipe.schema import ClassifyRecipe
 from fxcli.recipe.tasks import TrainRecipe
 from fxcli.run.checkpoint import read_header
 from fxcli.run.directory import find_model
+from fxcli.training import session
+from fxcli.zoo.plugins import load_zoo
 
 
 def manifest_of(recipe: TrainRecipe) -> Manifest:
@@ -61,6 +63,16 @@ def warn_of_leaks(manifest: Manifest) -> None:
                 f"{straddling} of {len(manifest.part(part))} {part} pictures share a group with a picture that is "
                 f"learnt from; {what} (fx prepare with audit.leaks=drop_train, or a split that fx draws)"
             )
+
+
+def warn_of_size(recipe: TrainRecipe, manifest: Manifest) -> None:
+    """Says whether pictures were prepared smaller than the network sees them, which adds no detail."""
+    size_px = session.size_px(recipe, load_zoo().backbone(recipe.model.backbone))
+    if size_px > (prepared_px := manifest.clean().prepared_px):
+        console.warn(
+            f"the pictures were prepared {prepared_px} px a side, and are enlarged to {size_px} px; "
+            f"for more detail: fx prepare with prepared_px={size_px}"
+        )
 
 
 def warn_of_labels(recipe: TrainRecipe, manifest: Manifest, origin: Origin) -> None:

@@ -174,10 +174,10 @@ def train(
     log = Log(run, zoo, keep_epochs=-1 if place.is_start else place.epoch)
     size, passes = recipe.train.batch_size, recipe.train.accumulate
     if passes > 1:
-        # Unlike a classifier's, most losses here are not the mean of what each picture gives alone.
+        # Unlike a classifier's, a loss here need not be the mean of what each picture gives alone.
         console.note(
             f"a step learns from {size * passes} pictures, {size} at a time: "
-            f"each is compared with the {size - 1} others of its own batch"
+            f"a loss that compares pictures, as SimCLR's, compares those {size} alone"
         )
     try:
         with Stop() as stop:
