@@ -101,7 +101,6 @@ class UnknownName(RecipeError):
         lines = [f"unknown {kind} '{name}'" + (f" — did you mean {' or '.join(close)}?" if close else "")]
         lines.append(f"known: {', '.join(known) or 'none'}")
         lines += [f"not loaded: {line}" for line in not_loaded]
-        self.kind, self.name = kind, name
         self.problems = lines
         hint = "fx plugins lists everything that is installed"
         FxError.__init__(self, "\n  ".join(lines), hint=hint)

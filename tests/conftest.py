@@ -88,7 +88,7 @@ def prepared(tmp_path_factory):
             target.mkdir(exist_ok=True)
             file.rename(target / file.name)
     sets = [f"data.source='{source}'", "data.prepared_px=64", "data.workers=0", "audit.search=false"]
-    return prepare(load_default("prepare", sets, name="tiny").recipe, root / "prepared").folder
+    return prepare(load_default(sets, name="tiny").recipe, root / "prepared").folder
 
 
 @pytest.fixture(scope="session")
@@ -123,7 +123,7 @@ def prepared_boxes(tmp_path_factory):
     (root / "boxes.json").write_text(json.dumps(boxes))
     sets = [f"data.source='{root / 'source'}'", f"boxes.source='{root / 'boxes.json'}'", "data.prepared_px=96"]
     sets += ["data.workers=0", "audit.search=false"]
-    return prepare(load_default("prepare", sets, name="boxed").recipe, root / "prepared").folder
+    return prepare(load_default(sets, name="boxed").recipe, root / "prepared").folder
 
 
 @pytest.fixture

@@ -38,7 +38,7 @@ def recipe(source, **changes):
     changes = {"audit__search": False, **changes}
     sets = [f"data.source='{source}'", "data.prepared_px=32", "data.workers=0"]
     sets += [f"{key.replace('__', '.')}={json.dumps(value)}" for key, value in changes.items()]
-    return load_default("prepare", sets, name="test").recipe
+    return load_default(sets, name="test").recipe
 
 
 def made(source, out="out", **changes):

@@ -8,7 +8,7 @@ import torch
 from torchvision.transforms import v2
 
 from fxcli.data import augment
-from fxcli.data.augment import Augmenter, flipped, mix
+from fxcli.data.augment import Augmenter, mix
 from fxcli.data.preprocess import Clean, Cleaned, Preprocessing
 from fxcli.recipe.schema import Augment
 
@@ -269,8 +269,3 @@ def test_a_batch_of_one(batch):
         images, targets = mix(batch[0][3:4], batch[1][3:4], settings, rng())
         assert torch.allclose(images, batch[0][3:4])
         assert torch.allclose(targets, batch[1][3:4])
-
-
-def test_flipped():
-    images = torch.arange(24.0).view(2, 1, 3, 4)
-    assert torch.equal(flipped(images), images.flip(-1))

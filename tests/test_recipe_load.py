@@ -364,12 +364,12 @@ def test_a_command_can_expect_a_task():
 
 
 def test_a_recipe_of_defaults():
-    loaded = load_default("prepare", ["data.source=x", "split.val_frac=0.2"], name="mine")
+    loaded = load_default(["data.source=x", "split.val_frac=0.2"], name="mine")
     assert loaded.recipe.model_dump(include={"name", "task"}) == {"name": "mine", "task": "prepare"}
     assert (loaded.recipe.data.source, loaded.recipe.split.val_frac) == ("x", 0.2)
     assert loaded.origins["name",].place == "default"
     with pytest.raises(RecipeError, match=r"--set: split\.val_fraction: unknown key — did you mean val_frac\?"):
-        load_default("prepare", ["split.val_fraction=1"], name="mine")
+        load_default(["split.val_fraction=1"], name="mine")
 
 
 # strictness

@@ -115,5 +115,5 @@ def load_recipe(recipe: str, sets: list[str]) -> Loaded:
         # A folder called phantom is still a folder.
         source = f"./{path}" if str(path) == "phantom" else str(path)
         quoted = source.replace("'", "''")
-        return load_default("prepare", [f"data.source='{quoted}'", *sets], name=name)
+        return load_default([f"data.source='{quoted}'", *sets], name=name)
     return load(recipe, sets, expect="prepare")

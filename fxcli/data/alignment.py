@@ -16,7 +16,7 @@ from PIL import Image
 from scipy import ndimage
 
 from fxcli.data.keypoints import UNIT, Keypoints
-from fxcli.data.views import SIDE_PX, View
+from fxcli.data.views import View
 
 Floats = npt.NDArray[np.float32]
 Doubles = npt.NDArray[np.float64]
@@ -24,7 +24,6 @@ Box = tuple[float, float, float, float]
 
 # At least so many keypoints, in places of their own, follow one map.
 LEAST_MATCHES = 5
-_HALF_PX = SIDE_PX // 2
 # A match is nearer than this part of the distance to the next best (Lowe 2004, section 7.1), or very near.
 _RATIO, _NEAR, _FAR = 0.85, 0.35, 0.75
 # How far a keypoint may lie from where the map puts it, in pixels, as the map gets better.

@@ -12,7 +12,6 @@ import torch
 from torch import Tensor
 from torchvision import tv_tensors
 from torchvision.transforms import v2
-from torchvision.transforms.v2 import functional
 
 from fxcli.data.boxes import Boxes
 from fxcli.data.preprocess import Cleaned, Preprocessing
@@ -170,8 +169,3 @@ def mix(images: Tensor, targets: Tensor, settings: Augment, rng: np.random.Gener
         # The rectangle was cut off at the border: count what was really replaced.
         lam = 1 - (right - left) * (bottom - top) / (width * height)
     return images, targets * lam + targets[other] * (1 - lam)
-
-
-def flipped(images: Tensor) -> Tensor:
-    """The left–right mirror, for test-time augmentation: [B, C, H, W] → [B, C, H, W]."""
-    return functional.horizontal_flip(images)  # type: ignore[no-any-return]

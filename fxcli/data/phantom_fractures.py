@@ -58,10 +58,10 @@ def everything(u: Field, q: Field) -> Field:
     return np.ones_like(u)
 
 
-def ragged(rng: np.random.Generator, depth: float, steps: int = 9) -> Edge:
+def ragged(rng: np.random.Generator, depth: float) -> Edge:
     """A random crooked line: offset (limb units, about ± `depth`) over a position in [-1.2, 1.2]."""
-    knots = np.linspace(-1.2, 1.2, steps * 3)
-    coarse = np.interp(knots, knots[::3], rng.uniform(-1.0, 1.0, steps))
+    knots = np.linspace(-1.2, 1.2, 27)
+    coarse = np.interp(knots, knots[::3], rng.uniform(-1.0, 1.0, 9))
     height = depth * (coarse + rng.uniform(-0.45, 0.45, knots.size))
 
     def offset(position: Field) -> Field:

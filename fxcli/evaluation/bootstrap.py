@@ -51,7 +51,7 @@ def replicates(
     return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
 
 
-def tail_of(n_groups: int, confidence: float = CONFIDENCE) -> float:
+def tail_of(n_groups: int) -> float:
     """The share of replicates beyond each end: Φ(−t √(G/(G−1))) with t of G − 1 degrees, α/2 where there are many.
 
     The expanded percentile interval (Hesterberg 2015, American Statistician 69:371, section 5.3): with few groups the
@@ -61,7 +61,7 @@ def tail_of(n_groups: int, confidence: float = CONFIDENCE) -> float:
 
     if n_groups < 2:
         return 0.0
-    return float(ndtr(-stdtrit(n_groups - 1, (1 + confidence) / 2) * np.sqrt(n_groups / (n_groups - 1))))
+    return float(ndtr(-stdtrit(n_groups - 1, (1 + CONFIDENCE) / 2) * np.sqrt(n_groups / (n_groups - 1))))
 
 
 def percentile(

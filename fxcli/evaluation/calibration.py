@@ -22,11 +22,6 @@ def brier(logits: np.ndarray, targets: np.ndarray) -> float:
     return float(scores(logits, targets)["brier"].mean())
 
 
-def nll(logits: np.ndarray, targets: np.ndarray) -> float:
-    """Mean negative log-likelihood, natural logarithm."""
-    return float(scores(logits, targets)["nll"].mean())
-
-
 def bins_for(n: int) -> int:
     """At most 10 bins, each of at least 20 pictures, at least one: fewer bins are steadier than fuller tables."""
     return int(np.clip(n // PICTURES_PER_BIN, 1, MAX_BINS))
@@ -70,9 +65,7 @@ def ece(logits: np.ndarray, targets: np.ndarray, bins: int | None = None) -> flo
     return float(np.abs(gaps(logits, targets, bins).sum(axis=0)).sum() / len(targets))
 
 
-def ece_if_calibrated(
-    logits: np.ndarray, *, bins: int | None = None, simulations: int = SIMULATIONS, seed: int = 0
-) -> tuple[float, float]:
+def ece_if_calibrated(logits: np.ndarray, *, simulations: int = SIMULATIONS, seed: int = 0) -> tuple[float, float]:
     """The ECE that chance alone gives a perfectly calibrated model with these confidences.
 
     The top class is right with the probability it is given, pictures independently: consistency resampling (Bröcker
@@ -82,7 +75,7 @@ def ece_if_calibrated(
         Mean and 95th percentile over the simulations.
     """
     confidence = softmax(logits).max(axis=1)
-    columns = _columns(_bins(confidence, bins))
+    columns = _columns(_bins(confidence, None))
     rng, found = np.random.default_rng(seed), np.empty(simulations)
     step = max(1, _DRAWS_AT_ONCE // len(confidence))
     for start in range(0, simulations, step):

@@ -321,9 +321,6 @@ def compared(
     true: Sequence[Located],
     n_classes: int,
     groups: Groups = None,
-    *,
-    resamples: int = RESAMPLES,
-    seed: int = 0,
 ) -> dict[str, Any]:
     """How much more AP50 b has than a, on the same pictures, by a paired bootstrap over groups.
 
@@ -333,7 +330,7 @@ def compared(
     codes, n_groups = codes_of(groups, len(true))
     sides = [Weighted(match(found, true, n_classes), codes) for found in (a, b)]
     plain = [float(side(np.ones((n_groups, 1)))["ap50"][0]) for side in sides]
-    drawn = [replicates(side, n_groups, resamples=resamples, seed=seed)["ap50"] for side in sides]
+    drawn = [replicates(side, n_groups)["ap50"] for side in sides]
     difference = percentile(plain[1] - plain[0], drawn[1] - drawn[0], n_groups)
     return {
         "metric": "ap50",

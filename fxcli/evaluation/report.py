@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from fxcli.evaluation import binary, calibration, selective, subgroups
+from fxcli.evaluation.conformal import Conformal
 from fxcli.evaluation.coverage import coverage
 from fxcli.evaluation.disagreements import disagreements
 from fxcli.evaluation.figures import measured
@@ -72,7 +73,7 @@ def report(
         found["unlike_training"] = {"threshold": known.unlike, "share": float((said.distances > known.unlike).mean())}
     if known.sets is not None and unseen and said.by_fold is not None:
         sets = known.sets.sets(said.by_fold / known.temperature, logits.argmax(axis=1))
-        found["sets"] = _sets(sets, said, classes, known)
+        found["sets"] = _sets(sets, said, classes, known.sets, known.n_groups)
         found["abstentions"] = _abstentions(logits, targets, known)
     if without is not None:
         probabilities, positive = binary.finding(calibrated, without), targets != without
@@ -86,14 +87,11 @@ def report(
     return found
 
 
-def _sets(sets: np.ndarray, said: Labelled, classes: Sequence[str], known: Uncertainty) -> dict[str, Any]:
-    if known.sets is None:
-        return {}
-    alpha = known.sets.alpha
-    whole = coverage(sets, said.targets, said.groups, alpha=alpha, n_calibration=known.n_groups)
+def _sets(sets: np.ndarray, said: Labelled, classes: Sequence[str], known: Conformal, n_groups: int) -> dict[str, Any]:
+    whole = coverage(sets, said.targets, said.groups, alpha=known.alpha, n_calibration=n_groups)
     held = sets[np.arange(len(sets)), said.targets]
     return {
-        "method": known.sets.method,
+        "method": known.method,
         **whole.to_mapping(),
         "per_class": {
             name: {
@@ -104,7 +102,7 @@ def _sets(sets: np.ndarray, said: Labelled, classes: Sequence[str], known: Uncer
             for index, name in enumerate(classes)
             if (own := said.targets == index).any()
         },
-        "notices": known.sets.notices(classes),
+        "notices": known.notices(classes),
     }
 
 

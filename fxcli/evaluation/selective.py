@@ -12,6 +12,8 @@ from fxcli.evaluation.metrics import softmax
 
 # Thresholds of `abstention`: more are finer steps, and each is one more at which chance may end the trying.
 MOST_TRIED = 20
+# Of a curve that is kept.
+_POINTS = 20
 
 
 @dataclass(frozen=True)
@@ -30,9 +32,9 @@ class RiskCoverage:
     threshold: np.ndarray
     aurc: float
 
-    def points(self, most: int = 20) -> tuple[tuple[float, float, float], ...]:
-        """(coverage, risk, threshold) at so many places, evenly spread, the last one included."""
-        places = np.unique(np.linspace(0, len(self.risk) - 1, most).round().astype(int))
+    def points(self) -> tuple[tuple[float, float, float], ...]:
+        """(coverage, risk, threshold) at a few places, evenly spread, the last one included."""
+        places = np.unique(np.linspace(0, len(self.risk) - 1, _POINTS).round().astype(int))
         columns = (self.coverage[places], self.risk[places], self.threshold[places])
         return tuple(zip(*(column.astype(float).round(6).tolist() for column in columns), strict=True))
 
@@ -72,9 +74,7 @@ def risk_coverage(logits: np.ndarray, targets: np.ndarray) -> RiskCoverage:
     return RiskCoverage(answered / len(top), risk, top, float(risk.mean()))
 
 
-def abstention(
-    logits: np.ndarray, targets: np.ndarray, groups: Groups = None, *, target: float, confidence: float = CONFIDENCE
-) -> Abstention | None:
+def abstention(logits: np.ndarray, targets: np.ndarray, groups: Groups = None, *, target: float) -> Abstention | None:
     """A low threshold at which the error of the answered is at most `target`, chance allowed for; O(N log N).
 
     Not the error itself but its one-sided Wilson bound over groups has to be. Of many thresholds some pass by chance,
@@ -87,7 +87,6 @@ def abstention(
         targets: [N].
         groups: [N]; None: every picture is its own.
         target: Tolerated error, 0…1.
-        confidence: Of the bound.
 
     Returns:
         None where no threshold attains it.
@@ -95,7 +94,7 @@ def abstention(
     codes, _ = codes_of(groups, len(targets))
     order, top, wrong = _by_confidence(logits, targets)
     counts = prefix_tallies(wrong, codes[order])
-    level = 2 * confidence - 1
+    level = 2 * CONFIDENCE - 1
     errors = counts.hits / counts.n
     low, high = wilson(errors, effective_n(counts, level), level)
     tried = _tried(top, target, level)

@@ -28,8 +28,6 @@ from fxcli.model.classifier import Classifier
 from fxcli.model.hardware import Compute
 from fxcli.recipe.schema import Model
 
-# What of a network that knows nothing is random numbers.
-RANDOM_PARTS = ("head", "all")
 # Networks that know nothing, which pictures take in turn: one alone is alike, or unlike, by chance.
 _DRAWS = 5
 
@@ -129,7 +127,7 @@ class Tally:
 
     Attributes:
         scores: Of `faithfulness.scored`.
-        alike: Rank correlations, by RANDOM_PARTS.
+        alike: Rank correlations with a network that knows nothing, by what of it is random: head, or all.
         cells: Of a map's side.
         rows: The pictures.
         failed: Those that could not be read: path and reason.
@@ -165,8 +163,8 @@ def held(
 
     Returns:
         A line for each method and stage: method, stage, cells, what `faithfulness.summary` tells, and
-        rank_correlation by RANDOM_PARTS, the mean over pictures of the map's with that of such a network, and
-        rank_correlation_n, the number of those that have one; and what could not be read: path and reason.
+        rank_correlation by what is random (head, all), the mean over pictures of the map's with that of such a
+        network, and rank_correlation_n, the number of those that have one; and what could not be read: path and reason.
 
     Raises:
         UsageError: See `Holder.of`.

@@ -90,10 +90,10 @@ def load(name: str | Path, sets: Sequence[str] = (), *, expect: str | None = Non
     return _resolve(_extended(find(str(name))), str(name), sets, expect, check_init=check_init)
 
 
-def load_default(task: str, sets: Sequence[str] = (), *, name: str) -> Loaded:
-    """A recipe of defaults, for commands that were given a folder in place of a recipe."""
-    tree: Tree = {key: Leaf(value, "default", (key,)) for key, value in (("task", task), ("name", name))}
-    return _resolve(tree, name, sets, task)
+def load_default(sets: Sequence[str] = (), *, name: str) -> Loaded:
+    """A prepare recipe of defaults, for commands that were given a folder in place of a recipe."""
+    tree: Tree = {key: Leaf(value, "default", (key,)) for key, value in (("task", "prepare"), ("name", name))}
+    return _resolve(tree, name, sets, "prepare")
 
 
 def find(name: str) -> Path:

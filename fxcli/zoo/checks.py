@@ -29,8 +29,6 @@ from fxcli.zoo.specs import (
     WeightSource,
 )
 
-Spec = BackboneSpec | BackboneFamily | DetectorSpec | PretrainerSpec
-
 HOOKS = tuple(name for name in vars(hookspecs) if name.startswith("fx_"))
 WEIGHT_FILES = (".pth", ".pt", ".safetensors")
 

@@ -50,7 +50,6 @@ class AmbiguousName(UnknownName):
     """
 
     def __init__(self, kind: str, name: str, claims: list[str]) -> None:
-        self.kind, self.name = kind, name
         self.problems = [f"{kind} '{name}' is registered by {len(claims)} plugins"]
         FxError.__init__(self, self.problems[0], hint=f"write {' or '.join(claims)}")
 
