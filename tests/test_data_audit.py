@@ -88,7 +88,7 @@ def test_figures():
         "oddities": {"blank": 1, "ct": 2},
     }
     rows = dict(found.table())
-    assert rows["… with the same picture in train or val"] == "1"
+    assert rows["… with the same picture in train or val, as it was given"] == "1"
     assert rows["pairs of the same picture whose labels disagree"] == "100.0%"
     assert rows["… so that on such pictures at most this many answers can be right"] == "60.0%"
     assert rows["pictures that may be CT or MR"] == "2"

@@ -52,6 +52,14 @@ def of_text(text, encoding="utf-8"):
 # --- round trip ---
 
 
+def test_several_columns_together():
+    row = Row(path="a.png", label="b", split="test", extra={"leg": "1", "a+b": "own"})
+    assert row.column("leg+label") == "1 + b"
+    assert row.column("a+b") == "own"
+    with pytest.raises(DataError, match="no column 'arm'"):
+        row.column("leg+arm")
+
+
 def test_round_trip_with_unknown_columns():
     found = read_manifest(written())
     full = {"age": "", "note": "", "scanner": ""}

@@ -105,6 +105,7 @@ def test_a_file_alone_needs_data_and_gives_the_same_bits(trained, prepared, tmp_
     ("arguments", "code", "text"),
     [
         (["--split", "calibration"], 4, "no picture in split 'calibration'"),
+        (["--split", "foo"], 2, "there is no split 'foo'"),
         (["--data", "gone.csv"], 4, "no such manifest"),
         (["--device", "cuda:99"], 2, "cannot be used"),
     ],

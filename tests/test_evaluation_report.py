@@ -4,6 +4,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from fxcli.evaluation import words
 from fxcli.evaluation.figures import measured
 from fxcli.evaluation.metrics import softmax
 from fxcli.evaluation.predictions import Labelled
@@ -86,6 +87,10 @@ def test_of_two_classes_one_is_the_finding(negative, positive):
     assert found["sensitivity"]["value"] == pytest.approx(named[finding].mean())
     assert found["specificity"]["value"] == pytest.approx((~named)[~finding].mean())
     assert "none was fitted" in found["threshold_from"]
+    told = words.finding(found, "test")
+    assert told.endswith(f"; ppv and npv hold where {100 * finding.mean():.0f} % bear a finding, as here")
+    assert "flatter" not in told
+    assert "these pictures chose it" in words.finding({**found, "threshold_from": "val"}, "val")
     assert "binary" not in report(said, ("a", "b"), Uncertainty(), by={})
 
 

@@ -60,7 +60,10 @@ def test_sets_are_a_column(folds, pictures):
     assert done.exit_code == 0, done.output
     opened = open_model(str(folds.path), batch_size=1)
     groups = opened.uncertainty.n_groups
-    assert f"sets hold the true class in about 90 of 100 cases (cv+, {groups} groups)" in done.stderr
+    assert (
+        f"sets hold the true class in about 90 of 100 cases, and in about 80 at least (cv+, {groups} groups)"
+        in done.stderr
+    )
     for row, answer in zip(rows_of(done), opened.pipeline.run(pictures), strict=True):
         said = opened.say(answer, sets=True)
         assert row["set"].split("|") == [name for name, i in zip(opened.model.classes, said.classes, strict=True) if i]

@@ -169,7 +169,7 @@ def test_the_command_shows_the_audit(drawn):
     assert figures["same_picture_pairs"] == 3
     lines = [" ".join(line.split()) for line in done.stdout.splitlines()]
     assert "pairs of the same picture 3" in lines
-    assert "… with the same picture in train or val 2" in lines
+    assert "… with the same picture in train or val, as it was given 2" in lines
     assert "pairs of the same picture whose labels disagree 33.3%" in lines
     assert f"the pairs: {Path('out/audit.html')}" in done.stderr
     record = json.loads(fx("source", "--set", "audit.search=false", "--out", "json", "--json").stdout)

@@ -46,7 +46,7 @@ def test_command_on_a_recipe():
 @pytest.mark.slow
 def test_command_says_what_is_wrong():
     tree()
-    assert "no such file, and no recipe of this name" in fx("gone", code=3).stderr
+    assert "no such file or folder, and no recipe of this name" in fx("gone", code=3).stderr
     assert "data.prepared_px" in fx("source", "--set", "data.prepared_px=3", code=3).stderr
     assert "run it with: fx train quickstart" in fx("quickstart", code=3).stderr
     assert "the recipe names no source" in fx("bone_break", code=4).stderr

@@ -43,9 +43,11 @@ def test_a_recipe_is_a_file_or_the_name_of_one_that_comes_with_fx():
 
 
 def test_an_unknown_recipe_is_told_with_the_likeliest():
-    assert problems("finall") == ["no such file, and no recipe of this name comes with fx — did you mean final?"]
+    assert problems("finall") == [
+        "no such file or folder, and no recipe of this name comes with fx — did you mean final?"
+    ]
     assert problems("recipes/basline.yaml")[0].endswith("did you mean baseline?")
-    assert problems("xyz") == ["no such file, and no recipe of this name comes with fx"]
+    assert problems("xyz") == ["no such file or folder, and no recipe of this name comes with fx"]
 
 
 def test_recipes_of_the_wheel_come_before_those_of_a_checkout(monkeypatch):

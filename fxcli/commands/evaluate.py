@@ -15,6 +15,7 @@ from fxcli.commands.evaluated import columns_of, folder_of, noted_look, warn_of_
 from fxcli.commands.options import BatchSize, Debug, Device, Engine, Json, Out, Parquet, Precision, Quiet, Workers
 from fxcli.commands.startup import import_torch
 from fxcli.console import console
+from fxcli.data.manifest import SPLITS
 from fxcli.data.parquet import beside, forget, require
 from fxcli.errors import SomeRowsFailed, UsageError
 from fxcli.run import provenance
@@ -63,7 +64,11 @@ def evaluate(
     ] = "test",
     by: Annotated[
         list[str] | None,
-        typer.Option("--by", metavar="COLUMN", help="Figures for each value of a column of the manifest; repeatable."),
+        typer.Option(
+            "--by",
+            metavar="COLUMN",
+            help="Figures for each value of a column of the manifest, or of several (hardware+leg); repeatable.",
+        ),
     ] = None,
     study: Annotated[
         str | None,
@@ -186,6 +191,8 @@ class Asked:
         Raises:
             UsageError: They do not.
         """
+        if self.split not in (*SPLITS, OOF):
+            raise UsageError(f"there is no split {self.split!r}", hint=f"one of {', '.join((*SPLITS, OOF))}")
         if self.split == OOF and (self.data or self.study or self.tta != Tta.none):
             raise UsageError("--split oof is what the run kept: it goes with neither --data, --study nor --tta")
         if self.split == OOF and self.computed:

@@ -46,7 +46,7 @@ def _of_one(result: dict[str, Any]) -> None:
         console.data(words.unlike(result["unlike_training"]))
     if "binary" in result:
         found = result["binary"]
-        console.data(f"{words.finding(found)}: ")
+        console.data(f"{words.finding(found, result['split'])}: ")
         console.table([*RATES], [[told(found[rate]) for rate in RATES]])
     if "metadata" in result:
         console.data(words.metadata(result["metadata"]))

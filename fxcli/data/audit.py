@@ -113,7 +113,7 @@ class Audit:
             ("pairs of the same picture", str(pairs)),
             ("pairs of panels of one figure", str(numbers["same_figure_pairs"])),
             ("test pictures", str(numbers["test"])),
-            ("… with the same picture in train or val", str(numbers["leaked_test"])),
+            ("… with the same picture in train or val, as it was given", str(numbers["leaked_test"])),
             ("… with their group in train or val", str(numbers["straddling_test"])),
             ("pictures with copies that bear other labels (sets)", str(numbers["label_conflicts"])),
         ]

@@ -63,13 +63,15 @@ class Row:
     extra: dict[str, str] = field(default_factory=dict)
 
     def column(self, name: str) -> str:
-        """The value of any column.
+        """The value of any column; "a+b": those of several, together.
 
         Raises:
             DataError: There is none of this name.
         """
         if name in COLUMNS:
             return str(getattr(self, name))
+        if name not in self.extra and "+" in name:
+            return " + ".join(self.column(part) for part in name.split("+"))
         if name not in self.extra:
             known = [*COLUMNS, *self.extra]
             raise DataError(f"the manifest has no column '{name}'", hint=f"its columns: {', '.join(known)}")

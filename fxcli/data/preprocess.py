@@ -91,9 +91,8 @@ class Clean:
 
     def _recognised(self, radiograph: Radiograph, mark: dict[str, Any], path: Path) -> Cleaned:
         if mark["clean"] != asdict(self):
-            raise UnreadableImage(
-                path, f"prepared with other settings ({mark['clean']}) than are asked for ({asdict(self)})"
-            )
+            own = " ".join(f"--set data.{key}={value}" for key, value in asdict(self).items())
+            raise UnreadableImage(path, f"prepared with other settings ({mark['clean']}) than here: fx prepare … {own}")
         side, (width_px, height_px) = self.prepared_px, (mark.get("width_px"), mark.get("height_px"))
         if (
             radiograph.pixels.shape != (side, side)

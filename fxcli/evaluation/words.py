@@ -110,9 +110,13 @@ def unlike(found: Mapping[str, Any]) -> str:
     return f"unlike the training pictures: {100 * found['share']:.1f} %"
 
 
-def finding(found: Mapping[str, Any]) -> str:
-    """From which probability on something counts as a finding."""
-    return f"{found['positive']} at p ≥ {found['threshold']:.3f} (from {found['threshold_from']})"
+def finding(found: Mapping[str, Any], split: str) -> str:
+    """From which probability on something counts as a finding, and what to beware of in its figures on this part."""
+    told = [f"{found['positive']} at p ≥ {found['threshold']:.3f} (from {found['threshold_from']})"]
+    if found["threshold_from"] == split:
+        told.append("these pictures chose it: sensitivity and specificity flatter")
+    share = found["prevalence"]["value"]
+    return "; ".join([*told, f"ppv and npv hold where {100 * share:.0f} % bear a finding, as here"])
 
 
 def metadata(found: Mapping[str, Any]) -> str:

@@ -109,7 +109,7 @@ def find(name: str) -> Path:
     if name in known:
         return known[name]
     raise RecipeError(
-        [f"no such file, and no recipe of this name comes with fx{likely(path.stem, known)}"],
+        [f"no such file or folder, and no recipe of this name comes with fx{likely(path.stem, known)}"],
         recipe=name,
         hint="fx recipe list shows those that come with fx",
     )

@@ -223,7 +223,9 @@ def _known_errors(values: Mapping[str, Any]) -> Iterator[Block]:
     if "binary" in values:
         found = values["binary"]
         yield Table(
-            ["rate", "value [95 % interval]"], [[rate, told(found[rate])] for rate in words.RATES], words.finding(found)
+            ["rate", "value [95 % interval]"],
+            [[rate, told(found[rate])] for rate in words.RATES],
+            words.finding(found, values["split"]),
         )
     if "sets" in values:
         yield Text(_sentence(words.sets(values["sets"])))
