@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-from pydantic import ValidationError
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -17,7 +16,7 @@ from fxcli.console import console
 from fxcli.data.preprocess import Preprocessing
 from fxcli.errors import FxError, ModelFileError, PluginError, RecipeError
 from fxcli.model.empty import EmptyParameters
-from fxcli.model.header import fill, problems_of, reading, spec_of, told_by
+from fxcli.model.header import fill, options_of, reading, spec_of, told_by
 from fxcli.recipe.schema import Model
 from fxcli.run.checkpoint import load_model_file, save_model_file
 from fxcli.zoo.plugins import Zoo, load_zoo
@@ -203,12 +202,7 @@ def build_backbone(spec: BackboneSpec, settings: Model, image_size_px: int, seed
 
 
 def _backbone(spec: BackboneSpec, settings: Model, image_size_px: int) -> nn.Module:
-    try:
-        # In JSON mode: strict Python mode refuses a list where the options want a tuple.
-        options = spec.options.model_validate_json(json.dumps(settings.options))
-    except ValidationError as error:
-        problems = [f"model.options: {line}" for line in problems_of(error)]
-        raise RecipeError(problems, recipe=settings.backbone) from error
+    options = options_of(spec.options, settings.options, "model.options", settings.backbone)
     args = BackboneArgs(image_size_px=image_size_px, drop_path=settings.drop_path, options=options)
     try:
         backbone = built("backbone", settings.backbone, lambda: spec.build(args))

@@ -11,14 +11,13 @@ from pathlib import Path
 from typing import Any, cast
 
 import torch
-from pydantic import ValidationError
 from torch import Tensor, nn
 
 from fxcli.data.preprocess import Preprocessing
 from fxcli.errors import FxError, ModelFileError, RecipeError
 from fxcli.model.classifier import broken, build_backbone, built
 from fxcli.model.empty import EmptyParameters
-from fxcli.model.header import fill, problems_of, reading, spec_of, told_by
+from fxcli.model.header import fill, options_of, reading, spec_of, told_by
 from fxcli.model.pyramid import Pyramid
 from fxcli.recipe.detection import Detect
 from fxcli.recipe.schema import Model
@@ -136,12 +135,7 @@ def build(
         RecipeError: The backbone or the detector refuses its options, or each other.
         PluginError: A plugin is broken, or what the detector's plugin built is none.
     """
-    try:
-        # In JSON mode: strict Python mode refuses a list where the options want a tuple.
-        options = detector.options.model_validate_json(json.dumps(settings.options))
-    except ValidationError as error:
-        problems = [f"detect.options: {line}" for line in problems_of(error)]
-        raise RecipeError(problems, recipe=settings.detector) from error
+    options = options_of(detector.options, settings.options, "detect.options", settings.detector)
     backbone = build_backbone(spec, model, image_size_px, seed)
     args = DetectorArgs(
         image_size_px=image_size_px,
