@@ -166,7 +166,7 @@ def predict(
 
     Example: fx predict folder/ --cam out/
 
-    Example: fx predict folder/ --model final --sets --abstain 0.3 --gate runs/fracatlas-20260101T120000Z-1a2b
+    Example: fx predict folder/ --model final --sets --abstain 0.4 --gate runs/fracatlas-20260101T120000Z-1a2b
 
     Example: fx predict folder/ --model detect --boxes out/
 

@@ -115,7 +115,10 @@ def gradcam(activation: Tensor, gradient: Tensor) -> Tensor:
 
 
 def gradcam_plus_plus(activation: Tensor, gradient: Tensor) -> Tensor:
-    """[B, h, w] before the ReLU (Chattopadhay et al. 2018, eqs. 6 and 19, by derivatives of the exponential logit)."""
+    """[B, h, w] before the ReLU (Chattopadhay et al. 2018, eqs. 6 and 19, by derivatives of the exponential logit).
+
+    The paper presumes activations that a ReLU left. Where they end in a linear layer the quotient may pass through 0.
+    """
     squared, cubed = gradient**2, gradient**3
     below = 2 * squared + activation.sum(dim=(2, 3), keepdim=True) * cubed
     alpha = torch.where(below.abs() > 1e-12, squared / below.where(below.abs() > 1e-12, torch.ones_like(below)), 0.0)
