@@ -11,13 +11,13 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from fxcli.data import duplicates, figures, split
+from fxcli.data.manifest import LEARNT
 from fxcli.data.oddities import ODD, Oddity
 from fxcli.data.views import View
 from fxcli.errors import DataError
 from fxcli.recipe.preparation import Audit as Policy
 
 SAME_PICTURE, SAME_FIGURE = "same_picture", "same_figure"
-LEARNT = ("train", "val", "calibration")
 # Of byte-equal files up to this number every two are a pair; of more, each with the first.
 _MOST_COPIES = 32
 

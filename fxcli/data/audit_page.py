@@ -9,7 +9,8 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from fxcli.data import page
-from fxcli.data.audit import LEARNT, SAME_PICTURE, Audit, Pair
+from fxcli.data.audit import SAME_PICTURE, Audit, Pair
+from fxcli.data.manifest import LEARNT
 from fxcli.data.page import MOST_SHOWN, Entry, Part, Picture
 from fxcli.data.views import View
 

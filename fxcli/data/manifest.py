@@ -23,6 +23,8 @@ from fxcli.run.files import copy, sha256_of, write_text
 
 COLUMNS = ("path", "label", "split", "group", "patient", "source", "width_px", "height_px", "sha256", "leaked")
 SPLITS = ("train", "val", "calibration", "test")
+# Those that something is learnt from, chosen by, or fitted to.
+LEARNT = SPLITS[:3]
 # Where the manifest of a part of a training in folds has the pictures that it holds out.
 HELD_OUT = "calibration"
 
@@ -118,7 +120,7 @@ class Manifest:
     @property
     def straddling(self) -> list[Row]:
         """The test pictures whose group has pictures in a part that is learnt from too."""
-        return self.shared("test", ("train", "val", "calibration"))
+        return self.shared("test", LEARNT)
 
     def shared(self, split: str, others: Sequence[str]) -> list[Row]:
         """The pictures of a split whose group has pictures in another, too."""

@@ -15,12 +15,11 @@ import numpy as np
 
 from fxcli.evaluation.bootstrap import RESAMPLES, Statistics, percentile, replicates
 from fxcli.evaluation.intervals import Groups, Interval, codes_of, wilson
-from fxcli.evaluation.metrics import scores, softmax
+from fxcli.evaluation.metrics import LOSSES, scores, softmax
 from fxcli.evaluation.predictions import Labelled
 from fxcli.evaluation.weighted import confusions, of_confusion
 
 METRICS = ("accuracy", "macro_f1", "nll", "brier")
-LOSSES = ("nll", "brier")
 SIGNIFICANT = 0.05
 # Up to so many groups that differ, all sign flips are tried.
 EXACT_GROUPS = 15

@@ -10,9 +10,8 @@ import numpy as np
 from fxcli.evaluation import calibration, metrics
 from fxcli.evaluation.bootstrap import RESAMPLES, percentile, replicates
 from fxcli.evaluation.intervals import CONFIDENCE, Groups, Interval, alike_n, balanced_n, codes_of, proportion
+from fxcli.evaluation.metrics import LOSSES
 from fxcli.evaluation.weighted import Weighted
-
-LOSSES = ("nll", "brier")
 
 
 def measured(

@@ -7,6 +7,9 @@ from typing import Any
 
 import numpy as np
 
+# Less is better, and there is no most.
+LOSSES = ("nll", "brier")
+
 
 def softmax(logits: np.ndarray) -> np.ndarray:
     """Probabilities, [..., K] → [..., K] float64."""

@@ -8,7 +8,7 @@ from itertools import pairwise
 from typing import Any
 
 from fxcli.console import ASSUMES_FRACTURE, DEMO, INTENDED_USE
-from fxcli.data.manifest import counted
+from fxcli.data.manifest import LEARNT, counted
 from fxcli.report import figures
 from fxcli.report.blocks import Block, Bullets, Code, Facts, Figure, Missing, Section, Table, Text
 from fxcli.report.figures import Line
@@ -235,7 +235,7 @@ def card(run: Kept, headline: Sequence[str]) -> Section:
     """The model card: what the model is for, what it learnt from, and what it cannot do."""
     header, found = run.header, run.fingerprint
     classes = [str(name) for name in _list(header.get("classes"))]
-    parts = ("train", "val", "calibration") if run.is_in_folds else ("train",)
+    parts = LEARNT if run.is_in_folds else ("train",)
     learnt, frac = sum(row.split in parts for row in run.rows), run.section("data", "train_frac")
     share = f", {100 * frac:g} % of them drawn" if isinstance(frac, float) and frac < 1 else ""
     facts = [

@@ -11,7 +11,7 @@ from typing import cast
 from fxcli.console import console
 from fxcli.data import split
 from fxcli.data.cache import contents
-from fxcli.data.manifest import Manifest, read_manifest
+from fxcli.data.manifest import LEARNT, Manifest, read_manifest
 from fxcli.data.prepare import PHANTOM, PREPARED, prepare
 from fxcli.errors import DataError
 from fxcli.inference import measured
@@ -54,7 +54,7 @@ def manifest_of(recipe: TrainRecipe) -> Manifest:
 def warn_of_leaks(manifest: Manifest) -> None:
     """Says how many pictures of the parts that measure share a group with what is learnt from."""
     for part, others, what in (
-        ("test", ("train", "val", "calibration"), "figures on them will flatter"),
+        ("test", LEARNT, "figures on them will flatter"),
         ("val", ("train",), "figures on them, and the epoch that they choose, will flatter"),
         ("calibration", ("train", "val"), "what is fitted to them will be too sure of itself"),
     ):
@@ -81,7 +81,7 @@ def warn_of_labels(recipe: TrainRecipe, manifest: Manifest, origin: Origin) -> N
         return
     _, before = find_model(origin.file)
     is_in_folds = isinstance(recipe, ClassifyRecipe) and recipe.ensemble.folds > 1
-    measuring = {"held-out": ("train", "val", "calibration")} if is_in_folds else {"validation": ("val",)}
+    measuring = {"held-out": LEARNT} if is_in_folds else {"validation": ("val",)}
     for what, parts in (measuring | {"test": ("test",)}).items():
         rows = [row for row in manifest.rows if row.split in parts]
         if known := measured.learnt_from(before, rows):
