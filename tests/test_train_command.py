@@ -61,6 +61,7 @@ def test_the_resolved_recipe_alone_reproduces_the_run(trained):
     assert done.exit_code == 0, done.output
     again = Run(Path("runs/again"))
     assert again.model_file.stat().st_size > 0
+    assert "validation part (with intervals: fx evaluate runs/again --split val)" in " ".join(done.stdout.split())
     assert again.info()["figures"] == trained.info()["figures"]
     assert again.info()["recipe_sha256"] == trained.info()["recipe_sha256"]
 

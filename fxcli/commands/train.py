@@ -158,11 +158,14 @@ def _report(run: Run, recipe: TrainRecipe, figures: dict[str, Any]) -> None:
     if console.json:
         console.record({"run": str(run.path), "model": str(run.model_file), what: figures})
         return
+    path = shlex.quote(str(run.path))
     scalars = {key: value for key, value in figures.items() if isinstance(value, int | float)}
     if scalars:
-        console.table(list(scalars), [[f"{value:.4g}" for value in scalars.values()]], title=f"{what} part")
+        title = f"{what} part"
+        if not is_pretrain:
+            title += f" (with intervals: fx evaluate {path} --split {'oof' if several else 'val'})"
+        console.table(list(scalars), [[f"{value:.4g}" for value in scalars.values()]], title=title)
     console.note(f"model {run.model_file}")
-    path = shlex.quote(str(run.path))
     if is_pretrain:
         started = f"fx train RECIPE --set model.backbone={recipe.model.backbone} --set model.init={path}"
         console.note(f"next: {started}   or   fx predict FOLDER --model {path} --features DIR")
