@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from sklearn.metrics import f1_score, log_loss
@@ -103,3 +105,45 @@ def test_a_comparison_is_that_of_the_trainings():
     assert (len(found.a_seeds), len(found.b_seeds)) == (2, 3)
     with pytest.raises(ValueError, match="x and y did not answer to the same pictures"):
         compare(a, answers(n=20), ["x", "y"], "nll", primary=True)
+
+
+@pytest.mark.parametrize(("metric", "on"), [("nll", "leaked"), ("recall:b", None), ("recall:b", "not_leaked")])
+def test_a_comparison_on_some_pictures_is_that_of_them_alone(metric, on):
+    a, b = answers(seeds=2), answers(seeds=2, gain=2.0)
+    inside = np.full(40, True) if on is None else a.leaked == {"leaked": "yes", "not_leaked": "no"}[on]
+    inside &= True if metric == "nll" else a.said.targets == 1
+    found = compare(a, b, ["x", "y"], metric, on=on, primary=False)
+    expected = compare_models(
+        list(a.said.logits[:, inside]),
+        list(b.said.logits[:, inside]),
+        a.said.targets[inside],
+        np.array(a.said.groups)[inside],
+        metric="nll" if metric == "nll" else "accuracy",
+    )
+    assert (found.metric, found.n) == (metric, inside.sum())
+    assert (found.difference, found.p_value) == (expected.difference, expected.p_value)
+
+
+def test_a_difference_in_recall_is_that_of_the_recalls():
+    a, b = answers(seeds=2), answers(seeds=2, gain=2.0)
+    found = compare(a, b, ["x", "y"], "recall:b", primary=False)
+    assert found.difference.value == pytest.approx(figures(b)["recall"]["b"] - figures(a)["recall"]["b"])
+    assert found.verdict.startswith("y is better in recall of b by ")
+
+
+def test_pictures_that_differ_in_what_is_known_of_them_are_not_compared():
+    a = answers()
+    others = [
+        replace(a, leaked=a.leaked[::-1]),
+        replace(a, classes=("a", "b", "d")),
+        replace(a, said=replace(a.said, groups=a.said.groups[::-1])),
+        replace(a, said=replace(a.said, targets=a.said.targets[::-1])),
+    ]
+    for other in others:
+        with pytest.raises(ValueError, match="did not answer to the same pictures"):
+            compare(a, other, ["x", "y"], "accuracy", primary=False)
+    unknown = answers(leaked=False)
+    with pytest.raises(ValueError, match="no picture to compare x and y on: accuracy, leaked"):
+        compare(unknown, unknown, ["x", "y"], "accuracy", on="leaked", primary=False)
+    with pytest.raises(ValueError, match="no picture to compare x and y on: recall:d"):
+        compare(a, a, ["x", "y"], "recall:d", primary=False)

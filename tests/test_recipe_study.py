@@ -155,7 +155,10 @@ def test_mistakes_of_a_run_are_told_with_their_place(study, of_x, expected):
         ("data: on", "comparisons.0.data: this study has no data 'on'; it has one, two"),
         ("b: tune", "comparisons.0.b: this study has no run 'tune'; it has base, tuned — did you mean tuned?"),
         ("b: base", "comparisons.0: it compares a run with itself"),
-        ("metric: acc", 'comparisons.0.metric: "acc" must be accuracy or macro_f1 or nll or brier'),
+        ("metric: acc", 'comparisons.0.metric: "acc" must be accuracy or macro_f1 or nll or brier or recall:<class>'),
+        ("metric: 'recall:'", 'comparisons.0.metric: "recall:" must be accuracy or'),
+        ("data_b: thre", "comparisons.0.data_b: this study has no data 'thre'; it has one, two"),
+        ("on: leakd", 'comparisons.0.on: "leakd" must be leaked or not_leaked — did you mean leaked'),
         ("prt: oof", "comparisons.0.prt: unknown key — did you mean part?"),
         ("part: oof", "comparisons.0.part: run tuned has no out-of-fold predictions; set ensemble.folds for it"),
     ],
@@ -202,6 +205,19 @@ def test_check_and_show_take_a_study(study):
     refused = CliRunner().invoke(app, ["prepare", "study.yaml"])
     assert refused.exit_code == 3
     assert "run it with: fx train study.yaml" in refused.stderr
+
+
+def test_a_run_may_be_compared_with_itself_on_other_data(study):
+    more = "comparisons: [{a: base, b: base, data: one, data_b: two, on: leaked, metric: recall:hairline}]"
+    (asked,) = study(more).recipe.comparisons
+    assert asked.sides == (("base", "one"), ("base", "two"))
+    assert asked.names == ("base on one", "base on two")
+    assert (asked.on, asked.metric) == ("leaked", "recall:hairline")
+    found = problems(study, more.replace("data_b: two", "data_b: one"))
+    assert found == ["study.yaml:8: comparisons.0: it compares a run with itself"]
+    folds = "comparisons: [{a: base, b: tuned, data: one, on: leaked, part: oof}]"
+    found = problems(study, folds, "set.ensemble.folds=2")
+    assert found == ["study.yaml:8: comparisons.0.on: only test pictures leak; leave out part: oof"]
 
 
 def test_data_may_be_called_as_a_run_is(study):

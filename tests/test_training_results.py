@@ -116,11 +116,59 @@ def test_a_comparison_waits_for_both_sides(listed):
     assert verdicts(found["comparisons"]) == []
     assert found["comparisons"][0] == {
         "data": "one",
+        "data_b": None,
         "part": "test",
+        "on": None,
         "metric": "accuracy",
         "names": ["low", "high"],
         "primary": True,
     }
+
+
+@pytest.fixture
+def across():
+    """A study that compares a recipe with itself on two data, and its trainings."""
+    Path("across.yaml").write_text(
+        "task: study\n"
+        "data: {one: one.csv, two: two.csv}\n"
+        "runs: {low: {recipe: baseline}, high: {recipe: finetune}}\n"
+        "comparisons:\n"
+        "  - {a: low, b: low, data: one, data_b: two, on: not_leaked}\n"
+        "  - {a: low, b: low, data: one, data_b: two}\n"
+        "  - {a: low, b: high, data: one, on: leaked, metric: recall:bent}\n",
+        encoding="utf-8",
+    )
+    loaded = load("across.yaml")
+    return loaded.recipe, entries(loaded.recipe, loaded.runs)
+
+
+def test_comparisons_over_two_data_and_on_some_pictures(across):
+    study, trainings = across
+    results = Results(Path("results"))
+    kept(results, trainings, {"low0": "1000", "high0": "0111"})
+    results.keep(trainings[2], {"test": answers("0111")}, results.index()["two/low-s0"])
+    apart, whole, recall = report(study, trainings, results)["comparisons"]
+    assert (apart["n"], apart["difference"]["value"]) == (3, 1.0)
+    assert (whole["n"], whole["difference"]["value"]) == (4, 0.5)
+    assert (recall["n"], recall["difference"]["value"]) == (1, -1.0)
+    lines = [line.partition(" by ")[0] for line in verdicts([apart, whole, recall])]
+    assert lines == [
+        "pictures not leaked: low on two against low on one: low on two is better in accuracy",
+        "test part: low on two against low on one: low on two is better in accuracy",
+        "one, leaked pictures: high against low: low is better in recall of bent",
+    ]
+
+
+def test_two_data_with_other_pictures_are_not_compared(across):
+    study, trainings = across
+    results = Results(Path("results"))
+    kept(results, trainings, {"low0": "1000"})
+    known = results.index()["two/low-s0"]
+    results.keep(trainings[2], {"test": answers("0111", leaked=("no", "no", "no", "no"))}, known)
+    with pytest.raises(
+        RunError, match=r"comparisons\.0: low on one and low on two did not answer to the same pictures"
+    ):
+        report(study, trainings, results)
 
 
 def test_minutes_that_are_not_known_are_those_of_the_same_run(results, listed):
@@ -251,7 +299,9 @@ def test_the_table_of_the_readme_works_with_none_and_with_partial_results(tmp_pa
     ]
     assert all(line.endswith("| 1 |") for line in lines[4:6])
     assert lines[7:10] == ["Recall of each class, %:", "", "| data | run | bent | cut |"]
-    assert [line.split(" | ")[1] for line in lines[11:]] == ["baseline", "finetune"]
+    assert [line.split(" | ")[1] for line in lines[11:13]] == ["baseline", "finetune"]
+    (comparison,) = lines[14:]
+    assert comparison.startswith("- published, leaked pictures: finetune against baseline: equal accuracy")
 
 
 def test_committed_results_are_small_for_their_number_and_of_the_recipes_as_they_are():

@@ -346,6 +346,25 @@ def test_what_cannot_be_trained_is_told_before_anything_is(study, trainings, wit
     assert told in done.stderr
 
 
+@pytest.mark.parametrize(
+    ("comparison", "told"),
+    [
+        ("b: slow, metric: recall:clas_1", "comparisons.0: there is no class 'clas_1'; there are class_0"),
+        ("b: slow, on: leaked", "comparisons.0: no picture is left to compare on"),
+        ("b: plain, data_b: two", "comparisons.0: not the same pictures, with label, group and leaked"),
+    ],
+)
+def test_what_cannot_be_compared_is_told_before_anything_is_trained(study, trainings, comparison, told):
+    rows = read_manifest(Path("data/manifest.csv")).rows
+    write_manifest(Path("data/two.csv"), [row for row in rows if row.split != "test" or row.leaked == "no"])
+    write_manifest(Path("data/manifest.csv"), [replace(row, leaked="no" if row.leaked else "") for row in rows])
+    text = study.read_text(encoding="utf-8").replace("manifest.csv}", "manifest.csv, two: data/two.csv}")
+    study.write_text(text.replace("{a: plain, b: slow,", f"{{a: plain, {comparison},"), encoding="utf-8")
+    done = fx("train", study, "--quiet")
+    assert (done.exit_code, trainings[0]) == (4, []), done.output
+    assert told in done.stderr
+
+
 @pytest.mark.slow
 def test_a_damaged_test_picture_stops_and_the_training_is_kept(study, trainings):
     row = read_manifest(Path("data/manifest.csv")).part("test")[1]

@@ -33,7 +33,7 @@ class Comparison:
     """What the second model gains over the first.
 
     Attributes:
-        metric: One of METRICS.
+        metric: One of METRICS, or recall:<class>.
         names: Of the models.
         a_seeds: The metric of each training of the first.
         b_seeds: And of the second.
@@ -78,8 +78,9 @@ class Comparison:
             # 0.0 is added for -0.0.
             low, high = sorted(round(factor * end, digits) + 0.0 for end in ends)
             interval = f" [{low:.{digits}f}, {high:.{digits}f}]"
-        amount = f"{self.names[b_is_better]} is better in {self.metric} by {factor * value:.{digits}f}{unit}"
-        start = amount if abs(value) > _ROUNDING else f"equal {self.metric}"
+        metric = self.metric.replace(":", " of ", 1)
+        amount = f"{self.names[b_is_better]} is better in {metric} by {factor * value:.{digits}f}{unit}"
+        start = amount if abs(value) > _ROUNDING else f"equal {metric}"
         noise = "more than noise" if self.more_than_noise else "no more than noise"
         p = "p < 0.001" if self.p_value < 0.001 else f"p = {self.p_value:.3f}"
         worth = "named beforehand" if self.primary else "exploratory"

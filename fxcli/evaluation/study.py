@@ -8,7 +8,7 @@ groups of pictures are drawn. How far trainings differ shows in `accuracy_seeds`
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -17,6 +17,10 @@ from fxcli.evaluation import bootstrap, metrics
 from fxcli.evaluation.comparison import Comparison, compare_models
 from fxcli.evaluation.figures import mapping
 from fxcli.evaluation.predictions import Labelled
+
+# Which pictures, and what they say in the column `leaked`.
+LEAKED = {"leaked": "yes", "not_leaked": "no"}
+_RECALL = "recall:"
 
 
 @dataclass(frozen=True)
@@ -48,7 +52,7 @@ def figures(answers: Answers) -> dict[str, Any]:
     each = [metrics.classification(logits, said.targets, answers.classes) for logits in said.logits]
     mean = right.mean(axis=0)
     apart = {}
-    for name, value in (("leaked", "yes"), ("not_leaked", "no")):
+    for name, value in LEAKED.items():
         inside = answers.leaked == value
         accuracy = bootstrap.mean(mean[inside], groups[inside], is_share=True)
         apart[name] = {"n": int(inside.sum()), "accuracy": mapping(accuracy)} if accuracy else None
@@ -68,27 +72,48 @@ def figures(answers: Answers) -> dict[str, Any]:
     }
 
 
-def compare(a: Answers, b: Answers, names: Sequence[str], metric: str, *, primary: bool) -> Comparison:
+def compare(
+    a: Answers, b: Answers, names: Sequence[str], metric: str, *, on: str | None = None, primary: bool
+) -> Comparison:
     """Whether b is better than a.
 
     Args:
         a: Of one recipe.
-        b: Of another, of the same pictures; not necessarily with as many seeds.
+        b: Of another, or of another training part; of the same pictures, not necessarily with as many seeds.
         names: Of both.
-        metric: See `compare_models`.
+        metric: See `compare_models`; or recall:<class>, the accuracy on pictures of that class.
+        on: A key of LEAKED: these pictures alone. None: all.
         primary: Whether this was named beforehand.
 
     Raises:
-        ValueError: They are of different pictures.
+        ValueError: They are of different pictures, or none is left of them.
     """
-    if a.said.paths != b.said.paths:
+    if not _are_alike(a, b):
         raise ValueError(f"{names[0]} and {names[1]} did not answer to the same pictures")
-    return compare_models(
-        list(a.said.logits),
-        list(b.said.logits),
-        a.said.targets,
-        a.said.groups,
-        metric=metric,
+    said, inside = a.said, np.full(len(a.said.paths), True)
+    if on is not None:
+        inside &= a.leaked == LEAKED[on]
+    if metric.startswith(_RECALL):
+        name = metric.removeprefix(_RECALL)
+        inside &= np.array([a.classes[target] == name for target in said.targets])
+    if not inside.any():
+        raise ValueError(f"no picture to compare {names[0]} and {names[1]} on: {metric}{f', {on}' if on else ''}")
+    found = compare_models(
+        list(said.logits[:, inside]),
+        list(b.said.logits[:, inside]),
+        said.targets[inside],
+        np.asarray(said.groups)[inside],
+        metric="accuracy" if metric.startswith(_RECALL) else metric,
         names=(names[0], names[1]),
         primary=primary,
+    )
+    return replace(found, metric=metric)
+
+
+def _are_alike(a: Answers, b: Answers) -> bool:
+    """Whether they are of the same pictures, of which all the same is known."""
+    return (
+        (a.said.paths, tuple(a.said.groups), a.classes) == (b.said.paths, tuple(b.said.groups), b.classes)
+        and np.array_equal(a.said.targets, b.said.targets)
+        and np.array_equal(a.leaked, b.leaked)
     )

@@ -39,11 +39,13 @@ NAME = r"^[A-Za-z0-9_-][A-Za-z0-9_.-]*$"
 PART_NAME = r"^[A-Za-z0-9_-]+$"
 FREEZE = r"^(none|all|until:[A-Za-z0-9_.-]+)$"
 DEVICE = r"^(auto|cpu|mps|cuda(:\d+)?)$"
+METRIC = r"^(accuracy|macro_f1|nll|brier|recall:.+)$"
 PATTERNS = {
     NAME: "letters, digits, _, - and ., which is not the first",
     PART_NAME: "letters, digits, _ and -",
     FREEZE: "none, all or until:<stage>",
     DEVICE: "auto, cpu, mps, cuda or cuda:<number>",
+    METRIC: "accuracy or macro_f1 or nll or brier or recall:<class>",
 }
 
 Name = Annotated[str, Field(pattern=NAME, max_length=64)]

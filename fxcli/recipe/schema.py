@@ -12,6 +12,7 @@ from pydantic import Field
 
 from fxcli.recipe.fields import (
     DEVICE,
+    METRIC,
     Accumulate,
     BatchNorm,
     BatchSize,
@@ -296,10 +297,32 @@ class StudyComparison(Section):
     a: str = Field(description="a run")
     b: str = Field(description="the run that it is compared with")
     data: str = Field(description="a key of the study's data")
+    data_b: str | None = Field(
+        None, description="another key of it, for b alone: the same pictures, another training part; null = data"
+    )
     part: Literal["test", "oof"] = Field(
         "test", description="the test part, or out-of-fold predictions of the training pictures (ensemble.folds)"
     )
-    metric: Literal["accuracy", "macro_f1", "nll", "brier"] = Field("accuracy", description="what is compared")
+    on: Literal["leaked", "not_leaked"] | None = Field(
+        None, description="test pictures with a twin in the training part, or those without, alone; null = all"
+    )
+    metric: str = Field(
+        "accuracy",
+        pattern=METRIC,
+        description="what is compared: accuracy, macro_f1, nll, brier, or recall:<class>",
+    )
+
+    @property
+    def sides(self) -> tuple[tuple[str, str], tuple[str, str]]:
+        """(run, data) of both."""
+        return (self.a, self.data), (self.b, self.data_b or self.data)
+
+    @property
+    def names(self) -> tuple[str, str]:
+        """What both sides are called; with their data where that is what differs."""
+        if self.data_b in (None, self.data):
+            return self.a, self.b
+        return f"{self.a} on {self.data}", f"{self.b} on {self.data_b}"
 
 
 class StudyRecipe(Section):

@@ -132,14 +132,18 @@ def _rules(
     for number, comparison in enumerate(study.comparisons):
         key = ("comparisons", f"{number}")
         known: dict[str, Collection[str]] = {"a": study.runs, "b": study.runs, "data": study.data}
+        if comparison.data_b is not None:
+            known["data_b"] = study.data
         for field, names in known.items():
             name = getattr(comparison, field)
             if name not in names:
-                what = "data" if field == "data" else "run"
+                what = "data" if names is study.data else "run"
                 choices = f"{', '.join(names)}{likely(name, names)}"
                 yield f"{written((*key, field), origins, shown)}: this study has no {what} '{name}'; it has {choices}"
-            elif field != "data" and comparison.part == "oof" and name in runs and runs[name].ensemble.folds == 1:
+            elif names is study.runs and comparison.part == "oof" and name in runs and runs[name].ensemble.folds == 1:
                 place = written((*key, "part"), origins, shown)
                 yield f"{place}: run {name} has no out-of-fold predictions; set ensemble.folds for it"
-        if comparison.a == comparison.b:
+        if comparison.on and comparison.part != "test":
+            yield f"{written((*key, 'on'), origins, shown)}: only test pictures leak; leave out part: oof"
+        if len(set(comparison.sides)) == 1:
             yield f"{written(key, origins, shown)}: it compares a run with itself"

@@ -183,11 +183,11 @@ def report(study: StudyRecipe, entries: Sequence[Entry], results: Results) -> di
     """The table of what is done so far.
 
     Returns:
-        rows: data, run, part, published (percent), and `evaluation.study.figures`. comparisons: data, part, metric,
-        names, primary, and where both sides have results the rest of `Comparison.to_mapping`.
+        rows: data, run, part, published (percent), and `evaluation.study.figures`. comparisons: data, data_b, part, on,
+        metric, names, primary, and where both sides have results the rest of `Comparison.to_mapping`.
 
     Raises:
-        RunError: A result is damaged, or of another recipe.
+        RunError: A result is damaged, or of another recipe, or those of a comparison are of different pictures.
     """
     index = results.index()
     done = [entry for entry in entries if results.find(entry, index)]
@@ -200,11 +200,15 @@ def report(study: StudyRecipe, entries: Sequence[Entry], results: Results) -> di
             rows.append(place | evaluation.figures(found))
     comparisons = []
     for number, asked in enumerate(study.comparisons):
-        primary, names = number == 0, [asked.a, asked.b]
-        line = {"data": asked.data, "part": asked.part, "metric": asked.metric, "names": names, "primary": primary}
-        a, b = (answers.get((asked.data, run, asked.part)) for run in names)
+        primary, names = number == 0, asked.names
+        line = {key: getattr(asked, key) for key in ("data", "data_b", "part", "on", "metric")}
+        line |= {"names": list(names), "primary": primary}
+        a, b = (answers.get((data, run, asked.part)) for run, data in asked.sides)
         if a and b:
-            line |= evaluation.compare(a, b, names, asked.metric, primary=primary).to_mapping()
+            try:
+                line |= evaluation.compare(a, b, names, asked.metric, on=asked.on, primary=primary).to_mapping()
+            except ValueError as error:
+                raise RunError(f"comparisons.{number}: {error}", where=results.folder) from error
         comparisons.append(line)
     return {"rows": rows, "comparisons": comparisons}
 

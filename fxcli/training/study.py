@@ -14,14 +14,15 @@ import numpy as np
 
 from fxcli import __version__
 from fxcli.console import console
-from fxcli.data.manifest import Manifest, Row, read_manifest
+from fxcli.data.manifest import Manifest, Row, groups_of, read_manifest
 from fxcli.errors import DataError, Interrupted, RunError
 from fxcli.evaluation.predictions import Labelled
-from fxcli.evaluation.study import Answers
+from fxcli.evaluation.study import LEAKED, Answers
 from fxcli.inference import measured
 from fxcli.inference.opened import Opened, open_model
 from fxcli.recipe.load import difference, load
-from fxcli.recipe.schema import ClassifyRecipe
+from fxcli.recipe.messages import likely
+from fxcli.recipe.schema import ClassifyRecipe, StudyComparison, StudyRecipe
 from fxcli.recipe.study import Entry
 from fxcli.run import provenance
 from fxcli.run.directory import Run, held
@@ -30,17 +31,18 @@ from fxcli.training import job, pictures
 from fxcli.training.results import Results, deciding_digest, start_digest
 
 
-def work(entries: Sequence[Entry], folder: Path, results: Results) -> None:
+def work(study: StudyRecipe, entries: Sequence[Entry], folder: Path, results: Results) -> None:
     """Trains and measures what is not done yet, in order.
 
     Args:
-        entries: All of the study.
+        study: Whose comparisons must be possible.
+        entries: All of it.
         folder: Of its runs.
         results: Looked into and added to.
 
     Raises:
         Interrupted: After saving, when the user stopped it.
-        DataError: One of them cannot be trained or measured; told before the first.
+        DataError: One of them cannot be trained or measured, or then not be compared; told before the first.
         RunError: A result or a run that was begun is of another recipe or other pictures, or the folder is in use.
         FxError: As a training raises it; what was done before it is kept.
     """
@@ -52,6 +54,9 @@ def work(entries: Sequence[Entry], folder: Path, results: Results) -> None:
     for entry in left:
         results.check(entry.data, manifests[entry.data].digest, index)
         _check(entry, Run(folder / entry.name), manifests[entry.data])
+    for number, asked in enumerate(study.comparisons):
+        if all(data in manifests for _, data in asked.sides):
+            _check_comparison(f"comparisons.{number}", asked, *(manifests[data] for _, data in asked.sides))
     folder.mkdir(parents=True, exist_ok=True)
     with Lock(folder):
         for number, entry in enumerate(left, 1 + len(entries) - len(left)):
@@ -94,6 +99,24 @@ def _check(entry: Entry, run: Run, manifest: Manifest) -> None:
             where=run.path,
             hint="undo the change; or delete this folder, to train it anew; or take another for all: --out",
         )
+
+
+def _check_comparison(name: str, asked: StudyComparison, first: Manifest, second: Manifest) -> None:
+    """That there are pictures to compare on, the same ones on both sides."""
+    sides = []
+    for manifest in (first, second):
+        rows = [row for row in manifest.rows if (row.split == "test") == (asked.part == "test")]
+        sides.append(([(row.path, row.label, row.leaked) for row in rows], groups_of(rows)))
+    if sides[0] != sides[1]:
+        what = "not the same pictures, with label, group and leaked, in the same order"
+        raise DataError(f"{name}: {what}, as in {first.file}", where=second.file)
+    label = asked.metric.partition(":")[2]
+    if label and label not in first.classes:
+        known = f"{', '.join(first.classes)}{likely(label, first.classes)}"
+        raise DataError(f"{name}: there is no class '{label}'; there are {known}", where=first.file)
+    leaked = LEAKED[asked.on] if asked.on else None
+    if not any(label in ("", own) and leaked in (None, its) for _, own, its in sides[0][0]):
+        raise DataError(f"{name}: no picture is left to compare on", where=first.file)
 
 
 def _trained(entry: Entry, run: Run, manifest: Manifest) -> Run:
