@@ -143,10 +143,10 @@ def study(name, folder=None):
     results = Results(folder or README.parent / loaded.recipe.results)
     found = report(loaded.recipe, entries(loaded.recipe, loaded.runs), results)
     lines = []
-    for part, title in (("test", "Test part"), ("oof", "Out of fold")):
+    for part, title in (("test", "Test part [95 %]"), ("oof", "Out of fold [95 %]")):
         if table := cells(found["rows"], part):
             lines += [f"{title}:", "", *table_of(COLUMNS, table), ""]
-            lines += ["Recall of each class, %:", "", *table_of(*recalls(found["rows"], part)), ""]
+            lines += ["Recall of each class, % [95 %]:", "", *table_of(*recalls(found["rows"], part)), ""]
     lines += [f"- {line}" for line in verdicts(found["comparisons"])]
     return "\n".join(lines).strip() or NOTHING
 

@@ -6,6 +6,7 @@ from sklearn.metrics import f1_score, log_loss
 
 from fxcli.evaluation.bootstrap import mean
 from fxcli.evaluation.comparison import compare_models
+from fxcli.evaluation.figures import measured
 from fxcli.evaluation.metrics import softmax
 from fxcli.evaluation.predictions import Labelled
 from fxcli.evaluation.study import Answers, compare, figures
@@ -38,16 +39,17 @@ def test_by_hand():
     assert (found["leaked"]["n"], found["leaked"]["accuracy"]["value"]) == (2, 0.5)
     assert (found["not_leaked"]["n"], found["not_leaked"]["accuracy"]["value"]) == (2, 0.25)
     # Right answers have a probability of 3/4, wrong ones leave 1/4 to the truth.
-    assert found["nll"] == pytest.approx(-(3 * np.log(3 / 4) + 5 * np.log(1 / 4)) / 8)
+    assert found["nll"]["value"] == pytest.approx(-(3 * np.log(3 / 4) + 5 * np.log(1 / 4)) / 8)
     # Seed 0 says a b b a: both classes have F1 1/2. Seed 1 says a a b a: a has 2·1/(2+3), b has 0.
-    assert found["macro_f1"] == pytest.approx((0.5 + (0.4 + 0) / 2) / 2)
+    assert found["macro_f1"]["value"] == pytest.approx((0.5 + (0.4 + 0) / 2) / 2)
     # Of a, w is right in both and y in none; of b, x is right once.
-    assert found["recall"] == {"a": 0.5, "b": 0.25}
+    assert {name: recall["value"] for name, recall in found["recall"].items()} == {"a": 0.5, "b": 0.25}
 
 
 def test_a_class_without_pictures_has_no_recall():
     said = Labelled(("x",), ("1",), np.array([0]), np.zeros((1, 1, 2)))
-    assert figures(Answers(said, np.array([""]), ("a", "b")))["recall"] == {"a": 1.0, "b": None}
+    recall = figures(Answers(said, np.array([""]), ("a", "b")))["recall"]
+    assert (recall["a"]["value"], recall["b"]) == (1.0, None)
 
 
 def test_figures_are_those_of_scikit_learn_averaged_over_seeds():
@@ -56,9 +58,30 @@ def test_figures_are_those_of_scikit_learn_averaged_over_seeds():
     predicted = said.logits.argmax(axis=2)
     assert found["accuracy_seeds"] == pytest.approx([(each == said.targets).mean() for each in predicted])
     f1 = [f1_score(said.targets, each, average="macro") for each in predicted]
-    assert found["macro_f1"] == pytest.approx(np.mean(f1))
+    assert found["macro_f1"]["value"] == pytest.approx(np.mean(f1))
     losses = [log_loss(said.targets, softmax(logits)) for logits in said.logits]
-    assert found["nll"] == pytest.approx(np.mean(losses))
+    assert found["nll"]["value"] == pytest.approx(np.mean(losses))
+
+
+def test_every_interval_of_one_training_is_that_of_an_evaluation():
+    given = answers(seeds=1, n=200)
+    expected = measured(given.said.logits[0], given.said.targets, given.said.groups, CLASSES)
+    found = figures(given)
+    for name in ("accuracy", "macro_f1", "nll"):
+        assert found[name] == pytest.approx(expected[name]), name
+    for name in CLASSES:
+        recall = found["recall"][name]
+        # There it is Wilson's at the effective number of pictures.
+        assert list(recall.values()) == pytest.approx(list(expected["per_class"][name]["recall"].values()), abs=0.03)
+
+
+def test_every_interval_narrows_with_more_pictures():
+    few, many = figures(answers(n=60)), figures(answers(n=960))
+    for before, after in [(few[name], many[name]) for name in ("macro_f1", "nll")] + [
+        (few["recall"][name], many["recall"][name]) for name in CLASSES
+    ]:
+        assert before["low"] < before["value"] < before["high"]
+        assert after["high"] - after["low"] < (before["high"] - before["low"]) / 2
 
 
 def test_seeds_are_averaged_before_the_bootstrap():
@@ -126,8 +149,9 @@ def test_a_comparison_on_some_pictures_is_that_of_them_alone(metric, on):
 
 def test_a_difference_in_recall_is_that_of_the_recalls():
     a, b = answers(seeds=2), answers(seeds=2, gain=2.0)
+    recalls = [figures(each)["recall"]["b"]["value"] for each in (a, b)]
     found = compare(a, b, ["x", "y"], "recall:b", primary=False)
-    assert found.difference.value == pytest.approx(figures(b)["recall"]["b"] - figures(a)["recall"]["b"])
+    assert found.difference.value == pytest.approx(recalls[1] - recalls[0])
     assert found.verdict.startswith("y is better in recall of b by ")
 
 

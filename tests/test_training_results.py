@@ -10,7 +10,7 @@ from readme_blocks import study
 from typer.testing import CliRunner
 
 from fxcli.cli import app
-from fxcli.commands.study import COLUMNS, cells, verdicts
+from fxcli.commands.study import COLUMNS, cells, recalls, verdicts
 from fxcli.errors import RunError
 from fxcli.evaluation.predictions import Labelled
 from fxcli.evaluation.study import Answers
@@ -97,6 +97,13 @@ def test_the_table_by_hand(results, listed):
     assert [len(row) for row in shown] == [len(COLUMNS)] * 2
     assert shown[0][:3] == ["one", "low", "42.7"]
     assert shown[0][3].startswith("37.5 [")
+    # F1 of bent and cut: 2/5 and 0, with the second seed 2/3 and 0.
+    assert shown[0][6].startswith("26.7 [")
+    # A right answer costs ln(1 + e⁻²), a wrong one 2 more: of four pictures no resample says more.
+    assert shown[0][7].startswith("1.38 [")
+    columns, (recall, _) = recalls(found["rows"], "test")
+    assert columns == ["data", "run", "bent", "cut"]
+    assert (recall[2][:4], recall[3][:3]) == ("75 [", "0 [")
     assert shown[1][2] == ""
     assert [row[-1] for row in shown] == ["2", "1"]
     assert cells(found["rows"], "oof") == []
@@ -292,13 +299,18 @@ def test_the_table_of_the_readme_works_with_none_and_with_partial_results(tmp_pa
     results = Results(tmp_path / "some")
     kept(results, entries(loaded.recipe, loaded.runs)[:4], {"baseline0": "1000", "finetune0": "1100"})
     lines = study("experiments", tmp_path / "some").splitlines()
-    assert lines[:4] == ["Test part:", "", f"| {' | '.join(COLUMNS)} |", f"| {' | '.join(['---'] * len(COLUMNS))} |"]
+    assert lines[:4] == [
+        "Test part [95 %]:",
+        "",
+        f"| {' | '.join(COLUMNS)} |",
+        f"| {' | '.join(['---'] * len(COLUMNS))} |",
+    ]
     assert [line.split(" | ")[:3] for line in lines[4:6]] == [
         ["| published", "baseline", "42.7"],
         ["| published", "finetune", "48.6"],
     ]
     assert all(line.endswith("| 1 |") for line in lines[4:6])
-    assert lines[7:10] == ["Recall of each class, %:", "", "| data | run | bent | cut |"]
+    assert lines[7:10] == ["Recall of each class, % [95 %]:", "", "| data | run | bent | cut |"]
     assert [line.split(" | ")[1] for line in lines[11:13]] == ["baseline", "finetune"]
     (comparison,) = lines[14:]
     assert comparison.startswith("- published, leaked pictures: finetune against baseline: equal accuracy")

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from fxcli.recipe.schema import StudyRecipe
 
 NOTHING = "no results yet"
-COLUMNS = ("data", "run", "published", "accuracy [95 %]", "not leaked", "leaked", "macro-F1", "NLL", "seeds")
+COLUMNS = ("data", "run", "published", "accuracy", "not leaked", "leaked", "macro-F1", "NLL", "seeds")
 ON = {"leaked": "leaked pictures", "not_leaked": "pictures not leaked"}
 
 
@@ -41,8 +41,8 @@ def study(loaded: Loaded, out: Path | None, *, dry_run: bool) -> None:
     for part, title in (("test", "test part"), ("oof", "out-of-fold predictions of the training pictures")):
         rows = cells(found["rows"], part)
         if rows:
-            console.table(COLUMNS, rows, title=f"{recipe.name}: {title}; figures in percent but for NLL")
-            console.table(*recalls(found["rows"], part), title="recall of each class, percent")
+            console.table(COLUMNS, rows, title=f"{recipe.name}: {title}; percent but for NLL [95 % intervals]")
+            console.table(*recalls(found["rows"], part), title="recall of each class, percent [95 % intervals]")
     if not found["rows"]:
         console.note(NOTHING)
     for line in verdicts(found["comparisons"]):
@@ -61,9 +61,8 @@ def cells(rows: Sequence[Mapping[str, Any]], part: str) -> list[list[str]]:
                 row["data"],
                 row["run"],
                 "" if row["published"] is None else f"{row['published']:.1f}",
-                *(_percent(interval) for interval in (row["accuracy"], *apart)),
-                f"{100 * row['macro_f1']:.1f}",
-                f"{row['nll']:.3f}",
+                *(_percent(interval) for interval in (row["accuracy"], *apart, row["macro_f1"])),
+                _told(row["nll"], "{:.2f}"),
                 str(row["seeds"]),
             ]
         )
@@ -75,16 +74,20 @@ def recalls(rows: Sequence[Mapping[str, Any]], part: str) -> tuple[list[str], li
     own = [row for row in rows if row["part"] == part]
     classes = list(dict.fromkeys(name for row in own for name in row["recall"]))
     shown = [[row["recall"].get(name) for name in classes] for row in own]
-    cells = [["" if value is None else f"{100 * value:.0f}" for value in values] for values in shown]
+    cells = [[_percent(interval, "{:.0f}") for interval in intervals] for intervals in shown]
     return ["data", "run", *classes], [[row["data"], row["run"], *line] for row, line in zip(own, cells, strict=True)]
 
 
-def _percent(interval: Mapping[str, float | None] | None) -> str:
+def _percent(interval: Mapping[str, float | None] | None, form: str = "{:.1f}") -> str:
+    return _told(interval and {end: None if value is None else 100 * value for end, value in interval.items()}, form)
+
+
+def _told(interval: Mapping[str, float | None] | None, form: str) -> str:
+    """A figure with its interval, as far as there is one."""
     if not interval or interval["value"] is None:
         return ""
-    if interval["low"] is None or interval["high"] is None:
-        return f"{100 * interval['value']:.1f}"
-    return f"{100 * interval['value']:.1f} [{100 * interval['low']:.1f}, {100 * interval['high']:.1f}]"
+    value, *ends = (None if interval[end] is None else form.format(interval[end]) for end in ("value", "low", "high"))
+    return f"{value}" if None in ends else f"{value} [{', '.join(map(str, ends))}]"
 
 
 def verdicts(comparisons: Sequence[Mapping[str, Any]]) -> list[str]:

@@ -13,9 +13,10 @@ from typing import Any
 
 import numpy as np
 
-from fxcli.evaluation import bootstrap, metrics
+from fxcli.evaluation import bootstrap, metrics, weighted
 from fxcli.evaluation.comparison import Comparison, compare_models
 from fxcli.evaluation.figures import mapping
+from fxcli.evaluation.intervals import Interval, alike_n, balanced_n, codes_of
 from fxcli.evaluation.predictions import Labelled
 
 # Which pictures, and what they say in the column `leaked`.
@@ -43,14 +44,18 @@ def figures(answers: Answers) -> dict[str, Any]:
 
     Returns:
         n, n_groups, seeds (how many); accuracy {value, low, high}, with the bootstrap's 95 % interval over groups;
-        accuracy_seeds [S]; nll and macro_f1; recall of each class, None of one without pictures; leaked and not_leaked
-        {n, accuracy {value, low, high}}, None where the pictures do not say.
+        accuracy_seeds [S]; nll and macro_f1, likewise, and recall of each class, None of one without pictures; leaked
+        and not_leaked {n, accuracy {value, low, high}}, None where the pictures do not say.
     """
     said = answers.said
     groups = np.asarray(said.groups)
-    right = np.stack([metrics.scores(logits, said.targets)["accuracy"] for logits in said.logits])
-    each = [metrics.classification(logits, said.targets, answers.classes) for logits in said.logits]
+    scores = [metrics.scores(logits, said.targets) for logits in said.logits]
+    right = np.stack([each["accuracy"] for each in scores])
     mean = right.mean(axis=0)
+    recall = {}
+    for index, label in enumerate(answers.classes):
+        own = said.targets == index
+        recall[label] = mapping(bootstrap.mean(mean[own], groups[own], is_share=True))
     apart = {}
     for name, value in LEAKED.items():
         inside = answers.leaked == value
@@ -62,14 +67,30 @@ def figures(answers: Answers) -> dict[str, Any]:
         "seeds": len(said.logits),
         "accuracy": mapping(bootstrap.mean(mean, groups, is_share=True)),
         "accuracy_seeds": [float(value) for value in right.mean(axis=1)],
-        "nll": float(np.mean([values["nll"] for values in each])),
-        "macro_f1": float(np.mean([values["macro_f1"] for values in each])),
-        "recall": {
-            name: metrics.mean_of_known([values["per_class"][name]["recall"] for values in each])
-            for name in answers.classes
-        },
+        "nll": mapping(bootstrap.mean(np.mean([each["nll"] for each in scores], axis=0), groups)),
+        "macro_f1": mapping(_macro_f1(said)),
+        "recall": recall,
         **apart,
     }
+
+
+def _macro_f1(said: Labelled) -> Interval | None:
+    """Mean over seeds: of each seed its own, from the same groups drawn."""
+    codes, n_groups = codes_of(said.groups, len(said.targets))
+    n_classes = said.logits.shape[2]
+    counts = [
+        weighted.confusions(said.targets, metrics.softmax(logits).argmax(axis=1), codes, n_groups, n_classes)
+        for logits in said.logits
+    ]
+
+    def mean(weights: np.ndarray) -> np.ndarray:
+        """[G, B] → [B]."""
+        found: np.ndarray = np.mean([weighted.of_confusion(weights.T @ each)["macro_f1"] for each in counts], axis=0)
+        return found
+
+    drawn = bootstrap.replicates(lambda weights: {"macro_f1": mean(weights)}, n_groups)["macro_f1"]
+    sizes = [alike_n(codes[said.targets == index]) for index in range(n_classes)]
+    return bootstrap.percentile(float(mean(np.ones((n_groups, 1)))[0]), drawn, n_groups, n=balanced_n(sizes))
 
 
 def compare(
