@@ -147,7 +147,7 @@ def study(name, folder=None):
         if table := cells(found["rows"], part):
             lines += [f"{title}:", "", *table_of(COLUMNS, table), ""]
             lines += ["Recall of each class, % [95 %]:", "", *table_of(*recalls(found["rows"], part)), ""]
-    lines += [f"- {line}" for line in verdicts(found["comparisons"])]
+    lines += [f"- {line}" for line in [*verdicts(found["comparisons"]), *found["notes"]]]
     return "\n".join(lines).strip() or NOTHING
 
 

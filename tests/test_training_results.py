@@ -132,6 +132,23 @@ def test_a_comparison_waits_for_both_sides(listed):
     }
 
 
+def test_trainings_in_another_precision_are_told(results, listed):
+    study, trainings = listed
+    assert report(study, trainings, results)["notes"] == []
+
+    def in_precision(**precisions):
+        index = results.index()
+        for name, value in precisions.items():
+            index[f"one/{name[:-1]}-s{name[-1]}"]["precision"] = value
+        Path("results/index.json").write_text(json.dumps(index), encoding="utf-8")
+        return report(study, trainings, results)["notes"]
+
+    assert in_precision(low0="bf16", low1="bf16", high0="bf16") == []
+    # Once, though two comparisons are of both.
+    assert in_precision(high0="fp32") == ["one: high was trained in fp32, low in bf16"]
+    assert in_precision(low1="fp32") == ["one: high was trained in fp32, low in bf16 and fp32"]
+
+
 @pytest.fixture
 def across():
     """A study that compares a recipe with itself on two data, and its trainings."""

@@ -45,7 +45,7 @@ def study(loaded: Loaded, out: Path | None, *, dry_run: bool) -> None:
             console.table(*recalls(found["rows"], part), title="recall of each class, percent [95 % intervals]")
     if not found["rows"]:
         console.note(NOTHING)
-    for line in verdicts(found["comparisons"]):
+    for line in [*verdicts(found["comparisons"]), *found["notes"]]:
         console.data(line)
 
 

@@ -25,7 +25,7 @@ from fxcli.evaluation import study as evaluation
 from fxcli.evaluation.predictions import Labelled
 from fxcli.evaluation.study import Answers
 from fxcli.evaluation.table import csv_line
-from fxcli.recipe.schema import ClassifyRecipe, StudyRecipe
+from fxcli.recipe.schema import ClassifyRecipe, StudyComparison, StudyRecipe
 from fxcli.recipe.study import Entry
 from fxcli.run import provenance
 from fxcli.run.directory import find_model, last_pretraining
@@ -179,12 +179,13 @@ class Results:
         return Answers(Labelled(paths, groups, targets, np.stack(logits)), np.array(leaked), classes[0])
 
 
-def report(study: StudyRecipe, entries: Sequence[Entry], results: Results) -> dict[str, list[dict[str, Any]]]:
+def report(study: StudyRecipe, entries: Sequence[Entry], results: Results) -> dict[str, list[Any]]:
     """The table of what is done so far.
 
     Returns:
         rows: data, run, part, published (percent), and `evaluation.study.figures`. comparisons: data, data_b, part, on,
-        metric, names, primary, and where both sides have results the rest of `Comparison.to_mapping`.
+        metric, names, primary, and where both sides have results the rest of `Comparison.to_mapping`. notes: what else
+        to know of these comparisons, in words.
 
     Raises:
         RunError: A result is damaged, or of another recipe, or those of a comparison are of different pictures.
@@ -198,7 +199,7 @@ def report(study: StudyRecipe, entries: Sequence[Entry], results: Results) -> di
             answers[data, run, part] = found = results.read(own, part)
             place = {"data": data, "run": run, "part": part, "published": about.published if part == "test" else None}
             rows.append(place | evaluation.figures(found))
-    comparisons = []
+    comparisons, notes = [], []
     for number, asked in enumerate(study.comparisons):
         primary, names = number == 0, asked.names
         line = {key: getattr(asked, key) for key in ("data", "data_b", "part", "on", "metric")}
@@ -209,8 +210,24 @@ def report(study: StudyRecipe, entries: Sequence[Entry], results: Results) -> di
                 line |= evaluation.compare(a, b, names, asked.metric, on=asked.on, primary=primary).to_mapping()
             except ValueError as error:
                 raise RunError(f"comparisons.{number}: {error}", where=results.folder) from error
+            notes += _precisions(asked, [index[entry.name] for entry in done])
         comparisons.append(line)
-    return {"rows": rows, "comparisons": comparisons}
+    return {"rows": rows, "comparisons": comparisons, "notes": list(dict.fromkeys(notes))}
+
+
+def _precisions(asked: StudyComparison, lines: Sequence[Mapping[str, Any]]) -> list[str]:
+    """That the sides of a comparison were trained in different precision, if they were; of the index' lines."""
+    precisions = [
+        {line["precision"] for line in lines if (line["run"], line["data"]) == side and line.get("precision")}
+        for side in asked.sides
+    ]
+    if len(set.union(*precisions)) < 2:
+        return []
+    (first, of_first), (second, of_second) = sorted(
+        (name, " and ".join(sorted(found))) for name, found in zip(asked.names, precisions, strict=True)
+    )
+    where = "" if asked.data_b else f"{asked.data}: "
+    return [f"{where}{first} was trained in {of_first}, {second} in {of_second}"]
 
 
 def states_of(entries: Sequence[Entry], folder: Path, results: Results) -> list[dict[str, Any]]:
