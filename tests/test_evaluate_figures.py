@@ -158,6 +158,23 @@ def test_looks_at_a_test_part_are_counted(two, with_columns):
 
 
 @pytest.mark.slow
+def test_looks_from_before_stand_in_the_sentence_of_what_was_named_beforehand(two, with_columns):
+    def verdicts(*models):
+        done = fx("evaluate", *models, "--data", with_columns, "--named-beforehand", "--quiet", "--json")
+        lines = [json.loads(line) for line in done.stdout.splitlines()]
+        return [line["comparison"]["verdict"] for line in lines if "comparison" in line]
+
+    one, other = (run.path for run in two)
+    assert "look" not in "".join(verdicts(one, other))
+    fx("evaluate", other, "--data", with_columns, "--quiet")
+    accuracy, *others = verdicts(one, other)
+    assert "named beforehand, after 3 looks at this test part by these models" in accuracy
+    assert not any("look" in verdict for verdict in others)
+    # A model against itself: its own look of just now was none before.
+    assert "after 2 looks at this test part" in verdicts(one, one)[0]
+
+
+@pytest.mark.slow
 def test_out_of_fold_answers_are_measured_and_contradicted_labels_listed(folds):
     table = folds.path / "predictions" / "oof.parquet"
     fx("evaluate", folds.path, "--split", "oof", "--parquet", "--quiet")

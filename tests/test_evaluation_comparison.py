@@ -1,4 +1,5 @@
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -137,6 +138,14 @@ def test_a_gain_is_told_and_noise_is_told():
     assert not found.more_than_noise
     assert ": no more than noise (p = 0." in found.verdict
     assert found.verdict.endswith("exploratory; one training is no measure of others")
+
+
+def test_looks_from_before_are_told_of_what_was_named_beforehand():
+    targets, a, b = models(6)
+    one = compare_models([a], [b], targets, primary=True, trainings=2)
+    assert replace(one, looks=3).verdict == f"{one.verdict}, after 3 looks at this test part by these models"
+    assert replace(one, looks=1).verdict == f"{one.verdict}, after 1 look at this test part by these models"
+    assert "look" not in replace(one, looks=3, primary=False).verdict
 
 
 def test_less_loss_is_better():

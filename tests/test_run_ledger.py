@@ -12,8 +12,12 @@ def test_looks_at_one_part_are_counted_with_their_models(tmp_path):
     look(tmp_path, part=part, model="m1", manifest="1")
     found = look(tmp_path, part=part, model="m2", manifest="1")
     assert found.told() == "look 3 at this test part, by 2 different models so far"
+    assert found.before == 0
+    assert look(tmp_path, part=part, model="m1", manifest="1").before == 2
+    assert found.before == 0
     lines = [json.loads(line) for line in (tmp_path / NAME).read_text().splitlines()]
-    assert [(line["model"], line["manifest"]) for line in lines] == [("m1", "1"), ("m2", "2"), ("m1", "1"), ("m2", "1")]
+    told = [(line["model"], line["manifest"]) for line in lines]
+    assert told == [("m1", "1"), ("m2", "2"), ("m1", "1"), ("m2", "1"), ("m1", "1")]
     assert all(line["time"].endswith("Z") for line in lines)
 
 

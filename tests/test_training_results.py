@@ -57,6 +57,7 @@ def kept(results, listed, words):
 @pytest.fixture
 def results(listed):
     found = Results(Path("results"))
+    found.name(listed[0].comparisons)
     kept(found, listed[1], {"low0": "1000", "low1": "1100", "high0": "1110"})
     return found
 
@@ -128,8 +129,53 @@ def test_a_comparison_waits_for_both_sides(listed):
         "on": None,
         "metric": "accuracy",
         "names": ["low", "high"],
-        "primary": True,
+        "pictures": "one",
+        "primary": False,
     }
+
+
+def reordered(study, *places):
+    return study.model_copy(update={"comparisons": tuple(study.comparisons[place] for place in places)})
+
+
+def test_what_is_named_beforehand_is_what_came_first_with_the_first_result(results, listed):
+    study, trainings = listed
+    named = results.named()
+    assert (named.comparison, named.when[-1]) == (study.comparisons[0], "Z")
+    # Neither a later result nor another order names another one.
+    other = reordered(study, 1, 0)
+    results.name(other.comparisons)
+    assert results.named() == named
+    found = report(other, trainings, results)
+    assert not any("named beforehand" in line for line in verdicts(found["comparisons"]))
+    told = f"all are exploratory: what was named beforehand, on {named.when[:10]}, is another"
+    assert found["notes"] == [f"{told} (one: high against low, accuracy)"]
+    assert report(study, trainings, results)["comparisons"][0]["primary"]
+    # Nor counts what is moved to the second place.
+    assert not any(line["primary"] for line in found["comparisons"])
+
+
+def test_without_a_word_from_before_all_is_exploratory(results, listed):
+    study, trainings = listed
+    told = ["all are exploratory: none is known to have been named before the first result"]
+    Path("results/named.json").unlink()
+    results.name(study.comparisons)
+    assert not Path("results/named.json").exists()
+    assert report(study, trainings, results)["notes"] == told
+    # A study that had no comparisons then.
+    fresh = Results(Path("fresh"))
+    fresh.name(())
+    assert fresh.named().comparison is None
+    kept(fresh, trainings, {"low0": "1000", "high0": "1110"})
+    fresh.name(study.comparisons)
+    found = report(study, trainings, fresh)
+    assert (found["notes"], found["comparisons"][0]["primary"]) == (told, False)
+
+
+def test_before_any_result_the_first_is_named(listed):
+    study, trainings = listed
+    found = report(study, trainings, Results(Path("results")))
+    assert ([line["primary"] for line in found["comparisons"]], found["notes"]) == ([True, False], [])
 
 
 def test_trainings_in_another_precision_are_told(results, listed):
@@ -291,6 +337,10 @@ def test_the_order_of_phases_counts():
         ("index.json", '<<<<<<< ours\n{"a": {}}', "it may hold what a merge left"),
         ("index.json", "[1]", "for each training"),
         ("index.json", '{"a": 1}', "for each training"),
+        ("named.json", "{", "named.json: damaged"),
+        ("named.json", "[1]", "named.json: damaged"),
+        ("named.json", '{"comparison": {"a": "low"}, "when": ""}', "named.json: damaged"),
+        ("named.json", '{"comparison": null}', "named.json: damaged"),
         ("one/test.csv", "path,label\na,bent\n", "its columns are not path, label, group, leaked"),
         ("one/test.csv", "", "test.csv: damaged"),
         ("one/test.csv", "path,label,group,leaked\n", "no rows"),
@@ -329,7 +379,8 @@ def test_the_table_of_the_readme_works_with_none_and_with_partial_results(tmp_pa
     assert all(line.endswith("| 1 |") for line in lines[4:6])
     assert lines[7:10] == ["Recall of each class, % [95 %]:", "", "| data | run | bent | cut |"]
     assert [line.split(" | ")[1] for line in lines[11:13]] == ["baseline", "finetune"]
-    (comparison,) = lines[14:]
+    comparison, note = lines[14:]
+    assert note == "- all are exploratory: none is known to have been named before the first result"
     assert comparison.startswith("- published, leaked pictures: finetune against baseline: equal accuracy")
 
 
@@ -348,6 +399,9 @@ def test_committed_results_are_small_for_their_number_and_of_the_recipes_as_they
         size = sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
         assert size < 200_000 + 100_000 * len(index)
         assert "/" not in json.dumps([list(line.values()) for line in index.values()])
+        if named := results.named():
+            assert named.comparison == loaded.recipe.comparisons[0], name
+            assert named.when < min(line["when"] for line in index.values()), name
 
 
 def test_an_empty_study_shows_nothing_but_a_line(listed):

@@ -101,7 +101,12 @@ def test_each_is_trained_measured_once_and_kept(study, trainings):
     done = fx("train", study, "--quiet")
     assert done.exit_code == 0, done.output
     assert trainings[0] == ORDER
-    assert sorted(files("results")) == sorted(["index.json", "one/test.csv", *(f"{name}-test.csv" for name in ORDER)])
+    assert sorted(files("results")) == sorted(
+        ["index.json", "named.json", "one/test.csv", *(f"{name}-test.csv" for name in ORDER)]
+    )
+    named = json.loads(Path("results/named.json").read_text(encoding="utf-8"))
+    assert named["comparison"] == {"a": "plain", "b": "slow", "data": "one"}
+    assert named["when"] <= min(line["when"] for line in index().values())
     assert sorted(index()) == sorted(ORDER)
     manifest = read_manifest(Path("data/manifest.csv"))
     test = manifest.part("test")
@@ -192,7 +197,8 @@ def test_stopped_within_a_training_the_same_command_goes_on(study, monkeypatch):
     done = fx("train", study, "--quiet")
     assert done.exit_code == 0, done.output
     resumed, straight = files("results"), files("straight")
-    resumed.pop("index.json"), straight.pop("index.json")
+    for found in (resumed, straight):
+        found.pop("index.json"), found.pop("named.json")
     assert resumed == straight
 
 

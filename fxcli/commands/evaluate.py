@@ -364,6 +364,7 @@ def _compared(done: list[Evaluated], *, primary: bool) -> list[dict[str, Any]]:
             names=(done[0].result["model"], name),
             primary=primary and number == 1,
             unit="pictures" if each.result["unit"] == "picture" else "studies",
+            looks=sum({one.opened.digest: one.result.get("looks_before", 0) for one in (each, done[0])}.values()),
         )
         found += [one.to_mapping() for one in compared]
     return found

@@ -39,7 +39,7 @@ def noted_look(opened: Opened | OpenedDetector, manifest: Manifest, rows: Sequen
     if found is None:
         return {}
     console.note(f"{found.told()} ({manifest.root / ledger.NAME})")
-    return {"look": found.number, "models_that_looked": found.models}
+    return {"look": found.number, "models_that_looked": found.models, "looks_before": found.before}
 
 
 def folder_of(model: ModelFile, names: Sequence[str], out: Path | None) -> Path | None:

@@ -15,7 +15,6 @@ if TYPE_CHECKING:
 
 NOTHING = "no results yet"
 COLUMNS = ("data", "run", "published", "accuracy", "not leaked", "leaked", "macro-F1", "NLL", "seeds")
-ON = {"leaked": "leaked pictures", "not_leaked": "pictures not leaked"}
 
 
 def study(loaded: Loaded, out: Path | None, *, dry_run: bool) -> None:
@@ -93,18 +92,10 @@ def _told(interval: Mapping[str, float | None] | None, form: str) -> str:
 def verdicts(comparisons: Sequence[Mapping[str, Any]]) -> list[str]:
     """One line for each comparison that both sides have results for."""
     return [
-        f"{_place(line)}: {line['names'][1]} against {line['names'][0]}: {line['verdict']}"
+        f"{line['pictures']}: {line['names'][1]} against {line['names'][0]}: {line['verdict']}"
         for line in comparisons
         if "verdict" in line
     ]
-
-
-def _place(line: Mapping[str, Any]) -> str:
-    """Which pictures a comparison is of; the names of its sides tell of two data themselves."""
-    places = [] if line["data_b"] else [line["data"]]
-    places += ["out of fold"] if line["part"] == "oof" else []
-    places += [ON[line["on"]]] if line["on"] else []
-    return ", ".join(places) or "test part"
 
 
 def _show_states(states: Sequence[Mapping[str, Any]]) -> None:

@@ -7,7 +7,7 @@ their mean. How far trainings differ shows in `a_seeds` and `b_seeds`.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -44,6 +44,7 @@ class Comparison:
         primary: Whether this comparison was named beforehand and decides; the others are exploratory.
         trainings: Behind the answers of each model, at least.
         unit: What n counts: pictures or studies.
+        looks: That these models had at this test part before, which what was named beforehand does not know of.
     """
 
     metric: str
@@ -57,6 +58,7 @@ class Comparison:
     primary: bool
     trainings: int = 1
     unit: str = "pictures"
+    looks: int = 0
 
     @property
     def more_than_noise(self) -> bool:
@@ -84,6 +86,8 @@ class Comparison:
         noise = "more than noise" if self.more_than_noise else "no more than noise"
         p = "p < 0.001" if self.p_value < 0.001 else f"p = {self.p_value:.3f}"
         worth = "named beforehand" if self.primary else "exploratory"
+        if self.primary and self.looks:
+            worth += f", after {self.looks} look{'s' if self.looks > 1 else ''} at this test part by these models"
         alone = "; one training is no measure of others" if self.trainings == 1 else ""
         return f"{start}{interval}: {noise} ({p}, {self.n} {self.unit} in {self.n_groups} groups); {worth}{alone}"
 
@@ -110,6 +114,7 @@ def gains(
     primary: bool,
     trainings: int | None = None,
     unit: str = "pictures",
+    looks: int = 0,
 ) -> list[Comparison]:
     """What the second model gains over the first by each of METRICS, where all networks of a model answer together.
 
@@ -121,8 +126,9 @@ def gains(
         primary: Whether the comparison of accuracy was named beforehand; those of the others never are.
         trainings: Behind each; None: as many as there are seeds.
         unit: See `Comparison`.
+        looks: Likewise.
     """
-    return [
+    compared = [
         compare_models(
             [first.mean_logits / temperatures[0]],
             [other.mean_logits / temperatures[1]],
@@ -136,6 +142,7 @@ def gains(
         )
         for metric in METRICS
     ]
+    return [replace(each, looks=looks) for each in compared]
 
 
 def compare_models(

@@ -324,6 +324,14 @@ class StudyComparison(Section):
             return self.a, self.b
         return f"{self.a} on {self.data}", f"{self.b} on {self.data_b}"
 
+    @property
+    def pictures(self) -> str:
+        """Which it is of, in words; where two data differ, the names tell."""
+        places = [self.data] if self.data_b in (None, self.data) else []
+        places += ["out of fold"] if self.part == "oof" else []
+        places += {"leaked": ["leaked pictures"], "not_leaked": ["pictures not leaked"], None: []}[self.on]
+        return ", ".join(places) or "test part"
+
 
 class StudyRecipe(Section):
     """Recipes × data × seeds, all trained and measured on the test part by one `fx train`: seed by seed."""
@@ -341,7 +349,9 @@ class StudyRecipe(Section):
     set: dict[str, Any] = Field({}, max_length=200, description="overrides of every run, key → value as --set has them")
     runs: dict[PartName, StudyRun] = Field(min_length=1, max_length=100, description="in order, by name")
     comparisons: tuple[StudyComparison, ...] = Field(
-        (), max_length=1000, description="the first was named beforehand and decides; the others are exploratory"
+        (),
+        max_length=1000,
+        description="the first decides, if it was the first when the first result was kept; the others are exploratory",
     )
     results: FolderHere | None = Field(
         None,

@@ -30,10 +30,12 @@ class Look:
     Attributes:
         number: Its place, from 1.
         models: Different models that looked so far, this one included.
+        before: Looks by this model before.
     """
 
     number: int
     models: int
+    before: int = 0
 
     def told(self) -> str:
         """In words, for people."""
@@ -64,7 +66,7 @@ def look(folder: Path, *, part: str, model: str, **more: Any) -> Look:
         raise OSError(errno.EFBIG, os.strerror(errno.EFBIG), str(file))
     append_line(file, json.dumps({"time": now(), "part": part, "model": model, **more}, ensure_ascii=False))
     same = [line["model"] for line in _lines(file) if line.get("part") == part]
-    return Look(len(same), len(set(same)))
+    return Look(len(same), len(set(same)), same.count(model) - 1)
 
 
 def _lines(file: Path) -> Iterable[dict[str, Any]]:

@@ -1,6 +1,7 @@
 """The results of a study, small enough to be committed: written by study, read by `fx train` for the table.
 
     index.json                     one line a training: hashes, versions, validation figures
+    named.json                     the comparison that came first when the first result was kept, and when
     <data>/<part>.csv              the pictures: path, label, group, leaked
     <data>/<run>-s<seed>-<part>.csv    logit_<class>… of one training, line by line of the same pictures
 
@@ -29,11 +30,12 @@ from fxcli.recipe.schema import ClassifyRecipe, StudyComparison, StudyRecipe
 from fxcli.recipe.study import Entry
 from fxcli.run import provenance
 from fxcli.run.directory import find_model, last_pretraining
-from fxcli.run.files import sha256_of, write_text
+from fxcli.run.files import sha256_of, write_json, write_text
 from fxcli.zoo.plugins import load_zoo
 
 PICTURES = ("path", "label", "group", "leaked")
 _LOGIT = "logit_"
+_NAMED = "named.json"
 
 
 def deciding_digest(recipe: ClassifyRecipe) -> str:
@@ -69,6 +71,19 @@ def start_digest(recipe: ClassifyRecipe) -> str | None:
 
 
 @dataclass(frozen=True)
+class Named:
+    """The comparison that was named beforehand.
+
+    Attributes:
+        comparison: None: the study had none.
+        when: The time, UTC.
+    """
+
+    comparison: StudyComparison | None
+    when: str
+
+
+@dataclass(frozen=True)
 class Results:
     """A folder of results."""
 
@@ -94,6 +109,30 @@ class Results:
         ):
             raise RunError(f"damaged: not a line with {', '.join(wanted)} for each training", where=file)
         return value
+
+    def name(self, comparisons: Sequence[StudyComparison]) -> None:
+        """Before the first result: keeps which comparison is named beforehand, the first. Later it does nothing."""
+        file = self.folder / _NAMED
+        if not file.exists() and not self.index():
+            first = comparisons[0].model_dump(exclude_defaults=True) if comparisons else None
+            self.folder.mkdir(parents=True, exist_ok=True)
+            write_json(file, {"comparison": first, "when": provenance.now()})
+
+    def named(self) -> Named | None:
+        """What was named beforehand; None where nobody wrote that down.
+
+        Raises:
+            RunError: The file is damaged.
+        """
+        file = self.folder / _NAMED
+        if not file.exists():
+            return None
+        try:
+            value = json.loads(file.read_text(encoding="utf-8"))
+            first = value["comparison"] and StudyComparison.model_validate(value["comparison"])
+            return Named(first, str(value["when"]))
+        except (OSError, ValueError, TypeError, KeyError) as error:
+            raise RunError(f"damaged: {error}", where=file, hint="it may hold what a merge left") from error
 
     def find(self, entry: Entry, index: Mapping[str, dict[str, Any]]) -> dict[str, Any] | None:
         """What the index says of an entry, or None if it is to be trained.
@@ -184,8 +223,8 @@ def report(study: StudyRecipe, entries: Sequence[Entry], results: Results) -> di
 
     Returns:
         rows: data, run, part, published (percent), and `evaluation.study.figures`. comparisons: data, data_b, part, on,
-        metric, names, primary, and where both sides have results the rest of `Comparison.to_mapping`. notes: what else
-        to know of these comparisons, in words.
+        metric, names, pictures (in words), primary (named beforehand), and where both sides have results the rest of
+        `Comparison.to_mapping`. notes: what else to know of these comparisons, in words.
 
     Raises:
         RunError: A result is damaged, or of another recipe, or those of a comparison are of different pictures.
@@ -200,10 +239,12 @@ def report(study: StudyRecipe, entries: Sequence[Entry], results: Results) -> di
             place = {"data": data, "run": run, "part": part, "published": about.published if part == "test" else None}
             rows.append(place | evaluation.figures(found))
     comparisons, notes = [], []
+    named = results.named() if index else None
     for number, asked in enumerate(study.comparisons):
-        primary, names = number == 0, asked.names
+        names = asked.names
+        primary = number == 0 and (not index or (named is not None and named.comparison == asked))
         line = {key: getattr(asked, key) for key in ("data", "data_b", "part", "on", "metric")}
-        line |= {"names": list(names), "primary": primary}
+        line |= {"names": list(names), "pictures": asked.pictures, "primary": primary}
         a, b = (answers.get((data, run, asked.part)) for run, data in asked.sides)
         if a and b:
             try:
@@ -212,7 +253,18 @@ def report(study: StudyRecipe, entries: Sequence[Entry], results: Results) -> di
                 raise RunError(f"comparisons.{number}: {error}", where=results.folder) from error
             notes += _precisions(asked, [index[entry.name] for entry in done])
         comparisons.append(line)
+    if any("verdict" in line for line in comparisons) and not comparisons[0]["primary"]:
+        notes.insert(0, _not_named(named))
     return {"rows": rows, "comparisons": comparisons, "notes": list(dict.fromkeys(notes))}
+
+
+def _not_named(named: Named | None) -> str:
+    """Why the first comparison does not count as named beforehand."""
+    if named is None or named.comparison is None:
+        return "all are exploratory: none is known to have been named before the first result"
+    other = named.comparison
+    what = f"{other.pictures}: {other.names[1]} against {other.names[0]}, {other.metric}"
+    return f"all are exploratory: what was named beforehand, on {named.when[:10]}, is another ({what})"
 
 
 def _precisions(asked: StudyComparison, lines: Sequence[Mapping[str, Any]]) -> list[str]:

@@ -66,7 +66,7 @@ def work(study: StudyRecipe, entries: Sequence[Entry], folder: Path, results: Re
             manifest = manifests[entry.data]
             try:
                 run = _trained(entry, Run(folder / entry.name), manifest)
-                _measure(entry, run, manifest, results)
+                _measure(study, entry, run, manifest, results)
             except (Interrupted, KeyboardInterrupt) as error:
                 what = error.what if isinstance(error, Interrupted) else f"interrupted at {entry.name}"
                 raise Interrupted(what, hint="the same command goes on from there") from error
@@ -133,7 +133,7 @@ def _trained(entry: Entry, run: Run, manifest: Manifest) -> Run:
     return run
 
 
-def _measure(entry: Entry, run: Run, manifest: Manifest, results: Results) -> None:
+def _measure(study: StudyRecipe, entry: Entry, run: Run, manifest: Manifest, results: Results) -> None:
     """One look at the test part, into the ledger and the results; what was held out, too."""
     opened = open_model(str(run.path), device=entry.recipe.hardware.device)
     rows = opened.part(manifest, "test")
@@ -150,6 +150,7 @@ def _measure(entry: Entry, run: Run, manifest: Manifest, results: Results) -> No
     if "oof" in entry.parts:
         held_out = measured.out_of_fold(run)
         answers["oof"] = _answers(opened, held_out, ())
+    results.name(study.comparisons)
     results.keep(entry, answers, _known(entry, run, opened))
 
 
