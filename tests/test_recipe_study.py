@@ -78,6 +78,22 @@ def test_folds_bring_out_of_fold_predictions(study):
     assert [entry.parts for entry in entries(loaded.recipe, loaded.runs)][:2] == [("test", "oof"), ("test",)]
 
 
+def test_in_folds_the_test_part_is_looked_at_only_where_it_is_asked_for(study):
+    def parts(more="", *sets):
+        loaded = study(more, "set.ensemble.folds=5", *sets)
+        return {f"{entry.data}/{entry.run}": entry.parts for entry in entries(loaded.recipe, loaded.runs)}
+
+    both, held_out = ("test", "oof"), ("oof",)
+    # By the published figure of base.
+    published = {"one/base": both, "one/tuned": held_out, "two/base": both, "two/tuned": held_out}
+    assert parts() == published
+    comparison = "comparisons: [{a: base, b: tuned, data: one, part: oof}"
+    assert parts(f"{comparison}]\n") == published
+    assert parts(f"{comparison}]\n", "runs.base.published=null") == dict.fromkeys(published, held_out)
+    asked = parts(f"{comparison}, {{a: tuned, b: tuned, data: one, data_b: two}}]\n", "runs.base.published=null")
+    assert asked == {"one/base": held_out, "one/tuned": both, "two/base": held_out, "two/tuned": both}
+
+
 def test_set_overrides_the_study_itself(study):
     loaded = study(
         "",

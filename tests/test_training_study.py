@@ -405,6 +405,29 @@ def test_folds_bring_out_of_fold_answers(study):
 
 
 @pytest.mark.slow
+def test_a_study_that_asks_for_out_of_fold_answers_alone_never_looks_at_the_test_part(study):
+    text = study.read_text(encoding="utf-8").replace(", published: 50", "")
+    text = text.replace("data.workers: 0", "data.workers: 0, ensemble.folds: 2").replace("[0, 1]", "[0]")
+    study.write_text(text.replace("data: one}", "data: one, part: oof}"), encoding="utf-8")
+    done = fx("train", study, "--json", "--quiet")
+    assert done.exit_code == 0, done.output
+    assert not Path("data", ledger.NAME).exists()
+    names = ["index.json", "named.json", "one/oof.csv", "one/plain-s0-oof.csv", "one/slow-s0-oof.csv"]
+    assert sorted(files("results")) == names
+    assert {row["part"] for row in json.loads(done.stdout)["rows"]} == {"oof"}
+    # Asked for later, it is measured by what was trained.
+    before = files("results")
+    study.write_text(study.read_text(encoding="utf-8").replace(", part: oof}", "}"), encoding="utf-8")
+    done = fx("train", study, "--json", "--quiet")
+    assert done.exit_code == 0, done.output
+    assert [look["model"] for look in looks()] == [line["model_sha256"] for line in index().values()]
+    assert {row["part"] for row in json.loads(done.stdout)["rows"]} == {"test", "oof"}
+    assert files("results")["one/oof.csv"] == before["one/oof.csv"]
+    # And it is not what was named beforehand.
+    assert not json.loads(done.stdout)["comparisons"][0]["primary"]
+
+
+@pytest.mark.slow
 def test_a_ledger_that_cannot_be_written_is_a_warning(study):
     Path("data", ledger.NAME).mkdir()
     done = fx("train", study, "--set", "seeds=[0]", "--quiet")

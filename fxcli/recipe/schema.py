@@ -287,7 +287,10 @@ class StudyRun(Section):
         {}, max_length=200, description="overrides, key → value as --set has them; after those of the study"
     )
     published: float | None = Field(
-        None, ge=0, le=100, description="accuracy on the test part that was published, in percent; shown in the table"
+        None,
+        ge=0,
+        le=100,
+        description="accuracy on the test part that was published, in percent; shown in the table, beside the run's",
     )
 
 
@@ -301,7 +304,9 @@ class StudyComparison(Section):
         None, description="another key of it, for b alone: the same pictures, another training part; null = data"
     )
     part: Literal["test", "oof"] = Field(
-        "test", description="the test part, or out-of-fold predictions of the training pictures (ensemble.folds)"
+        "test",
+        description="the test part, or out-of-fold predictions of the training pictures (ensemble.folds); runs in "
+        "folds look at the test part only if a comparison of theirs or published asks for it",
     )
     on: Literal["leaked", "not_leaked"] | None = Field(
         None, description="test pictures with a twin in the training part, or those without, alone; null = all"
@@ -334,7 +339,7 @@ class StudyComparison(Section):
 
 
 class StudyRecipe(Section):
-    """Recipes × data × seeds, all trained and measured on the test part by one `fx train`: seed by seed."""
+    """Recipes × data × seeds, all trained and measured by one `fx train`: seed by seed."""
 
     task: Literal["study"] = "study"
     name: Name = Field("unnamed", description="names the folder under runs/; the file's name where absent")
@@ -355,6 +360,6 @@ class StudyRecipe(Section):
     )
     results: FolderHere | None = Field(
         None,
-        description="folder of what each training said of the test part, relative to the current folder; what lies "
-        "there counts as done. null = results in the study's folder",
+        description="folder of what each training said of the parts that are asked for, relative to the current "
+        "folder; what lies there counts as done. null = results in the study's folder",
     )

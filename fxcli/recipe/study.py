@@ -38,22 +38,19 @@ class Entry:
         run: A name of its runs.
         seed: One of its seeds.
         recipe: With all three in it.
+        parts: What its answers are asked of: see `_parts`.
     """
 
     data: str
     run: str
     seed: int
     recipe: ClassifyRecipe
+    parts: tuple[str, ...]
 
     @property
     def name(self) -> str:
         """<data>/<run>-s<seed>: its folder below the study's, and its place in the results."""
         return f"{self.data}/{self.run}-s{self.seed}"
-
-    @property
-    def parts(self) -> tuple[str, ...]:
-        """What it has answers to: the test part, and in folds the pictures that were held out."""
-        return ("test", "oof") if self.recipe.ensemble.folds > 1 else ("test",)
 
 
 def entries(study: StudyRecipe, runs: Mapping[str, ClassifyRecipe]) -> list[Entry]:
@@ -69,8 +66,22 @@ def entries(study: StudyRecipe, runs: Mapping[str, ClassifyRecipe]) -> list[Entr
             for run, recipe in runs.items():
                 pictures = recipe.data.model_copy(update={"manifest": manifest, "source": None})
                 own = recipe.model_copy(update={"seed": seed, "data": pictures})
-                found.append(Entry(data, run, seed, own))
+                found.append(Entry(data, run, seed, own, _parts(study, data, run, recipe.ensemble.folds)))
     return found
+
+
+def _parts(study: StudyRecipe, data: str, run: str, folds: int) -> tuple[str, ...]:
+    """The parts that a run is measured on.
+
+    The test part is looked at only where a comparison or a published figure asks for it, and without folds, where
+    there are no other answers; those to held-out pictures cost no look.
+    """
+    asked = study.runs[run].published is not None or any(
+        comparison.part == "test" and (run, data) in comparison.sides for comparison in study.comparisons
+    )
+    if folds == 1:
+        return ("test",)
+    return ("test", "oof") if asked else ("oof",)
 
 
 def joined(key: Key) -> Key:

@@ -1,4 +1,4 @@
-"""Works a study off: each training without a result is made, measured on the test part once, and put into the results.
+"""Works a study off: each training without a result is made, measured once, and put into the results.
 
 Called by `fx train`; what a training is, is in job. A training's run lies at <study>/<data>/<run>-s<seed>, so that the
 same command finds what was begun. The results decide what is done: a machine that has them needs no runs.
@@ -74,7 +74,7 @@ def work(study: StudyRecipe, entries: Sequence[Entry], folder: Path, results: Re
 
 def _check(entry: Entry, run: Run, manifest: Manifest) -> None:
     """Before hours are spent: it can be trained and measured, model.init is there, what was begun is of this entry."""
-    if not manifest.part("test"):
+    if "test" in entry.parts and not manifest.part("test"):
         raise DataError("no picture in split 'test', which a study measures", where=manifest.file)
     if not job.is_begun(run):
         job.origin_of(entry.recipe)
@@ -134,8 +134,19 @@ def _trained(entry: Entry, run: Run, manifest: Manifest) -> Run:
 
 
 def _measure(study: StudyRecipe, entry: Entry, run: Run, manifest: Manifest, results: Results) -> None:
-    """One look at the test part, into the ledger and the results; what was held out, too."""
+    """What it says of its parts, into the results; a look at the test part is noted in the ledger."""
     opened = open_model(str(run.path), device=entry.recipe.hardware.device)
+    answers = {}
+    if "test" in entry.parts:
+        answers["test"] = _looked(opened, manifest)
+    if "oof" in entry.parts:
+        answers["oof"] = _answers(opened, measured.out_of_fold(run), ())
+    results.name(study.comparisons)
+    results.keep(entry, answers, _known(entry, run, opened))
+
+
+def _looked(opened: Opened, manifest: Manifest) -> Answers:
+    """What a model says of the test part: a look at it."""
     rows = opened.part(manifest, "test")
     said, told = measured.measure(opened, manifest, rows)
     if bad := [row for row in told if row.logits is None]:
@@ -146,12 +157,7 @@ def _measure(study: StudyRecipe, entry: Entry, run: Run, manifest: Manifest, res
         )
     if look := measured.look_at(opened, manifest, rows):
         console.note(look.told())
-    answers = {"test": _answers(opened, said, rows)}
-    if "oof" in entry.parts:
-        held_out = measured.out_of_fold(run)
-        answers["oof"] = _answers(opened, held_out, ())
-    results.name(study.comparisons)
-    results.keep(entry, answers, _known(entry, run, opened))
+    return _answers(opened, said, rows)
 
 
 def _answers(opened: Opened, said: Labelled, rows: Sequence[Row]) -> Answers:
