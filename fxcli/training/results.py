@@ -278,7 +278,7 @@ def _precisions(asked: StudyComparison, lines: Sequence[Mapping[str, Any]]) -> l
     (first, of_first), (second, of_second) = sorted(
         (name, " and ".join(sorted(found))) for name, found in zip(asked.names, precisions, strict=True)
     )
-    where = "" if asked.data_b else f"{asked.data}: "
+    where = f"{asked.data}: " if asked.names == (asked.a, asked.b) else ""
     return [f"{where}{first} was trained in {of_first}, {second} in {of_second}"]
 
 
