@@ -15,7 +15,6 @@ from fxcli.commands.evaluated import columns_of, folder_of, noted_look, warn_of_
 from fxcli.commands.options import BatchSize, Debug, Device, Engine, Json, Out, Parquet, Precision, Quiet, Workers
 from fxcli.commands.startup import import_torch
 from fxcli.console import console
-from fxcli.data.manifest import SPLITS
 from fxcli.data.parquet import beside, forget, require
 from fxcli.errors import SomeRowsFailed, UsageError
 from fxcli.run import provenance
@@ -191,6 +190,8 @@ class Asked:
         Raises:
             UsageError: They do not.
         """
+        from fxcli.data.manifest import SPLITS
+
         if self.split not in (*SPLITS, OOF):
             raise UsageError(f"there is no split {self.split!r}", hint=f"one of {', '.join((*SPLITS, OOF))}")
         if self.split == OOF and (self.data or self.study or self.tta != Tta.none):
