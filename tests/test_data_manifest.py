@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from fxcli.data.manifest import COLUMNS, Row, counts, read_manifest, read_table, write_manifest
+from fxcli.data.manifest import COLUMNS, Row, counted, counts, read_manifest, read_table, write_manifest
 from fxcli.data.preprocess import Clean
 from fxcli.errors import DataError
 
@@ -201,7 +201,10 @@ def test_paths_that_leave_the_folder(path):
         ("path,label,split\n", "manifest.csv: this manifest lists no picture"),
         ("path,label,split\npictures/val/b/2.png,b,Train\n", "manifest.csv:2: split 'Train' is none of train, val"),
         ("path,label,split\npictures/val/b/2.png,b c,val\n", "manifest.csv:2: class 'b c': only letters"),
-        ("path,label,split\npictures/val/b/2.png,,val\n", "manifest.csv:2: class '': only letters"),
+        (
+            "path,label,split\npictures/val/b/2.png,b,val\nx.png,,val\n",
+            "manifest.csv: 1 of 2 pictures have no label, the first: x.png",
+        ),
         ("path,label,split\npictures/val/b/2.png,ü,val\n", "manifest.csv:2: class 'ü': only letters"),
         ("path,label,split\npictures/val/b/2.png,-b,val\n", "manifest.csv:2: class '-b': only letters"),
         ("path,label,split\npictures/val/b/2.png,..,val\n", "manifest.csv:2: class '..': only letters"),
@@ -231,6 +234,15 @@ def test_bad_manifests(text, message):
         read_manifest(of_text(text))
     assert message in str(caught.value)
     assert caught.value.exit_code == 4
+
+
+def test_pictures_without_labels_have_no_class():
+    manifest = read_manifest(of_text("path,label,split\npictures/val/b/2.png,,val\n"))
+    assert manifest.classes == ()
+    assert counted(manifest.rows) == (["class", "val"], [["(no label)", "1"], ["all", "1"]])
+    with pytest.raises(DataError, match="these pictures have no labels") as caught:
+        manifest.require_labels()
+    assert f"fx train pretrain_simclr --set data.manifest={manifest.file}" in caught.value.hint
 
 
 def test_absent_manifest(tmp_path):

@@ -205,6 +205,13 @@ def test_partly_given(policy, told):
     assert "split.policy=grouped" in caught.value.hint
 
 
+def test_all_may_be_for_training_but_what_is_given():
+    group = [str(index) for index in range(20)]
+    assert assign(Split(policy="train"), 0, [""] * 20, group, [None] * 20) == ["train"] * 20
+    given = ["test", None, "val", "train"]
+    assert assign(Split(policy="train"), 0, [""] * 4, group[:4], given) == ["test", "train", "val", "train"]
+
+
 def test_given_without_any():
     with pytest.raises(DataError, match="3 of 3 pictures have no split"):
         assign(Split(policy="given"), 0, list("aab"), list("xyz"), [None] * 3)

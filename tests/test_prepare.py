@@ -9,6 +9,7 @@ import socket
 import subprocess
 import sys
 import time
+from collections import Counter
 from pathlib import Path
 
 import numpy as np
@@ -99,6 +100,32 @@ def test_a_calibration_part_is_counted_where_people_see_it():
     title, last = (next(line.split() for line in done.stdout.splitlines() if line.startswith(head)) for head in HEADS)
     assert title == ["class", "train", "val", "calibration", "test"]
     assert sum(map(int, last[1:])) == 80
+
+
+def test_pictures_without_labels_are_all_for_training():
+    draw(*(f"source/{number}.png" for number in range(6)), *(f"source/ward/{number}.png" for number in range(2)))
+    shutil.copy("source/0.png", "source/ward/copy.png")
+    found = made("source", data__labels="none")
+    assert {(row.label, row.split) for row in found.rows} == {("", "train")}
+    assert {row.path.count("/") for row in found.rows} == {2}
+    assert read_manifest(found.manifest).classes == ()
+    group_of = {row.source: row.group for row in found.rows}
+    assert group_of["0.png"] == group_of["ward/copy.png"] != group_of["1.png"]
+    figures = found.audit.figures()
+    assert (figures["label_conflicts"], figures["disagreement_rate"], figures["label_ceiling"]) == (0, None, None)
+    assert not [what for what, _ in found.audit.table() if "label" in what]
+    assert json.loads(Path("out/fingerprint.json").read_text())["classes"] == []
+
+
+def test_without_labels_given_parts_stand_and_others_may_be_drawn():
+    draw(*(f"source/{part}/{number}.png" for part in ("Train", "Test") for number in range(9)))
+    count = Counter(row.split for row in made("source", data__labels="none").rows)
+    assert count == {"train": 9, "test": 9}
+    drawn = made("source", "drawn", data__labels="none", split__policy="grouped", split__test_frac=0.5)
+    assert {row.split for row in drawn.rows} == {"train", "val", "test"}
+    lines = "path,label,split\n" + "".join(f"source/Train/{number}.png,,\n" for number in range(9))
+    Path("list.csv").write_text(lines, encoding="utf-8")
+    assert {(row.label, row.split) for row in made("list.csv", "listed", data__labels="none").rows} == {("", "train")}
 
 
 def test_csv():

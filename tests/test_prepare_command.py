@@ -69,6 +69,18 @@ def test_command_on_a_name_that_means_two_things():
 
 
 @pytest.mark.slow
+def test_command_on_pictures_without_labels():
+    draw(*(f"pool/{number}.png" for number in range(6)))
+    sets = ("--set", "data.prepared_px=32")
+    assert "6 pictures lie in no class folder" in fx("pool", *sets, code=4).stderr
+    done = fx("pool", *sets, "--set", "data.labels=none")
+    assert f"fx train pretrain_simclr --set data.manifest={Path('prepared/pool/manifest.csv')}" in done.stderr
+    assert "warning" not in done.stderr
+    assert "(no label)" in done.stdout
+    assert "labels" not in done.stdout
+
+
+@pytest.mark.slow
 def test_command_warns_of_a_single_class():
     tree("outer/inner")
     assert "there is one class, inner" in fx("outer", "--set", "data.prepared_px=32", "--quiet").stderr

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import signal
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -461,6 +462,37 @@ def test_without_labels_it_looks_for_collapse_alone(recipe_of, demo_zoo, manifes
     backbone = demo_zoo.backbone("demo_tiny").build(BackboneArgs(image_size_px=32))
     watching = pretrain.build(recipe_of("simclr"), alone, CPU, demo_zoo).watch
     assert set(watching.look(backbone, lambda: None)) == {"feature_spread", "effective_rank"}
+
+
+@pytest.mark.slow
+def test_pictures_without_labels_are_pretrained_on_and_nothing_else(recipe_of, manifest):
+    """From a flat folder to a run and its report; what learns from labels, or measures by them, says what is wrong."""
+    recipe_of("simclr")
+    pool, here = Path("pool"), ["--set", "data.manifest=prepared/pool/manifest.csv"]
+    pool.mkdir()
+    for row in manifest.part("train"):
+        shutil.copy(manifest.path_of(row), pool)
+
+    def fx(*command, code=0):
+        done = CliRunner().invoke(app, [*map(str, command), "--quiet"])
+        assert done.exit_code == code, done.output
+        return done
+
+    fx("prepare", pool, "--set", "data.labels=none", "--set", "data.prepared_px=64", "--set", "audit.search=false")
+    fx("train", "pre.yaml", *here, "--out", "runs/pre", "--set", "train.look_every=1")
+    found = lines(directory.open_run(Path("runs/pre")))
+    assert ["effective_rank" in line for line in found] == [True] * 3
+    assert not any("knn_balanced_accuracy" in line for line in found)
+    fx("report", "runs/pre")
+    told = "these pictures have no labels, to learn from or to measure by"
+    Path("fine.yaml").write_text(CLASSIFY.format(manifest=manifest.file), encoding="utf-8")
+    for folds in ((), ("--folds", 2)):
+        assert told in fx("train", "fine.yaml", *here, "--out", "runs/none", *folds, code=4).stderr
+    assert told in fx("recipe", "new", "prepared/pool", code=4).stderr
+    assert not Path("runs/none").exists()
+    fx("train", "fine.yaml", "--out", "runs/fine")
+    evaluate = ("evaluate", "runs/fine", "--data", "prepared/pool/manifest.csv", "--split", "train")
+    assert told in fx(*evaluate, code=4).stderr
 
 
 @pytest.mark.slow

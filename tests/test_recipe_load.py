@@ -355,6 +355,16 @@ def test_the_task_chooses_the_model():
     assert problems(write("r.yaml", "task: {a: b}"))[0].startswith('r.yaml:1: task: {"a": "b"} must be')
 
 
+def test_pictures_without_labels_take_none():
+    sets = ["data.classes={a: b}", "data.columns.label=kind", "boxes={source: b.json, label: true}"]
+    told = "data.labels is none, so no picture has a label; leave one out"
+    file = write("r.yaml", "task: prepare\ndata: {source: x, labels: none}\n")
+    assert load(file).recipe.data.labels == "none"
+    for one in sets:
+        with pytest.raises(RecipeError, match=told):
+            load(file, [one])
+
+
 def test_a_command_can_expect_a_task():
     assert load("bone_break", expect="prepare").recipe.task == "prepare"
     with pytest.raises(RecipeError, match="task is classify, not prepare") as error:

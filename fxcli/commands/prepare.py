@@ -49,6 +49,8 @@ def prepare(
     Example: fx prepare my_pictures/ (my_pictures/CLASS/*.jpg, or my_pictures/CLASS/Train and Test)
 
     Example: fx prepare list.csv (columns path, label; optionally patient, group, split; so for list.parquet)
+
+    Example: fx prepare pool/ --set data.labels=none (pictures without labels, to pretrain on)
     """
     console.configure(json=json, quiet=quiet, debug=debug)
     if names is PathStyle.GIVEN:
@@ -77,8 +79,9 @@ def prepare(
         if made.boxes:
             console.note(made.boxes.told())
         console.note(f"the pairs: {made.folder / 'audit.html'}")
-        console.note(f"train with: fx train RECIPE --set data.manifest={made.manifest}")
-    if len(table) == 1:
+        recipe = "RECIPE" if any(table) else "pretrain_simclr"
+        console.note(f"train with: fx train {recipe} --set data.manifest={made.manifest}")
+    if len(table) == 1 and any(table):
         console.warn(f"there is one class, {next(iter(table))}; if its folder holds class folders, it is the source")
     warn_of(Caution(entry["reason"]) for entry in made.warnings)
     for entry in made.unreadable:

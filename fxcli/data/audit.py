@@ -82,7 +82,7 @@ class Audit:
         disagreeing = sum(self.labels[pair.a] != self.labels[pair.b] for pair in same)
         sets = _sets(self.copies)
         often = [max(Counter(self.labels[index] for index in members).values()) for members in sets]
-        pictures = sum(map(len, sets))
+        pictures, labelled = sum(map(len, sets)), any(self.labels)
         return {
             "pictures": len(self.names),
             "same_picture_pairs": len(same),
@@ -95,8 +95,8 @@ class Audit:
             "straddling_test": len(self.straddling),
             "label_conflicts": len(self.conflicts),
             "disagreeing_pairs": disagreeing,
-            "disagreement_rate": disagreeing / len(same) if same else None,
-            "label_ceiling": sum(often) / pictures if pictures else None,
+            "disagreement_rate": disagreeing / len(same) if same and labelled else None,
+            "label_ceiling": sum(often) / pictures if pictures and labelled else None,
             "dropped": len(self.dropped),
             "oddities": dict(sorted(Counter(oddity.kind for oddity in self.oddities).items())),
         }
@@ -115,8 +115,9 @@ class Audit:
             ("test pictures", str(numbers["test"])),
             ("… with the same picture in train or val, as it was given", str(numbers["leaked_test"])),
             ("… with their group in train or val", str(numbers["straddling_test"])),
-            ("pictures with copies that bear other labels (sets)", str(numbers["label_conflicts"])),
         ]
+        if any(self.labels):
+            rows.append(("pictures with copies that bear other labels (sets)", str(numbers["label_conflicts"])))
         if rate is not None and ceiling is not None:
             rows.append(("pairs of the same picture whose labels disagree", f"{rate:.1%}"))
             rows.append(("… so that on such pictures at most this many answers can be right", f"{ceiling:.1%}"))

@@ -56,6 +56,7 @@ def draft(name: str, manifest: Manifest, shown: str, means: Means) -> str:
     Raises:
         DataError: There is nothing to learn from.
     """
+    manifest.require_labels()
     rows = manifest.part("train")
     sizes = Counter(row.label for row in rows)
     if len(sizes) < 2:

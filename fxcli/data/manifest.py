@@ -40,7 +40,7 @@ class Row:
 
     Attributes:
         path: Relative to the manifest, with forward slashes.
-        label: Its class.
+        label: Its class; "" of all pictures of a manifest without labels.
         split: "train", "val", "calibration" or "test".
         group: Pictures that must not straddle a split share it.
         patient: "" if unknown.
@@ -98,8 +98,21 @@ class Manifest:
 
     @property
     def classes(self) -> tuple[str, ...]:
-        """All classes, sorted: the order of a model's outputs."""
-        return tuple(sorted({row.label for row in self.rows}))
+        """All classes, sorted: the order of a model's outputs. None where pictures have no labels."""
+        return tuple(sorted({row.label for row in self.rows} - {""}))
+
+    def require_labels(self) -> None:
+        """For whoever learns from labels, or measures by them.
+
+        Raises:
+            DataError: The pictures have none.
+        """
+        if not self.classes:
+            raise DataError(
+                "these pictures have no labels, to learn from or to measure by",
+                where=self.file,
+                hint=f"what needs none is pretraining: fx train pretrain_simclr --set data.manifest={self.file}",
+            )
 
     def divided(self, splits: Sequence[str]) -> Manifest:
         """The same pictures in other splits, one for each row."""
@@ -185,8 +198,9 @@ def read_manifest(file: Path, *, root: Path | None = None, with_pictures: bool =
         with_pictures: Whether they must be there; False for who only counts them.
 
     Raises:
-        DataError: Absent, not UTF-8, too large, a column missing, a bad split or class name, too many classes, a path
-            that leaves the folder, by a link too, a picture listed twice, or pictures that are not there.
+        DataError: Absent, not UTF-8, too large, a column missing, a bad split or class name, too many classes, labels
+            of some pictures alone, a path that leaves the folder, by a link too, a picture listed twice, or pictures
+            that are not there.
     """
     if not file.is_file():
         hint = f"name the file: {file / 'manifest.csv'}" if file.is_dir() else "fx prepare RECIPE makes one"
@@ -202,6 +216,10 @@ def read_manifest(file: Path, *, root: Path | None = None, with_pictures: bool =
     doubled = [path for path, count in Counter(row.path for row in rows).items() if count > 1]
     if doubled:
         raise DataError(f"{len(doubled)} pictures are listed twice, the first: {doubled[0]}", where=file)
+    unlabelled = [row.path for row in rows if not row.label]
+    if unlabelled and len(unlabelled) < len(rows):
+        what = f"{len(unlabelled)} of {len(rows)} pictures have no label, the first: {unlabelled[0]}"
+        raise DataError(what, where=file, hint="label all of them, or none")
     if len({row.label for row in rows}) > MAX_CLASSES:
         raise DataError(f"more than {MAX_CLASSES} classes: this is no list of kinds of fractures", where=file)
     if with_pictures:
@@ -301,7 +319,7 @@ def _row(record: dict[str, str], place: str) -> Row:
     if leaves or not record["path"] or "\\" in record["path"] or "\0" in record["path"]:
         raise DataError(f"path {record['path'][:200]!r} leaves the manifest's folder", where=place)
     label, split = record["label"], record["split"]
-    if not is_class_name(label):
+    if label and not is_class_name(label):
         raise DataError(
             f"class {label[:80]!r}: only letters, digits, _, . and - are allowed, no . or - first", where=place
         )
@@ -362,6 +380,6 @@ def counted(rows: Sequence[Row]) -> tuple[list[str], list[list[str]]]:
     """The same as a table, for people: columns, and rows of which the last one adds up the others."""
     table = counts(rows)
     splits = [split for split in SPLITS if any(split in each for each in table.values())]
-    cells = [[label, *(str(each.get(split, 0)) for split in splits)] for label, each in table.items()]
+    cells = [[label or "(no label)", *(str(each.get(split, 0)) for split in splits)] for label, each in table.items()]
     total = ["all", *(str(sum(each.get(split, 0) for each in table.values())) for split in splits)]
     return ["class", *splits], [*cells, total]

@@ -34,7 +34,7 @@ from fxcli.data.radiograph import Radiograph
 from fxcli.data.read import read
 from fxcli.data.views import View
 from fxcli.errors import DataError
-from fxcli.recipe.preparation import Columns, PrepareRecipe
+from fxcli.recipe.preparation import Columns, PrepareRecipe, Split
 from fxcli.run import ledger
 from fxcli.run.files import replace, saying, sha256_of, write_json
 from fxcli.run.key import hashed
@@ -95,7 +95,7 @@ def prepare(
     unreadable: list[dict[str, str]] = []
     boxes, items = (None, _phantoms(recipe)) if recipe.data.source == PHANTOM else _files(recipe, unreadable, paths)
     if items:  # else the error to come tells why there is none
-        split.is_given(recipe.split, [item.split for item in items])
+        split.is_given(_division(recipe), [item.split for item in items])
     with saying(folder), making(target) as part:
         _check_target(recipe, folder, overwrite)  # another process may have made it meanwhile
         # Phantoms are drawn in known groups, and views of one patient would be all that is found.
@@ -158,7 +158,8 @@ def _files(
 ) -> tuple[Matched | None, list[Item]]:
     """The pictures of a source, and what is known of boxes on them."""
     root, boxes = Path(str(recipe.data.source)), None
-    found = scan.source(root, recipe.data.columns, labelled=not recipe.boxes.label)
+    labelled = recipe.data.labels == "given"
+    found = scan.source(root, recipe.data.columns, labelled=labelled and not recipe.boxes.label)
     if recipe.boxes.source:
         names = [picture.name for picture in found]
         boxes = box_check.match(read_annotations(Path(recipe.boxes.source)), recipe.boxes.classes, names)
@@ -166,7 +167,7 @@ def _files(
             console.warn(f"boxes of {boxes.unused} pictures are not used: no picture here has their path or name")
     if boxes and recipe.boxes.label:
         found = [dataclasses.replace(picture, folder=box_check.label(boxes, picture.name)) for picture in found]
-    label_of = scan.labels(found, recipe.data.classes, root)
+    label_of = scan.labels(found, recipe.data.classes, root) if labelled else {"": ""}
     items = []
     for picture in found:
         name = hashed(os.path.abspath(picture.path)) if paths is PathStyle.HASHED else picture.name
@@ -189,8 +190,10 @@ def _files(
 
 
 def _phantoms(recipe: PrepareRecipe) -> list[Item]:
-    if recipe.data.classes or recipe.data.columns != Columns() or recipe.boxes.source:
-        raise DataError("the phantom has its own classes: data.classes, data.columns and boxes do not go with it")
+    relabelled = recipe.data.labels == "none" or recipe.data.classes
+    if relabelled or recipe.data.columns != Columns() or recipe.boxes.source:
+        what = "data.labels, data.classes, data.columns and boxes do not go with it"
+        raise DataError(f"the phantom has its own classes: {what}")
     items = []
     for case in phantom.plan(seed=recipe.seed):
         digest = hashlib.sha256(repr(case).encode()).hexdigest
@@ -237,12 +240,20 @@ def _audit(made: Sequence[Made], recipe: PrepareRecipe) -> Audit:
     studies, listed = [picture.study for picture in made], [item.group or "" for item in items]
     together = [*((pair.a, pair.b) for pair in pairs), *joined, *people.same(studies), *people.same(listed)]
     groups = split.groups([patient or None for patient in patients], digests, together)
-    splits = split.assign(recipe.split, recipe.seed, labels, groups, [item.split for item in items])
-    if "test" not in splits:
+    division = _division(recipe)
+    splits = split.assign(division, recipe.seed, labels, groups, [item.split for item in items])
+    if "test" not in splits and division.policy != "train":
         console.warn("the source names no test part, and none was drawn; split.policy=grouped draws one")
     sizes = [picture.width_px * picture.height_px for picture in made]
     odd = oddities.find(views, [picture.colour_frac for picture in made], sizes)
     return audit.conclude(recipe.audit, names, labels, splits, pairs, groups, sizes, digests, odd)
+
+
+def _division(recipe: PrepareRecipe) -> Split:
+    """The section `split`; of pictures without labels all is for training, unless it says more."""
+    if recipe.data.labels == "none" and recipe.split.policy is None:
+        return recipe.split.model_copy(update={"policy": "train"})
+    return recipe.split
 
 
 def _patients(made: Sequence[Made]) -> tuple[list[str], list[tuple[int, int]]]:
@@ -263,7 +274,7 @@ def _rows(made: Sequence[Made], found: Audit, part: Path) -> list[Row]:
             picture.file.unlink()
             continue
         item, part_name = picture.item, found.splits[index]
-        path = f"pictures/{part_name}/{item.label}/{picture.file.name}"
+        path = "/".join(filter(None, ("pictures", part_name, item.label, picture.file.name)))
         (part / path).parent.mkdir(parents=True, exist_ok=True)
         replace(picture.file, part / path)
         row = Row(
@@ -295,7 +306,7 @@ def _fingerprint(
         "licence": recipe.data.licence,
         "phantom": any(picture.is_phantom for picture in made),
         "clean": asdict(Clean(recipe.data.prepared_px, recipe.data.window)),
-        "classes": sorted({row.label for row in rows}),
+        "classes": sorted({row.label for row in rows} - {""}),
         "counts": counts(rows),
         "groups": len({row.group for row in rows}),
         "byte_equal_copies": len(digests) - len(set(digests)),

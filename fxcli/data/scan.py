@@ -24,6 +24,7 @@ _ALIKE = {
     "group": ("group", "groupid"),
 }
 _LEAST_ALIKE = 0.9
+_NO_LABELS = "fx prepare with data.labels=none takes pictures without labels, to pretrain on"
 _SPLIT_FOLDERS = {
     "train": "train",
     "training": "train",
@@ -140,7 +141,8 @@ def class_tree(root: Path, *, labelled: bool = True) -> list[SourcePicture]:
         raise DataError(
             f"{len(loose)} pictures lie in no class folder, the first: {loose[0]}",
             where=root,
-            hint="a source is a folder of class folders (class/picture.jpg), or a CSV with path and label",
+            hint="a source is a folder of class folders (class/picture.jpg), or a CSV with path and label; "
+            + _NO_LABELS,
         )
     return found
 
@@ -161,6 +163,7 @@ def table(path: Path, columns: Columns, *, labelled: bool = True) -> list[Source
         if column is not None and column not in header:
             close = difflib.get_close_matches(column, header, n=1)
             hint = f"its columns are {', '.join(header)}; set data.columns.{role}={close[0] if close else '…'}"
+            hint += f"; {_NO_LABELS}" if role == "label" else ""
             raise DataError(f"no column '{column}' ({role})", where=path, hint=hint)
     if not rows:
         raise DataError("this file lists no picture", where=path)
@@ -190,7 +193,7 @@ def _picture(root: Path, place: str, row: Mapping[str, str], wanted: Mapping[str
     values = {role: row[column].strip() for role, column in wanted.items() if column}
     for role in ("path", "label"):
         if not values.get(role, "-"):
-            raise DataError(f"no {role} in this row", where=place)
+            raise DataError(f"no {role} in this row", where=place, hint=_NO_LABELS if role == "label" else "")
     split = values.get("split", "").lower()
     if split and split not in _SPLIT_FOLDERS:
         raise DataError(f"split '{split}' is none of {', '.join(_SPLIT_FOLDERS)}", where=place)

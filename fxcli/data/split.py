@@ -57,6 +57,8 @@ def is_given(policy: Split, given: Sequence[str | None]) -> bool:
         DataError: The given split is absent, or partly so; or it has no picture to draw a part from.
     """
     missing = sum(split is None for split in given)
+    if policy.policy == "train":
+        return True
     if policy.policy == "grouped" or (policy.policy is None and missing == len(given)):
         return False
     if missing:
@@ -94,7 +96,9 @@ def assign(
         result = ["test" if is_test else "train" for is_test in test]
         _tell("test", test, group, policy.test_frac)
     else:
-        result = [str(split) for split in given]
+        result = [split or "train" for split in given]
+    if policy.policy == "train":
+        return result
     calibration_frac = policy.calibration_frac
     if calibration_frac is None:
         many = len({its for its, split in zip(group, result, strict=True) if split == "train"}) >= CALIBRATION_GROUPS

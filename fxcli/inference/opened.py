@@ -153,6 +153,7 @@ class Opened(ModelFile):
         if not rows:
             parts = ", ".join(sorted({row.split for row in manifest.rows}))
             raise DataError(f"no picture in split '{split}'", where=manifest.file, hint=f"it has {parts}")
+        manifest.require_labels()
         unknown = sorted({row.label for row in rows} - set(self.model.classes))
         if unknown:
             raise DataError(

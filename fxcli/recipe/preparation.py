@@ -32,6 +32,10 @@ class PrepareData(Section):
         None, description="folder of class folders, a CSV or Parquet, or `phantom` (the embedded drawn pictures)"
     )
     columns: Columns = Columns()
+    labels: Literal["given", "none"] = Field(
+        "given",
+        description="given: by class folders, a column, or boxes; none: no picture has one, enough to pretrain on",
+    )
     classes: dict[str, Name] = Field(
         {}, description="folder or label → class; empty keeps every folder as its own class"
     )
@@ -51,9 +55,10 @@ class PrepareData(Section):
 class Split(Section):
     """How pictures are divided into train, val and test."""
 
-    policy: Literal["given", "grouped"] | None = Field(
+    policy: Literal["given", "grouped", "train"] | None = Field(
         None,
-        description="given: the source's own train and test; grouped: drawn by group; null = given if there is one",
+        description="given: the source's own train and test; grouped: drawn by group; train: nothing is drawn, what "
+        "the source gives no part is for training; null = train without labels, given if there is one, else grouped",
     )
     val_frac: float = Field(
         0.15, ge=0, lt=1, description="fraction of the training part drawn for validation where none is given"

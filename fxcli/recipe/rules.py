@@ -16,7 +16,7 @@ from fxcli.errors import UnknownName
 from fxcli.recipe import messages
 from fxcli.recipe.detection import DetectRecipe
 from fxcli.recipe.messages import likely, written
-from fxcli.recipe.preparation import PrepareRecipe
+from fxcli.recipe.preparation import Columns, PrepareRecipe
 from fxcli.recipe.schema import ClassifyRecipe, PretrainRecipe, Schedule, StudyRecipe
 from fxcli.recipe.source import Key, Leaf
 from fxcli.recipe.tasks import Recipe, TrainRecipe
@@ -38,6 +38,14 @@ def broken(recipe: Recipe, origins: dict[Key, Leaf], shown: str, *, check_init: 
             yield f"{written(('boxes', 'label'), origins, shown)}: there are no boxes to label by; set boxes.source"
         if recipe.boxes.classes:
             yield f"{written(('boxes', 'classes'), origins, shown)}: there are no boxes to name; set boxes.source"
+    if isinstance(recipe, PrepareRecipe) and recipe.data.labels == "none":
+        named = {
+            ("boxes", "label"): recipe.boxes.label,
+            ("data", "classes"): recipe.data.classes,
+            ("data", "columns", "label"): recipe.data.columns.label != Columns().label,
+        }
+        for key in (key for key, is_set in named.items() if is_set):
+            yield f"{written(key, origins, shown)}: data.labels is none, so no picture has a label; leave one out"
     if isinstance(recipe, PrepareRecipe | StudyRecipe):
         return
     if (recipe.data.manifest is None) == (recipe.data.source is None):

@@ -48,6 +48,7 @@ def check_parts(recipe: ClassifyRecipe, manifest: Manifest) -> None:
     Raises:
         DataError: See `build`.
     """
+    manifest.require_labels()
     train = {row.label for row in manifest.part("train")}
     absent = [name for name in manifest.classes if name not in train]
     if absent:

@@ -97,6 +97,7 @@ def check(recipe: ClassifyRecipe, manifest: Manifest) -> None:
         DataError: The manifest cannot be trained on, or not in so many folds.
         RecipeError: A last batch would be too small, see `trial.last_batch`.
     """
+    manifest.require_labels()  # else that would be told of a fold
     parts = ensemble.parts(recipe, manifest, Run(Path()))
     counts = set()
     for alone, rows, fold in [(part.recipe, part.manifest, part.fold) for part in parts] or [(recipe, manifest, None)]:
