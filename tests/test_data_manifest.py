@@ -8,7 +8,17 @@ from pathlib import Path
 
 import pytest
 
-from fxcli.data.manifest import COLUMNS, Row, counted, counts, read_manifest, read_table, write_manifest
+from fxcli.data.manifest import (
+    COLUMNS,
+    SPLITS,
+    Manifest,
+    Row,
+    counted,
+    counts,
+    read_manifest,
+    read_table,
+    write_manifest,
+)
 from fxcli.data.preprocess import Clean
 from fxcli.errors import DataError
 
@@ -155,6 +165,22 @@ def test_straddling():
     # Without groups nothing is known.
     written([replace(row, group="") for row in ROWS])
     assert read_manifest(Path("manifest.csv")).straddling == []
+
+
+def test_parts_that_are_pooled_become_the_training_part():
+    rows = tuple(Row(path=f"{split}.png", label="a", split=split) for split in SPLITS)
+    manifest = Manifest(Path("manifest.csv"), Path(), rows, "0")
+    assert manifest.pooled(["train"]) is manifest
+    whole = manifest.pooled(SPLITS)
+    assert {row.split for row in whole.rows} == {"train"}
+    assert [row.path for row in whole.rows] == [row.path for row in rows]
+    assert whole.digest != manifest.digest
+    some = manifest.pooled(["test", "calibration"])
+    assert [(row.path, row.split) for row in some.rows] == [
+        ("val.png", "val"),
+        ("calibration.png", "train"),
+        ("test.png", "train"),
+    ]
 
 
 def test_leaked_is_yes_or_no_or_nothing():

@@ -22,6 +22,7 @@ from fxcli.data.dataset import Draw, Views
 from fxcli.data.manifest import Row, read_manifest, write_manifest
 from fxcli.data.preprocess import Clean, Cleaned, Preprocessing
 from fxcli.errors import DataError, Interrupted, PluginError, RecipeError, RunError, UnreadableImage
+from fxcli.inference import measured
 from fxcli.model import classifier as models
 from fxcli.model.hardware import Compute
 from fxcli.model.init import initialise
@@ -493,6 +494,64 @@ def test_pictures_without_labels_are_pretrained_on_and_nothing_else(recipe_of, m
     fx("train", "fine.yaml", "--out", "runs/fine")
     evaluate = ("evaluate", "runs/fine", "--data", "prepared/pool/manifest.csv", "--split", "train")
     assert told in fx(*evaluate, code=4).stderr
+
+
+@pytest.mark.slow
+def test_a_whole_data_set_may_be_the_pool(recipe_of, manifest):
+    """Its parts are in the manifest; the run says which were learnt from, and what starts from it is told of them."""
+    recipe_of("simclr")
+    rows = [
+        replace(row, split="test" if number < 6 else row.split, sha256=f"{number:064x}")
+        for number, row in enumerate(manifest.rows)
+    ]
+    file = manifest.root / "parted.csv"
+    write_manifest(file, rows)
+
+    def fx(*command):
+        here = ["--set", f"data.manifest='{file}'", "--quiet"]
+        done = CliRunner().invoke(app, ["train", *map(str, command), *here])
+        assert done.exit_code == 0, done.output
+        return done.stderr
+
+    parts = {split: [row for row in rows if row.split == split] for split in ("train", "val", "test")}
+    fine = Path("fine.yaml")
+    for splits, count, votes in (("[train]", 18, True), ("[train, test]", 24, True), ("[train, val, test]", 30, False)):
+        name = f"runs/{count}"
+        told = fx("pre.yaml", "--out", name, "--set", f"data.splits={splits}")
+        assert ("the 6 test pictures are learnt from, without their labels: figures" in told) == ("test" in splits)
+        run = directory.open_run(Path(name))
+        assert run.info()["splits"] == splits.strip("[]").split(", ")
+        assert [len(parts[split]) * (split in splits) for split in parts] == [
+            measured.learnt_from(run, parts[split]) for split in parts
+        ]
+        assert ["knn_balanced_accuracy" in line for line in lines(run)] == [votes, False, votes]
+        assert run.manifest_file.read_bytes() == file.read_bytes()
+        text = CLASSIFY.format(manifest=file).replace("'simclr:demo_tiny'", "demo_tiny")
+        fine.write_text(text.replace("simclr}", f"{name}}}"), encoding="utf-8")
+        told = fx(fine, "--out", f"{name}-fine")
+        expected = "6 of 6 test pictures were learnt from, without their labels, by what model.init starts from"
+        assert (expected in told) == ("test" in splits)
+        assert "validation pictures were learnt from" not in told
+
+
+@pytest.mark.slow
+def test_a_stopped_pool_goes_on_unless_a_picture_of_it_changed(recipe_of, monkeypatch, manifest):
+    recipe_of("simclr")
+    folder = Path(shutil.copytree(manifest.root, "drawn"))
+    text = (folder / "manifest.csv").read_text(encoding="utf-8")
+    (folder / "manifest.csv").write_text(text.replace(",val,", ",test,"), encoding="utf-8")
+    sets = ["--set", f"data.manifest={folder / 'manifest.csv'}", "--set", "data.splits=[train, test]", "--quiet"]
+    with monkeypatch.context() as patch:
+        stop_at(patch, "simclr", 2)
+        done = CliRunner().invoke(app, ["train", "pre.yaml", "--out", "runs/a", *sets])
+    assert done.exit_code == 130, done.output
+    kept = (folder / "29.png").read_bytes()
+    shutil.copy(folder / "0.png", folder / "29.png")
+    done = CliRunner().invoke(app, ["train", "--resume", "runs/a", "--quiet"])
+    assert "the pictures changed since this run was started" in done.stderr
+    (folder / "29.png").write_bytes(kept)
+    done = CliRunner().invoke(app, ["train", "--resume", "runs/a", "--quiet"])
+    assert done.exit_code == 0, done.output
 
 
 @pytest.mark.slow

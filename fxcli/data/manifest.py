@@ -9,7 +9,7 @@ import json
 import os
 import stat
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Any
@@ -117,6 +117,14 @@ class Manifest:
     def divided(self, splits: Sequence[str]) -> Manifest:
         """The same pictures in other splits, one for each row."""
         rows = tuple(replace(row, split=split) for row, split in zip(self.rows, splits, strict=True))
+        return replace(self, rows=rows, digest=_digest(rows))
+
+    def pooled(self, splits: Collection[str]) -> Manifest:
+        """The pictures of these parts as its training part, of which others are left out."""
+        if set(splits) == {"train"}:
+            return self
+        kept = [row for row in self.rows if row.split in splits or row.split != "train"]
+        rows = tuple(replace(row, split="train") if row.split in splits else row for row in kept)
         return replace(self, rows=rows, digest=_digest(rows))
 
     def save(self, target: Path) -> None:

@@ -5,13 +5,13 @@ Called by `fx evaluate` and by studies; training's own validation needs logits a
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 
 from fxcli.console import console
-from fxcli.data.manifest import COLUMNS, HELD_OUT, Manifest, Row, groups_of, read_manifest
+from fxcli.data.manifest import COLUMNS, HELD_OUT, SPLITS, Manifest, Row, groups_of, read_manifest
 from fxcli.data.radiograph import warn_of
 from fxcli.data.split import within_train_frac
 from fxcli.errors import DataError, RunError
@@ -74,14 +74,21 @@ def metadata_of(learnt: Sequence[Row], positive: Sequence[bool], asked: Mapping[
 
 
 def learnt_from(run: Run | None, rows: Sequence[Row]) -> int:
-    """How many of the rows, by the hash of their source, stand among the pictures that a run learnt from."""
+    """How many of the rows, by the hash of their source, stand among the pictures that a run learnt from or chose by.
+
+    A pretraining chooses by none; it learnt from the parts of its data.splits, without their labels.
+    """
     if run is None or not (run.path / "manifest.csv").is_file():
         return 0
     learnt: set[str] = set()
     for part in [part for *_, part in run.parts()] or [run]:
         known, info = _manifest_of(part, run.manifest_file.parent), part.info()
+        parts: Collection[str] = {*SPLITS} - {"test", HELD_OUT}
+        if info.get("task") == "pretrain":
+            # Those before data.splits learnt from the training part.
+            known, parts = known.pooled(info.get("splits", ["train"])), ["train"]
         taken = within_train_frac(known, info.get("train_frac", 1), info["seed"])
-        learnt |= {row.sha256 for row in taken.rows if row.split not in ("test", HELD_OUT)}
+        learnt |= {row.sha256 for row in taken.rows if row.split in parts}
     return sum(row.sha256 in learnt - {""} for row in rows)
 
 

@@ -73,6 +73,18 @@ class Data(Section):
     )
 
 
+class PretrainData(Data):
+    """The pictures of a pretraining."""
+
+    splits: tuple[Literal["train", "val", "calibration", "test"], ...] = Field(
+        ("train",),
+        min_length=1,
+        max_length=4,
+        description="parts of the manifest that are learnt from, for labels play no role: all of them make a whole "
+        "data set a pool. Figures on a part that is, will flatter whatever starts from here",
+    )
+
+
 class Augment(Section):
     """Random changes of training pictures, drawn anew for each picture; zero or null is off."""
 
@@ -270,7 +282,7 @@ class PretrainRecipe(Section):
     task: Literal["pretrain"] = "pretrain"
     name: RecipeName = "unnamed"
     seed: Seed = 0
-    data: Data = Data()
+    data: PretrainData = PretrainData()
     model: Model = Model()
     pretrain: PretrainMethod = PretrainMethod()
     optim: Optim = Optim()

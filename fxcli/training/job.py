@@ -58,8 +58,11 @@ def create(
     if origin is None:
         origin = origin_of(recipe)
         pictures.warn_of_size(recipe, manifest)
-        pictures.warn_of_labels(recipe, manifest, origin)
-    if isinstance(recipe, ClassifyRecipe):
+        pictures.warn_of_start(recipe, manifest, origin)
+    if isinstance(recipe, PretrainRecipe):
+        pictures.warn_of_pool(recipe, manifest)
+        more["splits"] = recipe.data.splits
+    elif isinstance(recipe, ClassifyRecipe):
         check(recipe, manifest)
     elif isinstance(recipe, DetectRecipe):
         more["boxes_sha256"] = detect.check_parts(recipe, pictures.within_train_frac(recipe, manifest))
@@ -74,7 +77,7 @@ def create(
         "manifest": os.path.abspath(manifest.file),
         "manifest_sha256": manifest.digest,
         # Of a part of a run, the whole keeps it.
-        "pictures_sha256": None if "part_of" in more else pictures.contents_of(manifest),
+        "pictures_sha256": None if "part_of" in more else pictures.contents_of(recipe, manifest),
         "straddling_test": len(manifest.straddling),
         "recipe_sha256": digest_of(recipe),
         "init": origin.to_mapping(),
@@ -164,7 +167,7 @@ def _check_unchanged(run: Run, recipe: TrainRecipe, manifest: Manifest) -> None:
         digests["boxes"] = detect.check_parts(recipe, pictures.within_train_frac(recipe, manifest))
     # Parts of a run have none, and runs of an older fx.
     if info.get("pictures_sha256"):
-        digests["pictures"] = pictures.contents_of(manifest)
+        digests["pictures"] = pictures.contents_of(recipe, manifest)
     for what, now in digests.items():
         if info.get(f"{what}_sha256") != now:
             raise RunError(

@@ -18,7 +18,7 @@ from fxcli.inference import measured
 from fxcli.model.init import Origin
 from fxcli.recipe.load import load
 from fxcli.recipe.preparation import PrepareRecipe
-from fxcli.recipe.schema import ClassifyRecipe
+from fxcli.recipe.schema import ClassifyRecipe, PretrainRecipe
 from fxcli.recipe.tasks import TrainRecipe
 from fxcli.run.checkpoint import read_header
 from fxcli.run.directory import find_model
@@ -75,29 +75,53 @@ def warn_of_size(recipe: TrainRecipe, manifest: Manifest) -> None:
         )
 
 
-def warn_of_labels(recipe: TrainRecipe, manifest: Manifest, origin: Origin) -> None:
-    """Says how many pictures that are to measure were learnt from, with their labels, by what is started from."""
-    if not origin.file or read_header(Path(origin.file)).get("task") == "pretrain":
+def warn_of_start(recipe: TrainRecipe, manifest: Manifest, origin: Origin) -> None:
+    """Says how many pictures that are to measure were learnt from by what is started from.
+
+    Of a pretraining, which knows no labels, that matters of test pictures alone: parts that are held out are of a pool
+    that it may well have seen.
+    """
+    if not origin.file:
         return
     _, before = find_model(origin.file)
     is_in_folds = isinstance(recipe, ClassifyRecipe) and recipe.ensemble.folds > 1
-    measuring = {"held-out": LEARNT} if is_in_folds else {"validation": ("val",)}
-    for what, parts in (measuring | {"test": ("test",)}).items():
+    is_blind = read_header(Path(origin.file)).get("task") == "pretrain"
+    held_out = {} if is_blind else {"held-out": LEARNT} if is_in_folds else {"validation": ("val",)}
+    how = "without their labels" if is_blind else "with their labels"
+    for what, parts in (held_out | {"test": ("test",)}).items():
         rows = [row for row in manifest.rows if row.split in parts]
         if known := measured.learnt_from(before, rows):
             console.warn(
-                f"{known} of {len(rows)} {what} pictures were learnt from, with their labels, by what model.init "
-                f"starts from: figures on them will flatter"
+                f"{known} of {len(rows)} {what} pictures were learnt from, {how}, by what model.init starts from: "
+                "figures on them will flatter"
             )
 
 
-def contents_of(manifest: Manifest) -> str:
+def warn_of_pool(recipe: PretrainRecipe, manifest: Manifest) -> None:
+    """Says whether a pretraining is to learn from pictures that are to test."""
+    if "test" in recipe.data.splits and (count := len(manifest.part("test"))):
+        console.warn(
+            f"data.splits: the {count} test pictures are learnt from, without their labels: figures on them, of "
+            "whatever starts from this pretraining, will flatter; a test part of other pictures is free of that"
+        )
+
+
+def contents_of(recipe: TrainRecipe, manifest: Manifest) -> str:
     """A hash of the files that are learnt from or chosen by, which must be as they were when a run goes on."""
-    return contents([manifest.path_of(row) for row in manifest.rows if row.split != "test"])
+    parts = {*LEARNT, *(recipe.data.splits if isinstance(recipe, PretrainRecipe) else ())}
+    return contents([manifest.path_of(row) for row in manifest.rows if row.split in parts])
 
 
 def within_train_frac(recipe: TrainRecipe, manifest: Manifest, *, told: bool = False) -> Manifest:
-    """The pictures without those of the training part that data.train_frac leaves out; a line may tell how many."""
+    """The pictures without those of the training part that data.train_frac leaves out; a line may tell how many.
+
+    What a pretraining learns from becomes its training part first (data.splits).
+    """
+    if isinstance(recipe, PretrainRecipe):
+        manifest = manifest.pooled(recipe.data.splits)
+        if told and {*recipe.data.splits} != {"train"}:
+            whole = len(manifest.part("train"))
+            console.note(f"learns from {whole} pictures, of the parts {', '.join(recipe.data.splits)} (data.splits)")
     taken = split.within_train_frac(manifest, recipe.data.train_frac, recipe.seed)
     if told and taken is not manifest:
         whole = len(manifest.part("train"))

@@ -146,7 +146,7 @@ def train(
 
     Args:
         recipe: Resolved.
-        manifest: Of the pictures.
+        manifest: Of the pictures, with those that are learnt from as its training part (pictures.within_train_frac).
         compute: Device, precision, layout.
         zoo: Gives backbone and method; its trackers are called.
         info: For the header of the model file.
