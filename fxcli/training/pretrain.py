@@ -9,19 +9,19 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Protocol, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 from torch.utils.data import DataLoader
 
 from fxcli.console import console
 from fxcli.data import cache, dataset
 from fxcli.data.manifest import Manifest
 from fxcli.data.preprocess import Preprocessing
-from fxcli.errors import DataError, FxError, PluginError, RecipeError
+from fxcli.errors import DataError, FxError, PluginError
 from fxcli.model import classifier as models
 from fxcli.model import freeze, hardware
 from fxcli.model.hardware import Compute
@@ -29,29 +29,19 @@ from fxcli.model.init import Origin
 from fxcli.recipe.schema import PretrainRecipe
 from fxcli.run import checkpoint, randomness
 from fxcli.run.directory import Run
-from fxcli.training import optim, session, trial
+from fxcli.training import method as methods
+from fxcli.training import optim, session, trial, watch
+from fxcli.training.method import Method
 from fxcli.training.session import Log, Stop, Timer, finite
 from fxcli.training.watch import Watch
 from fxcli.zoo.plugins import Zoo
-from fxcli.zoo.specs import PretrainArgs, PretrainerSpec
+from fxcli.zoo.specs import PretrainArgs
 
 if TYPE_CHECKING:
     from tqdm import tqdm
 
 # A batch of one has no other picture to differ from, and no statistics for BatchNorm.
 MIN_BATCH = 2
-
-
-class Method(Protocol):
-    """What `PretrainerSpec.build` makes, besides being a module."""
-
-    backbone: nn.Module
-
-    def loss(self, views: tuple[Tensor, ...]) -> Tensor:
-        """Views, each [B, 3, S, S] → []."""
-
-    def after_step(self, progress: float) -> None:
-        """Called after each optimizer step with the share of all steps that is done."""
 
 
 @dataclass
@@ -64,6 +54,9 @@ class Place:
         step: Optimizer steps done.
         loss_sum: Of the epoch under way, over pictures.
         loss_count: Pictures in that sum.
+        spread_sum: Of the embeddings' spread, likewise.
+        spread_count: Pictures in that sum: of batches whose embeddings the method left.
+        flat_epochs: Epochs in a row, the last one included, in which all embeddings were alike.
         loss: Mean of the last epoch that ended; None before the first.
         done: Whether time is up.
         spent_s: Seconds of training.
@@ -76,6 +69,9 @@ class Place:
     step: int = 0
     loss_sum: float = 0.0
     loss_count: int = 0
+    spread_sum: float = 0.0
+    spread_count: int = 0
+    flat_epochs: int = 0
     loss: float | None = None
     done: bool = False
     spent_s: float = 0.0
@@ -162,7 +158,7 @@ def train(
         Interrupted: After saving, when the user stopped it.
         PluginError: The method's plugin is broken.
         RecipeError: The method refuses what is asked of it.
-        RunError: The loss is no longer finite.
+        RunError: The loss is no longer finite, or the representation has collapsed.
         WeightsUnavailable: See `model.init`.
     """
     pretraining = build(recipe, manifest, compute, zoo, origin)
@@ -229,49 +225,16 @@ def build(
     )
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(randomness.derive(recipe.seed, "init", "method"))
-        module = compute.place(_method(pretrainer, classifier.backbone, args)).train()
+        module = compute.place(methods.build(pretrainer, classifier.backbone, args)).train()
     batches = dataset.Batches(len(paths), recipe.train.batch_size, seed=recipe.seed)
-    views = dataset.Views(paths, preprocessing, _views(pretrainer, args))
+    views = dataset.Views(paths, preprocessing, methods.views(pretrainer, args))
     loader = dataset.loader(views, batches, workers=recipe.data.workers)
     optimizer = optim.make(
         recipe.optim, freeze.parameter_groups(module, module.get_submodule("backbone"), spec, recipe.optim)
     )
     exact = Compute(compute.device, "fp32", compute.channels_last)
-    watch = Watch(manifest, preprocessing, exact, recipe.data.workers)
-    return Pretraining(recipe, module, preprocessing, compute, optimizer, loader, batches, watch)
-
-
-def _views(pretrainer: PretrainerSpec, args: PretrainArgs) -> tuple[Callable[[Any], Any], ...]:
-    """What makes the views of a picture.
-
-    Raises:
-        PluginError: The pretrainer's plugin fails, or gives none.
-    """
-    with trial.of_plugin("pretrainer", pretrainer.name, "views"):
-        found = pretrainer.views(args)
-    if not isinstance(found, tuple) or not found or not all(callable(each) for each in found):
-        raise models.broken("pretrainer", pretrainer.name, "views returned no tuple of transforms")
-    return found
-
-
-def _method(pretrainer: PretrainerSpec, backbone: nn.Module, args: PretrainArgs) -> nn.Module:
-    """What is trained, over this backbone.
-
-    Raises:
-        PluginError: The pretrainer's plugin fails, or builds none.
-        RecipeError: It refuses what is asked of it.
-    """
-    name = pretrainer.name
-    try:
-        module = models.built("pretrainer", name, lambda: pretrainer.build(backbone, args))
-    except ValueError as error:
-        raise RecipeError([f"pretrain: {name}: {error}"], recipe=name) from error
-    if getattr(module, "backbone", None) is not backbone:
-        raise models.broken("pretrainer", name, "build did not return a module with the backbone as its backbone")
-    lacking = [part for part in ("loss", "after_step") if not callable(getattr(module, part, None))]
-    if lacking:
-        raise models.broken("pretrainer", name, f"what build returned has no {' and no '.join(lacking)}")
-    return module
+    watching = Watch(manifest, preprocessing, exact, recipe.data.workers)
+    return Pretraining(recipe, module, preprocessing, compute, optimizer, loader, batches, watching)
 
 
 def _keep(pretraining: Pretraining, run: Run, stop: Stop) -> None:
@@ -314,11 +277,14 @@ def _epoch(pretraining: Pretraining, run: Run, timer: Timer, stop: Stop) -> None
                 loss = pretraining.method.loss(views)
             trial.check_losses("pretrainer", name, {"loss": loss})
             value = finite(loss, place.step)
+            spread = methods.embedding_spread(name, module, place.step)
             # backward: each batch counts by its share of the pictures of its step
             first = place.batch // settings.accumulate * per_step
             (loss * (size / min(per_step, count - first))).backward()  # type: ignore[no-untyped-call]
             place.batch += 1
             place.loss_sum, place.loss_count = place.loss_sum + value * size, place.loss_count + size
+            if spread is not None:
+                place.spread_sum, place.spread_count = place.spread_sum + spread * size, place.spread_count + size
             bar.update(size)
             if place.batch % settings.accumulate and place.loss_count < count:
                 continue
@@ -346,22 +312,33 @@ def _epoch(pretraining: Pretraining, run: Run, timer: Timer, stop: Stop) -> None
 def _end_epoch(
     pretraining: Pretraining, run: Run, log: Log, timer: Timer, spent: Mapping[str, float], stop: Stop
 ) -> None:
-    """Looks, where it is time for it, logs and saves; `spent` are the seconds of the epoch."""
+    """Looks, where it is time for it, logs and saves; `spent` are the seconds of the epoch.
+
+    Raises:
+        RunError: Features or embeddings have collapsed.
+    """
     place, epochs = pretraining.place, pretraining.recipe.train.epochs
     # evaluate
     every = pretraining.recipe.train.look_every
     is_due = every and ((place.epoch + 1) % every == 0 or place.epoch + 1 == epochs or place.done)
     found = _look(pretraining, run, timer, stop) if is_due else {}
-    place.loss = place.loss_sum / max(1, place.loss_count)
-    place.epoch, place.batch, place.loss_sum, place.loss_count = place.epoch + 1, 0, 0.0, 0
+    place.loss, learnt = place.loss_sum / max(1, place.loss_count), {}
+    if place.spread_count:
+        learnt["embedding_spread"] = place.spread_sum / place.spread_count
+        place.flat_epochs = place.flat_epochs + 1 if watch.is_flat(learnt["embedding_spread"]) else 0
+    place.epoch, place.batch = place.epoch + 1, 0
+    place.loss_sum, place.loss_count, place.spread_sum, place.spread_count = 0.0, 0, 0.0, 0
     # log
     waited, computed = round(spent["data_wait_s"], 2), round(spent["compute_s"], 2)
-    values = {"epoch": place.epoch, "train_loss": place.loss, "seconds": round(timer.spent_s, 1)}
+    values = {"epoch": place.epoch, "train_loss": place.loss, **learnt, "seconds": round(timer.spent_s, 1)}
     log.write(place.step, {**values, **found, "data_wait_s": waited, "compute_s": computed})
     run.update(seconds={name: round(value, 1) for name, value in timer.totals.items()})
     ahead = "" if timer.epoch_s is None else f"  {timer.epoch_s * (epochs - place.epoch) / 60:.1f} min left"
     times = f"data {waited:.1f} s, compute {computed:.1f} s"
-    _tell(pretraining, run, {"train_loss": place.loss, **found}, f"  {times}{ahead}")
+    _tell(pretraining, run, {"train_loss": place.loss, **learnt, **found}, f"  {times}{ahead}")
+    # stop: before it is saved, so that no resume gets past it
+    if every and "embedding_spread" in learnt:
+        watch.check_embeddings(learnt["embedding_spread"], place.flat_epochs)
     # save
     _save(pretraining, run, timer)
 

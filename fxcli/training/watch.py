@@ -1,7 +1,7 @@
 """What a pretraining has learnt so far: nearest neighbours by their labels, and whether everything looks alike.
 
 Nothing is chosen by it; it stops a pretraining alone that has collapsed. Called by pretrain before the first epoch and
-at the end of some.
+at the end of some; what the embeddings of an epoch's batches tell, at the end of each.
 """
 
 from __future__ import annotations
@@ -30,6 +30,35 @@ MOST = 2000
 # Fewer have next to no rank, whatever was learnt: that of two pictures is 1.
 LEAST_FOR_RANK = 10
 _BATCH = 32
+# Epochs in a row with hardly any spread of the embeddings, before that is called a collapse.
+_FLAT_EPOCHS = 2
+_REMEDY = (
+    "a lower optim.lr, a longer schedule.warmup_epochs, or a larger train.batch_size; "
+    "in a new run; one with train.look_every=0 would go on all the same"
+)
+
+
+def is_flat(embedding_spread: float) -> bool:
+    """Whether all embeddings that the loss compares are alike: there a collapse shows before it does in features."""
+    return embedding_spread < representation.LEAST_EMBEDDING_SPREAD
+
+
+def check_embeddings(embedding_spread: float, flat_epochs: int) -> None:
+    """Ends what has collapsed for the loss, whatever its features look like.
+
+    Args:
+        embedding_spread: Mean of the last epoch, see `representation.spread`.
+        flat_epochs: In so many in a row, up to that one, it was flat.
+
+    Raises:
+        RunError: In too many.
+    """
+    if flat_epochs >= _FLAT_EPOCHS:
+        raise RunError(
+            "the representation has collapsed: all embeddings that the loss compares are alike (spread "
+            f"{embedding_spread:.2g}, and in {flat_epochs} epochs below {representation.LEAST_EMBEDDING_SPREAD})",
+            hint=_REMEDY,
+        )
 
 
 @dataclass(frozen=True)
@@ -81,8 +110,7 @@ class Watch:
             raise RunError(
                 f"the representation has collapsed: all pictures look alike (spread {told['feature_spread']:.2g}, "
                 f"effective rank {told['effective_rank']:.2f})",
-                hint="a lower optim.lr, a longer schedule.warmup_epochs, or a larger train.batch_size; "
-                "in a new run; one with train.look_every=0 would go on all the same",
+                hint=_REMEDY,
             )
         if asked:
             labels, targets = (np.array([classes.index(row.label) for row in rows]) for rows in (voting, asked))

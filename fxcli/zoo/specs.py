@@ -221,7 +221,9 @@ class PretrainerSpec:
         views: args → a tuple of transforms, one per view, each uint8 [1, H, W] → uint8 [3, S, S]. They draw from
             torch's global generator, which is seeded before each call, and can be pickled.
         build: (backbone, args) → a module with `loss(views: tuple of [B, 3, S, S]) → Tensor []`,
-            `after_step(progress in [0, 1])` called after each optimizer step, and its backbone as `backbone`.
+            `after_step(progress in [0, 1])` called after each optimizer step, and its backbone as `backbone`. `loss`
+            may leave what it compares, Tensor [N, E] of all views of the batch, as the module's attribute `embeddings`:
+            their spread is then logged, and a pretraining whose embeddings have all become alike ends with an error.
         options: Validates `pretrain.options`.
         summary: One line for `fx plugins`.
     """

@@ -36,7 +36,9 @@ class BYOL(nn.Module):
 
     def loss(self, views: tuple[Tensor, Tensor]) -> Tensor:
         """The symmetric loss [] of two views, each [B, 3, S, S]; B is at least 2."""
-        predictions = [self.predictor(self.projector(_pooled(self.backbone, images))) for images in views]
+        projections = [self.projector(_pooled(self.backbone, images)) for images in views]
+        self.embeddings = torch.cat(projections).detach()
+        predictions = [self.predictor(each) for each in projections]
         with torch.no_grad():
             targets = [self.target_projector(_pooled(self.target_backbone, images)) for images in views]
         return distance(predictions[0], targets[1]) + distance(predictions[1], targets[0])

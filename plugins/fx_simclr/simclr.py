@@ -35,6 +35,7 @@ class SimCLR(nn.Module):
         """The loss [] of two views, each [B, 3, S, S]; B is at least 2."""
         # In one batch, so that BatchNorm's statistics do not tell the views apart.
         embeddings = self.projector(self.backbone(torch.cat(views)).mean(dim=(2, 3)))
+        self.embeddings = embeddings.detach()
         first, second = embeddings.float().chunk(2)
         return nt_xent(first, second, self.temperature)
 

@@ -46,7 +46,7 @@ def views(args: PretrainArgs):
 
 def build(backbone, args: PretrainArgs):
     """The backbone with SimSiam's projector and predictor."""
-    from torch import nn
+    from torch import cat, nn
     from torch.nn.functional import cosine_similarity
 
     dim = args.options.dim
@@ -68,6 +68,7 @@ def build(backbone, args: PretrainArgs):
 
         def loss(self, views):
             seen = [self.projector(self.backbone(images).mean(dim=(2, 3))) for images in views]
+            self.embeddings = cat(seen).detach()  # optional: fx watches whether they collapse
             said = [self.predictor(each) for each in seen]
             pairs = ((said[0], seen[1]), (said[1], seen[0]))
             return -sum(cosine_similarity(p, z.detach(), dim=1).mean() for p, z in pairs) / 2
