@@ -220,6 +220,38 @@ def test_what_cannot_be_gathered():
         gather(source({"a.png": Annotated((), (1, 1))}), {}, PICTURES)
 
 
+def test_pictures_that_are_not_listed_may_be_negatives():
+    """But none that may be one of those that are listed, and none of which the list tells of a crowd alone."""
+    known = source(
+        {
+            "a.png": Annotated((box(1, 2, 3, 4),), SIZE),
+            "cut.png": Annotated((box(5, 5, 1, 1),), SIZE),
+            "crowd.png": Annotated((), (7, 7), is_known=False),
+            "x/c.png": Annotated((box(1, 2, 3, 4),), SIZE),
+            "y/c.png": Annotated((box(1, 2, 3, 4),), SIZE),
+        }
+    )
+    names = ["a.png", "b.png", "in/a.png", "c.png", "cut.png", "crowd.png"]
+    pictures = [(name, SIZE, 1) for name in names]
+    assert box_check.gather(match(known, {}, names), pictures).boxes == [[box(1, 2, 3, 4)], *[None] * 5]
+    matched = match(known, {}, names, "negative")
+    found = box_check.gather(matched, pictures)
+    assert found.boxes == [[box(1, 2, 3, 4)], [], [], None, None, None]
+    assert found.unused == 2, "those that are c.png to it"
+    assert [label(matched, name) for name in names[:3]] == ["fracture", "no_fracture", "no_fracture"]
+    for name, hinted in (("c.png", True), ("crowd.png", False)):
+        with pytest.raises(DataError, match=f"{name}: nothing is known of this picture") as caught:
+            label(matched, name)
+        assert ("boxes.unlisted=negative" in caught.value.hint) is hinted
+
+
+def test_of_yolo_a_background_has_no_file():
+    known = Source(Path("set"), {"train/labels/a": Annotated((box(0, 0, 1, 1),))}, ("fracture",), has_endings=False)
+    names = ["train/images/a.jpg", "val/images/a.jpg", "train/images/b.jpg"]
+    found = box_check.gather(match(known, {}, names, "negative"), [(name, SIZE, 1) for name in names])
+    assert found.boxes == [[box(0, 0, 100, 50)], [], []]
+
+
 def test_boxes_of_a_picture_that_cannot_be_read_are_not_those_of_another():
     """Nor are they unused: their picture is there."""
     known = match(source({"x/a.png": Annotated((box(1, 2, 3, 4),), SIZE)}), {}, ["x/a.png", "y/a.png"])

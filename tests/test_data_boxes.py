@@ -146,6 +146,16 @@ def test_boxes_can_give_the_labels():
         labels = {row["source"]: row["label"] for row in csv.DictReader(handle)}
     assert labels == {"a.png": "fracture", "b.png": "fracture", "c.png": "no_fracture", "d.png": "no_fracture"}
     coco()
+    code, output = prepare("boxes.source=boxes.json", "boxes.label=true", "boxes.unlisted=negative")
+    assert code == 0, output
+    manifest = read_manifest(Path("p/manifest.csv"))
+    found = read_boxes(manifest).by_path
+    assert {(row.source, row.label, len(found[row.path])) for row in manifest.rows} == {
+        ("a.png", "Fracture", 2),
+        ("b.png", "Fracture", 1),
+        ("c.png", "no_Fracture", 0),
+        ("d.png", "no_Fracture", 0),
+    }
     code, output = prepare("boxes.source=boxes.json", "boxes.label=true")
     assert code == 4
     assert "d.png: nothing is known of this picture" in output

@@ -93,7 +93,8 @@ def test_fracatlas_as_its_zip_has_it_becomes_what_the_recipes_read():
     )
     fracatlas(Path("FracAtlas"))
     exec(compile(code, "README.md", "exec"), {})
-    sets = ["data.source=FracAtlas/images.csv", "boxes.source=FracAtlas/boxes.coco.json"]
+    sets = ["data.source=FracAtlas/images.csv", "boxes.classes={fractured: fracture}"]
+    sets.append("boxes.source=FracAtlas/Annotations/COCO JSON/COCO_fracture_masks.json")
     loaded = load("fracatlas_boxes", [*sets, "data.prepared_px=32", "data.workers=0", "audit.search=false"])
     found = prepare(loaded.recipe, Path("out"))
     assert {(row.source.partition("/")[0], row.label) for row in found.rows} == {

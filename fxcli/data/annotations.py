@@ -48,14 +48,16 @@ class Annotated:
     """What a source says of one picture.
 
     Attributes:
-        boxes: None of them means that nothing is there: the picture is a negative.
+        boxes: None of them on a picture that is known means that nothing is there: it is a negative.
         size_px: (width, height) that the boxes refer to; None for fractions.
         file: That says so.
+        is_known: Whether it says what is where; not where it says no more than that there is a crowd.
     """
 
     boxes: tuple[Annotation, ...] = ()
     size_px: tuple[int, int] | None = None
     file: Path = field(default=Path(), compare=False)
+    is_known: bool = True
 
 
 @dataclass(frozen=True)
@@ -97,6 +99,10 @@ class Source:
         taken = set(exact)
         found = [key or self._alike(each, taken, by_path=True) for key, each in zip(exact, keys, strict=True)]
         return found if any(found) else [self._alike(each, taken, by_path=False) for each in keys]
+
+    def may_list(self, name: str, taken: Collection[str | None]) -> bool:
+        """Whether what it lists under keys that no picture has taken may be this one: the file names are alike."""
+        return any(key not in taken for key in self._by_last.get(PurePosixPath(self._keys(name)[0]).name, ()))
 
     def _keys(self, name: str) -> list[str]:
         """What a picture may be called here, the likeliest first."""
@@ -174,12 +180,12 @@ def _coco(path: Path) -> Source:
         names = [escaped(str(PurePosixPath(each["file_name"]))) for each in images]
         for kind in ("images", "categories"):
             _once([str(each["id"]) for each in values[kind]], path, f"this id of {kind}")
-        pictures = {
-            name: Annotated(tuple(boxes.pop(each["id"], ())), (int(each["width"]), int(each["height"])), path)
-            for name, each in zip(names, images, strict=True)
+        pictures = {}
+        for name, each in zip(names, images, strict=True):
             # Of a picture with nothing else it is not known what is where: it is no negative.
-            if each["id"] in boxes or each["id"] not in in_crowds
-        }
+            is_known = each["id"] in boxes or each["id"] not in in_crowds
+            size_px = (int(each["width"]), int(each["height"]))
+            pictures[name] = Annotated(tuple(boxes.pop(each["id"], ())), size_px, path, is_known)
         are_turned = True if (values.get("info") or {}).get(TURNED) is True else None
     except (KeyError, TypeError, ValueError, AttributeError, OverflowError, RecursionError) as error:
         raise DataError(f"not a COCO file: {type(error).__name__}: {error}", where=path) from error

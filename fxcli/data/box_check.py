@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from fxcli.data.annotations import Annotated, Annotation, Corners, Source
 from fxcli.data.names import class_name, is_class_name
@@ -37,17 +37,14 @@ class Matched:
     Attributes:
         source: Of boxes.
         classes: Label → class.
-        by_name: Of each picture that it knows, without the boxes to pass over.
+        by_name: Of each picture that it lists, or that is known by not being listed, without the boxes to pass over.
+        unused: How many pictures it lists that are not in the list.
     """
 
     source: Source
     classes: Mapping[str, str]
     by_name: Mapping[str, Annotated]
-
-    @property
-    def unused(self) -> int:
-        """How many pictures the source knows that are not in the list."""
-        return len(self.source.pictures) - len(self.by_name)
+    unused: int
 
 
 @dataclass(frozen=True)
@@ -92,13 +89,20 @@ class Gathered:
         }
 
 
-def match(source: Source, classes: Mapping[str, str | None], names: Sequence[str]) -> Matched:
+def match(
+    source: Source,
+    classes: Mapping[str, str | None],
+    names: Sequence[str],
+    unlisted: Literal["unknown", "negative"] = "unknown",
+) -> Matched:
     """Finds pictures in a source of boxes.
 
     Args:
         source: Of boxes.
         classes: Label → class, or None for boxes to pass over; empty keeps every label.
         names: Of all pictures, relative to their source, whether they can be read or not.
+        unlisted: What pictures are that the source does not list. As negatives count none that are called as one that
+            it lists, and whose boxes found no picture.
 
     Raises:
         DataError: A label gives no usable class name, is not the source's, or there is no class; two pictures share the
@@ -117,7 +121,11 @@ def match(source: Source, classes: Mapping[str, str | None], names: Sequence[str
     if not taken:
         raise DataError(f"boxes of {len(source.pictures)} pictures, none of them among these", where=source.file)
     by_name = {name: _without(source.pictures[key], named) for key, name in taken.items()}
-    return Matched(source, {label: name for label, name in named.items() if name}, by_name)
+    if unlisted == "negative":
+        others = set(names) - by_name.keys()
+        by_name |= {name: Annotated(file=source.file) for name in others if not source.may_list(name, taken)}
+    with_class = {label: name for label, name in named.items() if name}
+    return Matched(source, with_class, by_name, len(source.pictures) - len(taken))
 
 
 def _without(found: Annotated, classes: Mapping[str, str | None]) -> Annotated:
@@ -161,7 +169,7 @@ def gather(
         )
     boxes, wrong = list[list[Annotation] | None](), list[str]()
     for (name, size_px, orientation), found in zip(pictures, known, strict=True):
-        if found is None:
+        if found is None or not found.is_known:
             boxes.append(None)
             continue
         try:
@@ -183,8 +191,10 @@ def label(matched: Matched, name: str) -> str:
         DataError: The source does not know the picture, or none of its boxes has a label that is known.
     """
     found, named = matched.by_name.get(name), matched.classes
-    if found is None:
+    if found is None or not found.is_known:
         hint = "leave it out of the source, or set boxes.label=false and label pictures by folders or a column"
+        if found is None:
+            hint += "; boxes.unlisted=negative if the boxes' source lists only pictures that have some"
         raise DataError("nothing is known of this picture, with boxes or without", where=name, hint=hint)
     here = {named[box.label] for box in found.boxes if box.label in named}
     if found.boxes and not here:

@@ -81,6 +81,8 @@ def read_boxes(manifest: Manifest) -> BoxSet:
     sizes = {row.path: (row.width_px, row.height_px) for row in manifest.rows}
     by_path = {}
     for path, found in source.pictures.items():
+        if not found.is_known:
+            continue
         if path not in sizes:
             raise DataError(f"boxes on a picture that the manifest lacks: {path[:200]}", where=file)
         if found.size_px != sizes[path]:

@@ -162,9 +162,11 @@ def _files(
     found = scan.source(root, recipe.data.columns, labelled=labelled and not recipe.boxes.label)
     if recipe.boxes.source:
         names = [picture.name for picture in found]
-        boxes = box_check.match(read_annotations(Path(recipe.boxes.source)), recipe.boxes.classes, names)
+        wanted, annotations = recipe.boxes, read_annotations(Path(recipe.boxes.source))
+        boxes = box_check.match(annotations, wanted.classes, names, wanted.unlisted)
         if boxes.unused:
-            console.warn(f"boxes of {boxes.unused} pictures are not used: no picture here has their path or name")
+            risk = "; one called otherwise counts as one without a box" if wanted.unlisted == "negative" else ""
+            console.warn(f"boxes of {boxes.unused} pictures are not used: no picture here has their path or name{risk}")
     if boxes and recipe.boxes.label:
         found = [dataclasses.replace(picture, folder=box_check.label(boxes, picture.name)) for picture in found]
     label_of = scan.labels(found, recipe.data.classes, root) if labelled else {"": ""}

@@ -110,6 +110,10 @@ class PrepareBoxes(Section):
         description="boxes that leave their picture, are empty or inverted, or have no class: no preparation; or cut "
         "at the border where that is all, else left out. Both list them",
     )
+    unlisted: Literal["unknown", "negative"] = Field(
+        "unknown",
+        description="pictures that the source does not list: nothing is known of them, or there is nothing on them",
+    )
     label: bool = Field(
         False,
         description="whether boxes give the pictures' labels, in place of folders or a column: the class of the box "
