@@ -225,6 +225,26 @@ def test_val_auroc_needs_negatives(tiny_detect, prepared_boxes):
         job.create(tiny_detect("train.monitor=val_auroc", "data.manifest=copy/manifest.csv"), manifest, None)
 
 
+def test_few_negatives_are_warned_of_once(tiny_detect, prepared_boxes, capsys):
+    def change(content):
+        """Of half of the training pictures without a box nothing is known."""
+        boxed = {each["image_id"] for each in content["annotations"]}
+        without = [each for each in content["images"] if each["id"] not in boxed and each["file_name"] in train]
+        content["images"] = [each for each in content["images"] if each not in without[::2]]
+
+    train = {row.path for row in read_manifest(prepared_boxes / "manifest.csv").part("train")}
+    job.create(tiny_detect(), read_manifest(prepared_boxes / "manifest.csv"), None)
+    assert "without a box" not in capsys.readouterr().err, "as many as are wanted"
+    changed(tiny_detect, prepared_boxes, change)
+    manifest = read_manifest(Path("copy/manifest.csv"))
+    for negatives, told in ((0.5, ""), (1, "asks for 12"), (2, "asks for 24")):
+        job.create(tiny_detect("data.manifest=copy/manifest.csv", f"detect.negatives={negatives}"), manifest, None)
+        err = capsys.readouterr().err
+        assert err.count("6 training pictures are known to be without a box") == bool(told)
+        assert told in err
+        assert ("of 6 others nothing is known: if nothing is on them, fx prepare with" in err) == bool(told)
+
+
 # --- the command ---
 
 

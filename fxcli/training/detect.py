@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
+from fxcli.console import console
 from fxcli.data import boxed, dataset
 from fxcli.data.boxed import BoxedPictures, Target
 from fxcli.data.boxes import FILE, Boxes, BoxSet, read_boxes, to_input
@@ -59,6 +60,20 @@ def check_parts(recipe: DetectRecipe, manifest: Manifest) -> str:
             hint="prepare with split.val_frac above 0, or set train.monitor=none to keep the last epoch",
         )
     return sha256_of(manifest.root / FILE)
+
+
+def warn_of_negatives(recipe: DetectRecipe, manifest: Manifest) -> None:
+    """Says whether the training part has fewer pictures without a box than the recipe takes in each epoch."""
+    boxes, rows = read_boxes(manifest), manifest.part("train")
+    has_box, negatives = _has_box(boxes, rows), recipe.detect.negatives
+    found, wanted = has_box.count(False), round(negatives * has_box.count(True))
+    if found < wanted:
+        unknown = len(rows) - len(has_box)
+        hint = f"; of {unknown} others nothing is known: if nothing is on them, fx prepare with boxes.unlisted=negative"
+        console.warn(
+            f"{found} training pictures are known to be without a box, and detect.negatives={negatives:g} asks for "
+            f"{wanted}: a detector that sees few of them tells more false boxes{hint if unknown else ''}"
+        )
 
 
 def _has_box(boxes: BoxSet, rows: Sequence[Row]) -> list[bool]:

@@ -65,7 +65,9 @@ def create(
     elif isinstance(recipe, ClassifyRecipe):
         check(recipe, manifest)
     elif isinstance(recipe, DetectRecipe):
-        more["boxes_sha256"] = detect.check_parts(recipe, pictures.within_train_frac(recipe, manifest))
+        learnt = pictures.within_train_frac(recipe, manifest)
+        more["boxes_sha256"] = detect.check_parts(recipe, learnt)
+        detect.warn_of_negatives(recipe, learnt)
     text = resolved_yaml(recipe)
     info = {
         "created": provenance.now(),
