@@ -51,7 +51,9 @@ def nothing():
     pass
 
 
-def predict(files, *, stop_after=None, failing=(), drawn=lambda index: True, mark=0.75, at_last=nothing, **options):
+def predict(
+    files, *, stop_after=None, failing=(), drawn=lambda index, is_answer: True, mark=0.75, at_last=nothing, **options
+):
     """Writes what is missing, as the command does; which indices that was."""
     with going(**options) as rows:
         todo = list(rows.missing(files, str, drawn))
@@ -88,7 +90,7 @@ def names():
 
 def test_the_name_appears_when_it_is_complete(files):
     with going() as rows:
-        assert list(rows.missing(files, str, lambda index: True)) == list(range(12))
+        assert list(rows.missing(files, str, lambda index, is_answer: True)) == list(range(12))
         assert names() == ["lock.json", "predictions.csv.part", "predictions.csv.part.json"]
         for path in files:
             rows.write({"path": str(path), "status": "error", "reason": "bad"})
@@ -280,7 +282,7 @@ def test_complete_and_no_longer(files):
     with pytest.raises(Stopped):
         predict(now, resume=True, mark=0.5, stop_after=1)
     assert FILE.read_bytes() == before, "it stays until another is complete"
-    todo, failed = predict(now, resume=True, mark=0.5, drawn=lambda index: now[index].name != "e.png")
+    todo, failed = predict(now, resume=True, mark=0.5, drawn=lambda index, is_answer: now[index].name != "e.png")
     assert ([now[index].name for index in todo], failed) == (["d.png", "e.png", "h.png"], 0)
     assert shown() == list(map(str, now))
     assert [row["p_y"] for row in table()].count("0.500000") == 4
@@ -331,7 +333,7 @@ def test_a_picture_that_could_not_be_read_is_tried_again(files):
 
 def test_an_answer_without_its_heat_map_is_done_again(files):
     stopped(files, 6)
-    assert predict(files, resume=True, drawn=lambda index: index != 3)[0] == [3, *range(6, 12)]
+    assert predict(files, resume=True, drawn=lambda index, is_answer: index != 3)[0] == [3, *range(6, 12)]
     assert shown() == list(map(str, files))
 
 

@@ -234,6 +234,55 @@ def test_type_and_place_in_one_pass(detector, trained):
     assert isinstance(line["boxes"], list)
 
 
+def files_in(folder):
+    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in Path(folder).rglob("*.*")}
+
+
+@pytest.mark.slow
+def test_beside_a_classifier_boxes_go_where_they_go_alone(detector, trained):
+    picture(Path("in/a/one.png"), 20, 30, 38, 48)
+    picture(Path("in/b/none.png"), 0, 0, 0, 0)
+    Path("in/c.png").write_bytes(b"no")
+    least = ("--score", 0.3, "--batch-size", 1)
+    fx("predict", "in", "--model", detector, *least, "--boxes", "alone", code=9)
+    both = ("predict", "in", "--model", trained.path, "--detector", detector, *least, "--boxes")
+    assert "3 pictures, boxes in stdout" in fx(*both, "stdout", code=9).stderr
+    assert sorted(files_in("alone")) == ["a/one.png.png", "b/none.png.png", "found.coco.json"]
+    found = files_in("stdout")
+    assert all(found[name] == bytes for name, bytes in files_in("alone").items() if name.endswith(".png"))
+    coco, alone = (json.loads(each["found.coco.json"]) for each in (found, files_in("alone")))
+    assert coco["images"] == alone["images"]
+    assert [each["bbox"] for each in coco["annotations"]] == [each["bbox"] for each in alone["annotations"]]
+    for kind in ("csv", "json"):
+        options = [kind, "--cam", f"{kind}-maps", "--out", f"{kind}-rows", *(["--json"] if kind == "json" else [])]
+        fx(*both, *options, code=9)
+        assert files_in(kind) == found, "rows in a file tell the same"
+        assert sorted(files_in(f"{kind}-maps")) == ["a/one.png.png", "b/none.png.png"]
+    assert "exists" in fx(*both, "csv", code=4).stderr
+
+
+@pytest.mark.slow
+def test_outlines_stand_beside_what_is_not_answered_too(detector, tiny_recipe, run_of, monkeypatch):
+    """And are drawn where they are missing, when a command goes on."""
+    tiny_recipe()
+    folds = run_of("runs/folds", "--folds", "2", "--set", "train.epochs=1")
+    for name in ("a.png", "b.png"):
+        picture(Path("in", name), 20, 30, 38, 48)
+    monkeypatch.setattr("fxcli.inference.verdict.Judge._least", lambda judge, error: 1.0)
+    options = ["--model", folds.path, "--detector", detector, "--abstain", 0.3, "--out", "rows"]
+    fx("predict", "in", *options)
+    assert {row["status"] for row in rows_of(Path("rows/predictions.csv").read_text())} == {"abstained"}
+    for drawn, done in ((("b.png.png",), 0), (("a.png.png", "b.png.png"), 1)):
+        told = fx("predict", "in", *options, "--boxes", "found", "--cam", "maps", "--resume").stderr
+        assert f"going on: {done} of 2" in told
+        assert not Path("maps").exists()
+        assert all(Path("found", name).exists() for name in drawn)
+        assert len(json.loads(Path("found/found.coco.json").read_text())["images"]) == 2
+        Path("found/a.png.png").unlink()
+    told = fx("predict", "in", *options[:-2], "--boxes", "found", "--overwrite").stderr
+    assert "boxes in found" in told
+
+
 @pytest.mark.parametrize(
     ("options", "told"),
     [
@@ -252,7 +301,11 @@ def test_what_a_detector_cannot(detector, options, told):
 def test_what_a_classifier_cannot(detector, trained):
     picture(Path("in/a.png"), 20, 30, 38, 48)
     for options, told in (
-        (["--boxes", "out"], "--boxes is for a detector alone"),
+        (["--boxes", "out"], "--boxes is for a detector, and"),
+        (
+            ["--detector", detector, "--cam", "out", "--boxes", "out"],
+            "a heat map and the outlines of boxes would both be out/a.png.png",
+        ),
         (["--score", "0.3"], "--score is for a detector"),
         (["--detector", trained.path], "is no detector"),
     ):

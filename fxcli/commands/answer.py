@@ -4,29 +4,48 @@ from __future__ import annotations
 
 import contextlib
 import functools
-import os
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Generator, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fxcli.console import console
-from fxcli.errors import UnreadableImage, UsageError
 
 if TYPE_CHECKING:
     import numpy as np
 
-    from fxcli.commands.outputs import Outputs
-    from fxcli.data.paths import PathStyle, Shown
+    from fxcli.commands.outputs import Begun, Outputs
+    from fxcli.data.paths import PathStyle
     from fxcli.evaluation.predictions import PredictionTable
     from fxcli.explain.places import Drawing
     from fxcli.inference.features import FeatureFile
     from fxcli.inference.pipeline import Answer
     from fxcli.inference.rows import Rows
     from fxcli.inference.verdict import Judge
-    from fxcli.report.gallery import Gallery
 
 # Pictures that a gate looks at before the model does: what it said of them is lost when the command is stopped.
 BLOCK = 256
+
+
+@dataclass(frozen=True)
+class Beside:
+    """What is drawn beside rows.
+
+    Attributes:
+        maps: A heat map of each, or none at all.
+        outlines: Likewise of boxes.
+        with_views: Whether views for a page are wanted, too.
+        notice: That outlines carry.
+    """
+
+    maps: Sequence[Drawing]
+    outlines: Sequence[Drawing]
+    with_views: bool
+    notice: str
+
+    def within(self, block: slice) -> Beside:
+        """What is drawn beside some of the rows."""
+        return replace(self, maps=self.maps[block], outlines=self.outlines[block])
 
 
 def answer(judge: Judge, files: list[Path], names: PathStyle, wanted: Outputs) -> None:
@@ -36,97 +55,54 @@ def answer(judge: Judge, files: list[Path], names: PathStyle, wanted: Outputs) -
         SomeRowsFailed: Some could not be read.
         UsageError: Features are wanted of an exported model.
     """
-    from fxcli.data.names import path_cell
-    from fxcli.data.paths import Shown
     from fxcli.evaluation.lines import Lines
     from fxcli.evaluation.predictions import PredictionTable
     from fxcli.explain.neighbours import save_sheet
-    from fxcli.explain.places import Drawing, check_places, output_names, pictures_beside
+    from fxcli.explain.places import output_names
     from fxcli.inference import features
-    from fxcli.inference import rows as output
-    from fxcli.inference.notes import named_by
-    from fxcli.report.gallery import Gallery
 
-    opened, folder = judge.opened, wanted.features
+    opened, folder, boxes = judge.opened, wanted.features, judge.boxes
     width = opened.feature_width() if folder else 0
-    for place in filter(None, (wanted.cam, folder)):
-        files = pictures_beside(place, files)
-    check_places([folder / features.SHEET] if folder else [], files, may_replace=True)
-    shown = Shown.of(names, files)
-    places = [wanted.cam / f"{name}.png" for name in output_names(files, shown)] if wanted.cam else []
-    check_places(places, files)
-    if folder and os.path.abspath(folder / features.SHEET) in map(os.path.abspath, places):
-        raise UsageError(f"a heat map and the sheet of neighbours would both be {folder / features.SHEET}")
-    cells = [path_cell(shown(path)) for path in files] if folder or places else []
-    classes, overwrite = opened.model.classes, wanted.overwrite
-    gallery = Gallery.begun(wanted.report, len(files), classes, overwrite=overwrite) if wanted.report else None
+    classes = opened.model.classes
+    begun = wanted.begun(files, names, classes, judge.made_with(), boxes.made_with() if boxes else None)
     table = PredictionTable(classes, opened.model.info, extra=judge.columns)
     lines = Lines(table, json=wanted.json)
-    made_with = judge.made_with() | named_by(shown, files)
-    maps = [Drawing.beside(place, cell, made_with) for place, cell in zip(places, cells, strict=False)]
-    again = {"resume": wanted.resume, "overwrite": overwrite, "as_parquet": wanted.parquet}
-    with (
-        output.going_to(wanted.out, lines, made_with, **again) as rows,
-        features.going_to(folder, cells, width, beside=wanted.out) as kept,
-    ):
-        _answer(judge, files, maps, shown, table, rows, kept, gallery, wanted)
+    cells = [begun.called(path) for path in begun.files] if folder else []
+    with begun.going_to(lines) as rows, features.going_to(folder, cells, width, beside=wanted.out) as kept:
+        _answer(judge, begun, table, rows, kept)
     if folder and kept:
-        save_sheet(folder, kept.readable, files, output_names(files, shown), opened)
-    if gallery:
-        gallery.write(table.notice, opened.described)
-    wanted.tell(lines.file_name, len(files), rows.failed, table.notice)
+        save_sheet(folder, kept.readable, begun.files, output_names(begun.files, begun.shown), opened)
+    located = (boxes.opened.model.classes, boxes.least) if boxes else ()
+    begun.finish(lines.file_name, rows.failed, table.notice, opened.described, *located)
 
 
-def _answer(
-    judge: Judge,
-    files: Sequence[Path],
-    maps: Sequence[Drawing],
-    shown: Shown,
-    table: PredictionTable,
-    rows: Rows,
-    kept: FeatureFile | None,
-    gallery: Gallery | None,
-    wanted: Outputs,
-) -> None:
+def _answer(judge: Judge, begun: Begun, table: PredictionTable, rows: Rows, kept: FeatureFile | None) -> None:
     """Answers each picture that has no row."""
-    from fxcli.data.names import path_cell
     from fxcli.data.radiograph import Caution, warn_of
-    from fxcli.explain.png import sweep
-
-    def called(path: Path) -> str:
-        return path_cell(shown(path))
+    from fxcli.evaluation.box_table import BoxTable
 
     cautions: list[Caution] = []
-    is_drawn = functools.cache(lambda index: not maps or maps[index].is_there(files[index]))
-    todo = rows.missing(files, called, is_drawn)
-    chosen = [files[index] for index in todo]
-    for index in set(range(len(maps))).difference(todo):
-        if not is_drawn(index):
-            maps[index].remove()  # the row stays, and is no answer
-    maps = [maps[index] for index in todo] if maps else []
-    if wanted.resume:
-        sweep([each.file for each in maps])
+    todo = begun.missing(rows)
+    chosen = [begun.files[index] for index in todo]
+    maps, outlines = ([each[index] for index in todo] if each else [] for each in (begun.maps, begun.outlines))
+    about = BoxTable(judge.boxes.opened.model.info).notice if judge.boxes else table.notice
+    beside = Beside(maps, outlines, begun.gallery is not None, about)
     # Closed where the loop is left early, or threads would go on with pictures that nobody hears of.
-    with contextlib.closing(_verdicts(judge, chosen, maps, with_views=gallery is not None)) as verdicts:
-        bar = console.progress(verdicts, total=len(files), done=len(files) - len(chosen), what="predict")
+    with contextlib.closing(_verdicts(judge, chosen, beside)) as verdicts:
+        bar = console.progress(verdicts, total=len(begun.files), done=len(begun.files) - len(chosen), what="predict")
         for verdict, features in bar:
             path = verdict.pop("path")
             cautions += verdict.pop("cautions")
             views = verdict.pop("views", None)
-            record = table.record(called(path), **verdict)
-            rows.write(record)
             if kept:
                 kept.add(features)
-            if gallery:
-                gallery.add(record, views)
-            if wanted.strict and verdict["status"] == "error":
-                raise UnreadableImage(path, verdict["reason"])
+            begun.take(rows, path, table.record(begun.called(path), **verdict), views)
     rows.finish()
     warn_of(cautions)
 
 
 def _verdicts(
-    judge: Judge, files: Sequence[Path], maps: Sequence[Drawing], *, with_views: bool
+    judge: Judge, files: Sequence[Path], beside: Beside
 ) -> Generator[tuple[dict[str, Any], np.ndarray | None], None, None]:
     """What is told of each picture, and its features.
 
@@ -136,34 +112,30 @@ def _verdicts(
     for start in range(0, len(files), size):
         block = slice(start, start + size)
         judge.ask_gate(files[block])
-        tell = _drawing(judge, maps[block], with_views=with_views) if maps or with_views else judge.verdict
-        yield from judge.opened.pipeline.map(functools.partial(_told, tell), files[block])
+        tell = functools.partial(_told, judge, beside.within(block))
+        yield from judge.opened.pipeline.map(tell, files[block])
 
 
-def _told(tell: Callable[[Answer], dict[str, Any]], answer: Answer) -> tuple[dict[str, Any], np.ndarray | None]:
-    return tell(answer), answer.features
-
-
-def _drawing(judge: Judge, maps: Sequence[Drawing], *, with_views: bool) -> Callable[[Answer], dict[str, Any]]:
+def _told(judge: Judge, beside: Beside, answer: Answer) -> tuple[dict[str, Any], np.ndarray | None]:
     """Tells and draws an answer on the thread that it was computed on; what is not answered has no heat map."""
+    from fxcli.explain import outline
     from fxcli.explain.draw import draw_answer
     from fxcli.report.gallery import views
     from fxcli.run.files import saying
 
-    def draw(answer: Answer) -> dict[str, Any]:
-        verdict = judge.verdict(answer)
-        boxes = verdict.get("boxes", ())
-        made = draw_answer(judge.opened, answer) if verdict["status"] == "ok" else None
-        if maps:
-            target = maps[answer.index]
-            if made:
-                with saying(target.file):
-                    target.file.parent.mkdir(parents=True, exist_ok=True)
-                made.save_overlay(target.file, boxes, target.of)
-            else:
-                target.remove()
-        if with_views and answer.cleaned is not None:
-            verdict["views"] = views(answer.cleaned, made.coloured if made else None, boxes)
-        return verdict
-
-    return draw
+    verdict, sighting = judge.seen(answer)
+    boxes, is_mapped = verdict.get("boxes", ()), bool(beside.maps) or beside.with_views
+    made = draw_answer(judge.opened, answer) if is_mapped and verdict["status"] == "ok" else None
+    if beside.maps:
+        target = beside.maps[answer.index]
+        if made:
+            with saying(target.file):
+                target.file.parent.mkdir(parents=True, exist_ok=True)
+            made.save_overlay(target.file, boxes, target.of)
+        else:
+            target.remove()
+    if beside.outlines:
+        outline.save(sighting.cleaned if sighting else None, verdict, beside.outlines[answer.index], beside.notice)
+    if beside.with_views and answer.cleaned is not None:
+        verdict["views"] = views(answer.cleaned, made.coloured if made else None, boxes)
+    return verdict, answer.features

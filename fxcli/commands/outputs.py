@@ -2,13 +2,28 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import contextlib
+import csv
+import json as json_module
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from importlib.util import find_spec
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from fxcli.console import console
 from fxcli.data.parquet import require
-from fxcli.errors import MissingDependency, SomeRowsFailed, UsageError
+from fxcli.errors import DataError, MissingDependency, SomeRowsFailed, UnreadableImage, UsageError
+
+if TYPE_CHECKING:
+    from fxcli.data.paths import PathStyle, Shown
+    from fxcli.evaluation.lines import Lines
+    from fxcli.explain.places import Drawing
+    from fxcli.inference.rows import Rows
+    from fxcli.report.gallery import Gallery, Views
+
+# Not as the true boxes of a prepared folder are called: what is found must never take their place.
+COCO = "found.coco.json"
 
 
 @dataclass(frozen=True)
@@ -71,22 +86,185 @@ class Outputs:
             hint = "without --features it goes on with the rows; --overwrite begins anew with both"
             raise UsageError("--features are written in one go, and --resume cannot go on with them", hint=hint)
 
-    def tell(self, file_name: str, count: int, failed: int, notice: str) -> None:
-        """Says at the end what was written where.
+    def begun(
+        self,
+        files: Sequence[Path],
+        names: PathStyle,
+        classes: Sequence[str],
+        made_with: Mapping[str, Any],
+        boxes_with: Mapping[str, Any] | None = None,
+    ) -> Begun:
+        """Everything in place for these pictures, and nothing of others in its way.
 
         Args:
-            file_name: Of the rows, in `out`.
-            count: Pictures.
-            failed: Of them those that could not be read.
-            notice: What holds for all that was told.
+            files: That were asked for.
+            names: How rows call them.
+            classes: Of the classifier; none of a detector alone.
+            made_with: All that rows depend on, but the pictures.
+            boxes_with: All that outlines of boxes depend on, likewise; None: as rows.
 
         Raises:
-            SomeRowsFailed: There are such.
+            NothingFound: All of them were drawn by earlier commands.
+            UsageError: What is drawn would take the place of a picture, or of another drawing.
+            DataError: There is a COCO file or a page already.
         """
-        rows = str(self.out / file_name) if self.out else "the output"
-        places = (("heat maps", self.cam), ("boxes", self.boxes), ("features", self.features))
+        from fxcli.data.names import path_cell
+        from fxcli.data.paths import Shown
+        from fxcli.explain.places import Drawing, check_apart, check_places, output_names, pictures_beside
+        from fxcli.inference.features import SHEET
+        from fxcli.inference.notes import named_by
+        from fxcli.report.gallery import Gallery
+
+        for folder in filter(None, (self.cam, self.boxes, self.features)):
+            files = pictures_beside(folder, files)
+        shown = Shown.of(names, files)
+        named = named_by(shown, files)
+        rows_with, outlines_with = ({**each, **named} for each in (made_with, boxes_with or made_with))
+        stems = output_names(files, shown) if self.cam or self.boxes else []
+        cells = [path_cell(shown(path)) for path in files] if stems else []
+
+        def drawings(folder: Path | None, drawn_with: Mapping[str, Any]) -> list[Drawing]:
+            if folder is None:
+                return []
+            beside = zip(stems, cells, strict=True)
+            return [Drawing.beside(folder / f"{stem}.png", cell, drawn_with) for stem, cell in beside]
+
+        maps, outlines = drawings(self.cam, rows_with), drawings(self.boxes, outlines_with)
+        sheet = [self.features / SHEET] if self.features else []
+        check_places(sheet, files, may_replace=True)
+        places = {"a heat map": [each.file for each in maps], "the outlines of boxes": [each.file for each in outlines]}
+        for files_drawn in places.values():
+            check_places(files_drawn, files)
+        check_apart({**places, "the sheet of neighbours": sheet})
+        if self.boxes and (self.boxes / COCO).exists() and not (self.overwrite or self.resume):
+            hint = "--overwrite replaces it; --boxes names another folder"
+            raise DataError("this file exists", where=self.boxes / COCO, hint=hint)
+        gallery = Gallery.begun(self.report, len(files), classes, overwrite=self.overwrite) if self.report else None
+        return Begun(self, list(files), shown, rows_with, gallery, maps, outlines)
+
+
+@dataclass
+class Begun:
+    """What a prediction writes, and of which pictures; it grows by rows.
+
+    Attributes:
+        wanted: The options.
+        files: The pictures, without what earlier commands drew beside them.
+        shown: How rows call them.
+        made_with: What the rows of one file have in common.
+        gallery: The page to look at, if it is wanted.
+        maps: A heat map of each picture, or none at all.
+        outlines: Likewise of its boxes.
+    """
+
+    wanted: Outputs
+    files: list[Path]
+    shown: Shown
+    made_with: Mapping[str, Any]
+    gallery: Gallery | None
+    maps: list[Drawing]
+    outlines: list[Drawing]
+    # For COCO, where rows on stdout are all there is.
+    _records: list[Mapping[str, Any]] = field(default_factory=list, repr=False)
+
+    def called(self, path: Path) -> str:
+        """What the row of a picture calls it."""
+        from fxcli.data.names import path_cell
+
+        return path_cell(self.shown(path))
+
+    def going_to(self, lines: Lines) -> contextlib.AbstractContextManager[Rows]:
+        """What takes the rows; see rows.going_to."""
+        from fxcli.inference import rows
+
+        wanted = self.wanted
+        again = {"resume": wanted.resume, "overwrite": wanted.overwrite, "as_parquet": wanted.parquet}
+        return rows.going_to(wanted.out, lines, self.made_with, **again)
+
+    def missing(self, rows: Rows) -> Sequence[int]:
+        """The indices of pictures without a row, or without what is drawn beside it.
+
+        A heat map that is of no answer is taken away, and so is what a killed command left of its drawings.
+        """
+        from fxcli.explain.png import sweep
+
+        kept = []
+
+        def is_drawn(index: int, is_answer: bool) -> bool:
+            has_map = not self.maps or self.maps[index].is_there(self.files[index])
+            if not (has_map or is_answer):
+                kept.append(index)
+            has_outlines = not self.outlines or self.outlines[index].is_there(self.files[index])
+            return has_outlines and (has_map or not is_answer)
+
+        todo = rows.missing(self.files, self.called, is_drawn)
+        for index in set(kept).difference(todo):
+            self.maps[index].remove()  # the row stays, and is no answer
+        if self.wanted.resume:
+            sweep([each[index].file for each in (self.maps, self.outlines) if each for index in todo])
+        return todo
+
+    def take(self, rows: Rows, path: Path, record: Mapping[str, Any], views: Views | None) -> None:
+        """Takes the row of a picture.
+
+        Raises:
+            UnreadableImage: It tells that there is none, and that ends it.
+        """
+        rows.write(record)
+        if self.gallery:
+            self.gallery.add(record, views)
+        if self.wanted.boxes and not self.wanted.out:
+            self._records.append(record)
+        if self.wanted.strict and record["status"] == "error":
+            raise UnreadableImage(path, record["reason"])
+
+    def finish(
+        self,
+        file_name: str,
+        failed: int,
+        notice: str,
+        about: str,
+        classes: Sequence[str] = (),
+        least: float | None = None,
+    ) -> None:
+        """Writes what is of all pictures at once, and says what was written where.
+
+        Args:
+            file_name: Of the rows.
+            failed: How many pictures could not be read.
+            notice: What holds for all that was told.
+            about: The model, in words.
+            classes: Of the detector, if one looked.
+            least: Likewise: the score from which on boxes were told.
+
+        Raises:
+            SomeRowsFailed: Some could not be read.
+        """
+        from fxcli.evaluation.box_table import found_coco
+        from fxcli.run.files import write_json
+
+        wanted, rows = self.wanted, str(self.wanted.out / file_name) if self.wanted.out else "the output"
+        if self.gallery:
+            self.gallery.write(notice, about)
+        if wanted.boxes:
+            wanted.boxes.mkdir(parents=True, exist_ok=True)
+            complete = _read(wanted.out / file_name, json=wanted.json) if wanted.out else self._records
+            write_json(wanted.boxes / COCO, found_coco(complete, classes))
+        places = (("heat maps", wanted.cam), ("boxes", wanted.boxes), ("features", wanted.features))
         beside = [f"{what} in {where}" for what, where in places if where]
-        console.note(", ".join([f"{count} pictures", *beside, *([rows] if self.out else [])]))
-        console.note(notice)
+        console.note(", ".join([f"{len(self.files)} pictures", *beside, *([rows] if wanted.out else [])]))
+        console.note(notice if least is None else f"boxes of a score of {least:.3f} or more; {notice}")
         if failed:
-            raise SomeRowsFailed(failed, count, rows)
+            raise SomeRowsFailed(failed, len(self.files), rows)
+
+
+def _read(file: Path, *, json: bool) -> list[dict[str, Any]]:
+    """All rows of complete predictions that tell boxes, those of an earlier command with them."""
+    with file.open(encoding="utf-8", newline="") as handle:
+        if json:
+            return [json_module.loads(line) for line in handle]
+        rows = [row for row in csv.DictReader(handle) if row["boxes"]]
+    numbers = ("width_px", "height_px")
+    return [
+        {**row, **{name: int(row[name]) for name in numbers}, "boxes": json_module.loads(row["boxes"])} for row in rows
+    ]

@@ -51,7 +51,7 @@ def predict(
     ] = None,
     boxes: Annotated[
         Path | None,
-        typer.Option("--boxes", metavar="DIR", help="Write the boxes of a detector here: outlines, and COCO JSON."),
+        typer.Option("--boxes", metavar="DIR", help="Write the boxes that a detector finds here: outlines, COCO JSON."),
     ] = None,
     detector: Annotated[
         str | None,
@@ -154,7 +154,7 @@ def predict(
 
     A detector (task: detect) as --model, or beside a classifier as --detector, tells boxes in pixels of the original,
     from the score on at which its validation part had one false box on every other picture. --boxes DIR gets outlines
-    and found.coco.json; with --detector the outlines lie over the heat maps of --cam, too.
+    and found.coco.json, of either; with --detector the outlines lie over the heat maps of --cam (another folder), too.
 
     --features DIR gets features.npy, the pooled features that the head sees (float32, one row a picture; those of
     several networks side by side; NaN where a picture cannot be read), paths.csv, which names the rows, and
@@ -170,7 +170,7 @@ def predict(
 
     Example: fx predict folder/ --model detect --boxes out/
 
-    Example: fx predict folder/ --model final --detector detect --cam out/
+    Example: fx predict folder/ --model final --detector detect --cam out/ --boxes found/
 
     Example: fx predict folder/ --model runs/pretrain_simclr-20260101T120000Z-1a2b --features learnt/
 
@@ -212,12 +212,9 @@ def predict(
         return
     if features:
         check(features, overwrite=overwrite)
-    if boxes:
-        raise UsageError(
-            f"--boxes is for a detector alone, and {file} is a classifier", hint="--detector with --cam DIR"
-        )
-    if score is not None and detector is None:
-        raise UsageError("--score is for a detector", hint="--detector RUN_OR_FILE")
+    if detector is None and (boxes or score is not None):
+        given = "--boxes" if boxes else "--score"
+        raise UsageError(f"{given} is for a detector, and {file} is a classifier", hint="--detector RUN_OR_FILE")
     open_one = partial(
         open_model,
         device="cpu" if on else device,

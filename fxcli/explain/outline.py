@@ -9,6 +9,9 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from fxcli.data.preprocess import Cleaned
+from fxcli.explain.places import Drawing
+from fxcli.explain.png import save_drawn
+from fxcli.run.files import saying
 
 # Bright on dark bone and on a heat map's violet alike. True boxes are dashed, too: not everybody tells colours apart.
 _COLOUR, _TRUE = (64, 224, 208), (255, 64, 160)
@@ -17,6 +20,24 @@ _COLOUR, _TRUE = (64, 224, 208), (255, 64, 160)
 def radiograph(cleaned: Cleaned) -> np.ndarray:
     """[H, W, 3] uint8: the radiograph without its border."""
     return np.asarray(Image.fromarray(cleaned.pixels).crop(cleaned.box).convert("RGB"))
+
+
+def save(cleaned: Cleaned | None, told: Mapping[str, Any], target: Drawing, notice: str) -> None:
+    """Writes the boxes of a row over its picture; where there is none, takes away what an earlier command drew.
+
+    Args:
+        cleaned: The picture, or None.
+        told: The row's values: width_px, height_px and boxes.
+        target: Where to.
+        notice: That it carries.
+    """
+    if cleaned is None:
+        target.remove()
+        return
+    with saying(target.file):
+        target.file.parent.mkdir(parents=True, exist_ok=True)
+    drawn = outlined(radiograph(cleaned), told["boxes"], (told["width_px"], told["height_px"]))
+    save_drawn(drawn, target.file, notice, target.of)
 
 
 def outlined(

@@ -145,6 +145,22 @@ def check_places(drawn: Iterable[Path], files: Iterable[Path], *, may_replace: b
             raise UsageError(f"what is drawn would replace the picture {path}", hint="name another folder for it")
 
 
+def check_apart(places: Mapping[str, Iterable[Path]]) -> None:
+    """Whether no file would be two things that are drawn.
+
+    Args:
+        places: Of each thing: what it is → the files.
+
+    Raises:
+        UsageError: One would.
+    """
+    taken: dict[str, str] = {}
+    for what, files in places.items():
+        for file in files:
+            if (other := taken.setdefault(os.path.abspath(file), what)) != what:
+                raise UsageError(f"{other} and {what} would both be {file}", hint="name another folder for one of them")
+
+
 def is_drawn(path: Path) -> bool:
     """Whether a file begins as the heat maps, outlines and sheets that are drawn here."""
     return f'{MARK}\0{{"{HEAT_MAP}"'.encode() in _start(path)

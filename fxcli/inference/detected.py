@@ -199,12 +199,16 @@ class BoxesBeside:
     opened: OpenedDetector
     least: float
 
-    def values(self, path: Path) -> dict[str, Any]:
-        """What rows tell of a picture: boxes, or why there are none, which makes an error of the row."""
+    def look(self, path: Path) -> tuple[dict[str, Any], Sighting]:
+        """What rows tell of a picture: boxes, or why there are none, which makes an error of the row; and all of it."""
         sighting = self.opened.finder.look(path)
         if sighting.cleaned is None:
-            return {"status": "error", "reason": f"the detector cannot read it: {sighting.reason}"}
-        return values_of(sighting, self.opened.model.classes, self.least)
+            return {"status": "error", "reason": f"the detector cannot read it: {sighting.reason}"}, sighting
+        return values_of(sighting, self.opened.model.classes, self.least), sighting
+
+    def made_with(self) -> dict[str, Any]:
+        """All that its boxes depend on, but the picture."""
+        return self.opened.made_with(self.least)
 
 
 def values_of(sighting: Sighting, classes: Sequence[str], least: float) -> dict[str, Any]:

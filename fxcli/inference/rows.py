@@ -29,8 +29,8 @@ from fxcli.run.lock import Lock
 
 _KEPT = "make space there, or write elsewhere; rows in a .part file are kept, and --resume goes on with them"
 
-# (index of a picture) → whether the heat map is there that its answer needs.
-IsDrawn = Callable[[int], bool]
+# (index of a picture, whether its row is an answer) → whether all that is to be drawn beside the row is there.
+IsDrawn = Callable[[int, bool], bool]
 # (path of a picture) → what its row calls it.
 Show = Callable[[Path], str]
 
@@ -50,7 +50,7 @@ class Rows(Protocol):
         Args:
             files: All of them, in the order of the rows.
             shown: What their rows call them.
-            is_drawn: Whether a heat map is there.
+            is_drawn: Whether what stands beside a row is there.
         """
         ...
 
@@ -132,7 +132,7 @@ class Growing:
         todo = []
         for index, (path, cell) in enumerate(zip(files, cells, strict=True)):
             place = places.get(cell)
-            is_done = place is not None and (not place.is_answer or is_drawn(index))
+            is_done = place is not None and is_drawn(index, place.is_answer)
             if not is_done or changed(path) >= self.started:
                 todo.append(index)
         if todo:

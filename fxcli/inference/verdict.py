@@ -10,7 +10,7 @@ from fxcli import __version__
 from fxcli.console import console
 from fxcli.errors import UsageError
 from fxcli.evaluation.box_table import COLUMNS
-from fxcli.inference.detected import BoxesBeside
+from fxcli.inference.detected import BoxesBeside, Sighting
 from fxcli.inference.opened import Opened
 from fxcli.inference.pipeline import Answer
 
@@ -84,7 +84,7 @@ class Judge:
             "draft": self.opened.pipeline.draft,
             "sets": self.sets,
             "abstain": self.abstain,
-            **(self.boxes.opened.made_with(self.boxes.least) if self.boxes else {}),
+            **(self.boxes.made_with() if self.boxes else {}),
         }
 
     def ask_gate(self, files: Sequence[Path]) -> None:
@@ -102,13 +102,18 @@ class Judge:
 
     def verdict(self, answer: Answer) -> dict[str, Any]:
         """Path, status, reason, probabilities [K] and the columns of a picture; and cautions, which end the reason."""
-        found = self._verdict(answer)
+        return self.seen(answer)[0]
+
+    def seen(self, answer: Answer) -> tuple[dict[str, Any], Sighting | None]:
+        """The same, and what a detector saw on the picture, if one looked."""
+        found, sighting = self._verdict(answer), None
         if self.boxes is not None and found["status"] != "error":
-            located = self.boxes.values(answer.path)
+            located, sighting = self.boxes.look(answer.path)
             # Half an answer is none, as behind a gate: --resume tries it again.
             found = {"path": answer.path, **located} if "status" in located else found | located
         reasons = [*([found["reason"]] if "reason" in found else []), *answer.cautions]
-        return found | ({"reason": "; ".join(reasons)} if reasons else {}) | {"cautions": answer.cautions}
+        why = {"reason": "; ".join(reasons)} if reasons else {}
+        return found | why | {"cautions": answer.cautions}, sighting
 
     def _verdict(self, answer: Answer) -> dict[str, Any]:
         found: dict[str, Any] = {"path": answer.path, "status": "ok"}
