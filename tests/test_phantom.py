@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from fxcli.data.phantom import CLASSES, PhantomCase, draw, plan
-from fxcli.data.phantom_fractures import FRACTURES
+from fxcli.data.phantom import CLASSES, PhantomCase, box, draw, plan
+from fxcli.data.phantom_fractures import FRACTURES, Fracture, Piece, everything
 from fxcli.data.phantom_shapes import Bone, Motion, draw_limb
 from fxcli.errors import DataError
 
@@ -96,6 +96,30 @@ class TestDraw:
             assert small.shape == (size_px, size_px)
             correlation = np.corrcoef(without_noise(small), without_noise(draw(case)))[0, 1]
             assert correlation > 0.93, case.label
+
+    @pytest.mark.parametrize("label", CLASSES)
+    def test_a_box_holds_the_fracture(self, label, monkeypatch):
+        """The oracle is the same picture unbroken: where nothing far away was moved, they differ in the box alone."""
+        cases = [
+            case for case in plan(seed=3, train_per_class=6, val_per_class=0, test_per_class=0) if case.label == label
+        ]
+        broken = [draw(case).astype(float) for case in cases]
+        boxes = [box(case) for case in cases]
+        for case, (left, top, right, bottom) in zip(cases, boxes, strict=True):
+            assert 0 <= left < right - 5 < right <= 256
+            assert 0 <= top < bottom - 5 < bottom <= 256
+            assert np.array(box(case, 512)) / 2 == pytest.approx((left, top, right, bottom), abs=2)
+            assert (right - left) * (bottom - top) < 0.5 * 256 * 256
+        whole = FRACTURES[label]
+
+        def unbroken(rng, bone, site_u):
+            return Fracture(site_u=whole(rng, bone, site_u).site_u, pieces=(Piece(keep=everything),))
+
+        monkeypatch.setitem(FRACTURES, label, unbroken)
+        for case, picture, (left, top, right, bottom) in zip(cases, broken, boxes, strict=True):
+            changed = np.abs(picture - draw(case)) ** 2
+            inside = changed[int(top) : int(bottom), int(left) : int(right)].sum() / changed.sum()
+            assert inside > (0.85 if label in ("avulsion", "hairline") else 0.0)
 
     def test_equal_arguments_give_equal_bytes(self):
         assert digest(ONE_OF_EACH) == digest(ONE_OF_EACH)

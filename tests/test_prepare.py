@@ -20,6 +20,7 @@ from sources import draw, files, fx, made, recipe, tree
 from fxcli.data import convert as converting
 from fxcli.data import phantom
 from fxcli.data import prepare as preparing
+from fxcli.data.boxes import FILE, read_boxes
 from fxcli.data.manifest import read_manifest
 from fxcli.data.paths import PathStyle
 from fxcli.data.prepare import prepare
@@ -250,6 +251,14 @@ def test_phantom(tiny_plan):
     assert np.array_equal(picture.pixels, phantom.draw(case, 48))
     assert (row.label, row.split, row.patient, row.width_px) == (case.label, case.split, "p00001", 48)
     assert len({row.patient for row in manifest.rows}) == len({each.group for each in phantom.plan(seed=0)})
+    boxes = read_boxes(manifest)
+    assert boxes.classes == ("fracture",)
+    assert boxes.by_path[row.path].corners.tolist() == [list(phantom.box(case, 48))]
+    assert all(len(boxes.by_path[each.path]) == 1 for each in manifest.rows)
+    (manifest.root / FILE).unlink()
+    with pytest.raises(DataError, match="no boxes beside this manifest") as caught:
+        read_boxes(manifest)
+    assert "fx prepare phantom --overwrite" in caught.value.hint
 
 
 def test_phantoms_stay_phantoms_when_they_are_prepared_again(tiny_plan):

@@ -70,9 +70,8 @@ def read_boxes(manifest: Manifest) -> BoxSet:
     """
     file = manifest.root / FILE
     if not file.is_file():
-        raise DataError(
-            "no boxes beside this manifest", where=manifest.file, hint="prepare it with boxes.source=COCO_FILE"
-        )
+        again = "fx prepare phantom --overwrite" if manifest.is_phantom else "prepare it with boxes.source=COCO_FILE"
+        raise DataError("no boxes beside this manifest", where=manifest.file, hint=again)
     source = read_annotations(file)
     classes = tuple(sorted(source.labels))
     if not classes or not all(map(is_class_name, classes)) or len(set(classes)) < len(classes):

@@ -142,17 +142,42 @@ def draw(case: PhantomCase, size_px: int = 256) -> npt.NDArray[np.uint8]:
             where=case.name,
             hint=f"classes: {', '.join(CLASSES)}; seeds from 0 up; from 32 px up",
         )
-    patient_seed, view = divmod(case.seed, VIEWS_PER_PATIENT)
-    rng = np.random.default_rng([patient_seed, 0])
-    limb = draw_limb(rng)
-    fracture = FRACTURES[case.label](rng, limb.bones[limb.broken], limb.site_u)
-    texture = _texture(rng)
-
-    rng = np.random.default_rng([patient_seed, 1, view])
-    limb, fracture = _turned(rng, limb, fracture)
-    frame = _frame(rng, limb.bones[limb.broken], fracture.site_u, size_px)
+    of_patient, rng = _streams(case)
+    limb, fracture, frame = _posed(case, size_px, of_patient, rng)
+    texture = _texture(of_patient)
     attenuation = _attenuation(rng, frame, limb, fracture, texture)
     return _expose(rng, attenuation)
+
+
+def box(case: PhantomCase, size_px: int = 256) -> tuple[float, float, float, float]:
+    """Left, top, right and bottom, in pixels, of a box around the fracture that `draw` draws.
+
+    Args:
+        case: As for `draw`.
+        size_px: Likewise.
+    """
+    limb, fracture, frame = _posed(case, size_px, *_streams(case))
+    bone = limb.bones[limb.broken]
+    u = np.linspace(*fracture.extent_u, 9, dtype=np.float32)
+    walls = [(u, bone.axis(u) + side * bone.half_width_at(u)) for side in (-1.0, 1.0)]
+    moved = [piece.motion.apply(*wall) for piece in fracture.pieces for wall in walls]
+    rows, columns = frame.window(*np.concatenate(moved, axis=1))
+    return float(columns.start), float(rows.start), float(columns.stop), float(rows.stop)
+
+
+def _streams(case: PhantomCase) -> tuple[np.random.Generator, np.random.Generator]:
+    """What is random of the patient, and of the picture."""
+    patient_seed, view = divmod(case.seed, VIEWS_PER_PATIENT)
+    return np.random.default_rng([patient_seed, 0]), np.random.default_rng([patient_seed, 1, view])
+
+
+def _posed(
+    case: PhantomCase, size_px: int, of_patient: np.random.Generator, rng: np.random.Generator
+) -> tuple[Limb, Fracture, Frame]:
+    """The limb of a patient and what happened to it, as they lie in a picture."""
+    limb = draw_limb(of_patient)
+    limb, fracture = _turned(rng, limb, FRACTURES[case.label](of_patient, limb.bones[limb.broken], limb.site_u))
+    return limb, fracture, _frame(rng, limb.bones[limb.broken], fracture.site_u, size_px)
 
 
 def _texture(rng: np.random.Generator) -> Field:

@@ -42,12 +42,14 @@ class Fracture:
 
     Attributes:
         site_u: The place to look at.
+        extent_u: Where along the bone it begins and ends.
         pieces: Together they are the bone.
         thinning: Factor on the bone's density; lines, holes and bands.
         beyond: Motion of what lies on the other side of the joint.
     """
 
     site_u: float
+    extent_u: tuple[float, float] = (0.0, 0.0)
     pieces: tuple[Piece, ...]
     thinning: Mask | None = None
     beyond: Motion = STAYS
@@ -82,6 +84,10 @@ def _halves(line: Edge, back: Edge, motion: Motion, gap: float, softness: float 
     return Piece(keep=near), Piece(keep=far, motion=motion)
 
 
+def _around(site_u: float, half_length: float) -> tuple[float, float]:
+    return site_u - half_length, site_u + half_length
+
+
 def _avulsion(rng: np.random.Generator, bone: Bone, site_u: float) -> Fracture:
     """A chip pulled off the corner of the joint end."""
     side, half_end = float(rng.choice((-1.0, 1.0))), bone.half_width * bone.flare_end
@@ -100,7 +106,7 @@ def _avulsion(rng: np.random.Generator, bone: Bone, site_u: float) -> Fracture:
     rest = Piece(keep=lambda u, q: above(-inside(u, q)))
     span = (bone.end - 0.45, bone.end + 0.1)
     chip = Piece(keep=lambda u, q: above(inside(u, q) - 0.006), motion=motion, span=span)
-    return Fracture(site_u=bone.end - 0.1, pieces=(rest, chip))
+    return Fracture(site_u=bone.end - 0.1, extent_u=(bone.end - 0.3, bone.end + 0.05), pieces=(rest, chip))
 
 
 def _comminuted(rng: np.random.Generator, bone: Bone, site_u: float) -> Fracture:
@@ -135,7 +141,7 @@ def _comminuted(rng: np.random.Generator, bone: Bone, site_u: float) -> Fracture
             turn_rad=signed(rng, 0.03, 0.4),
         )
         pieces.append(Piece(keep=mask_of(i), motion=motion, span=(site_u - 2 * spread, site_u + 2 * spread)))
-    return Fracture(site_u=site_u, pieces=tuple(pieces), beyond=rest)
+    return Fracture(site_u=site_u, extent_u=_around(site_u, 1.2 * spread), pieces=tuple(pieces), beyond=rest)
 
 
 def _fracture_dislocation(rng: np.random.Generator, bone: Bone, site_u: float) -> Fracture:
@@ -158,7 +164,8 @@ def _fracture_dislocation(rng: np.random.Generator, bone: Bone, site_u: float) -
         shift=(rng.uniform(-0.02, 0.03), away.shift[1] * share),
         turn_rad=away.turn_rad * share + signed(rng, 0.02, 0.12),
     )
-    return Fracture(site_u=break_u + 0.1, pieces=_halves(line, line, motion, 0.014), beyond=away)
+    extent_u, pieces = (break_u - 0.1, bone.end + 0.05), _halves(line, line, motion, 0.014)
+    return Fracture(site_u=break_u + 0.1, extent_u=extent_u, pieces=pieces, beyond=away)
 
 
 def _curved(rng: np.random.Generator, bone: Bone, site_u: float) -> Fracture:
@@ -182,7 +189,7 @@ def _curved(rng: np.random.Generator, bone: Bone, site_u: float) -> Fracture:
         turn_rad=signed(rng, 0.0, 0.25) * apart,
     )
     pieces = _halves(front, back, motion, rng.uniform(0.04, 0.07))
-    return Fracture(site_u=site_u, pieces=pieces, beyond=motion)
+    return Fracture(site_u=site_u, extent_u=_around(site_u, abs(length) / 2), pieces=pieces, beyond=motion)
 
 
 def _linear(rng: np.random.Generator, bone: Bone, site_u: float) -> Fracture:
@@ -200,8 +207,9 @@ def _linear(rng: np.random.Generator, bone: Bone, site_u: float) -> Fracture:
         away = (q - q_start - drift * along - rough(along)) * half / width
         return 1.0 - depth * np.exp(-away * away) * smooth_step((1.0 - np.abs(along)) * 4.0)
 
+    extent_u = (min(middle_u - length, site_u - 0.05), max(middle_u + length, site_u + 0.05))
     if not greenstick:
-        return Fracture(site_u=site_u, pieces=(Piece(keep=everything),), thinning=split)
+        return Fracture(site_u=site_u, extent_u=extent_u, pieces=(Piece(keep=everything),), thinning=split)
     crack = ragged(rng, 0.012)
 
     def line(q: Field) -> Field:
@@ -210,7 +218,7 @@ def _linear(rng: np.random.Generator, bone: Bone, site_u: float) -> Fracture:
     # Turning about the far wall opens a wedge at the near one.
     hinge = Motion(pivot=(site_u, bone.centre - side * half * 0.8), turn_rad=-side * rng.uniform(0.08, 0.2))
     pieces = _halves(line, line, hinge, 0.0)
-    return Fracture(site_u=site_u, pieces=pieces, thinning=split, beyond=hinge)
+    return Fracture(site_u=site_u, extent_u=extent_u, pieces=pieces, thinning=split, beyond=hinge)
 
 
 def _internal(rng: np.random.Generator, bone: Bone, site_u: float) -> Fracture:
@@ -228,7 +236,8 @@ def _internal(rng: np.random.Generator, bone: Bone, site_u: float) -> Fracture:
         turn_rad=signed(rng, 0.01, 0.1),
     )
     if telescoped:
-        return Fracture(site_u=site_u, pieces=_halves(line, line, motion, 0.0, 0.02), beyond=motion)
+        extent_u, pieces = _around(site_u, abs(slope) + 0.08), _halves(line, line, motion, 0.0, 0.02)
+        return Fracture(site_u=site_u, extent_u=extent_u, pieces=pieces, beyond=motion)
     count = int(rng.integers(6, 11))
     low, high = (-0.9, -0.7, 0.25), (0.9, 0.7, 0.65)
     holes = (rng.uniform(low, high, (count, 3)) * half).tolist()
@@ -238,7 +247,8 @@ def _internal(rng: np.random.Generator, bone: Bone, site_u: float) -> Fracture:
         away = [np.hypot(u - site_u - a, q * half - b) / radius for a, b, radius in holes]
         return 1.0 - depth * smooth_step((1.15 - np.minimum.reduce(away)) * 2.2)
 
-    return Fracture(site_u=site_u, pieces=_halves(line, line, motion, 0.006), thinning=eaten, beyond=motion)
+    extent_u, pieces = _around(site_u, 1.3 * half), _halves(line, line, motion, 0.006)
+    return Fracture(site_u=site_u, extent_u=extent_u, pieces=pieces, thinning=eaten, beyond=motion)
 
 
 def _hairline(rng: np.random.Generator, bone: Bone, site_u: float) -> Fracture:
@@ -251,7 +261,8 @@ def _hairline(rng: np.random.Generator, bone: Bone, site_u: float) -> Fracture:
         away = (u - site_u - slope * q - rough(q)) / width
         return 1.0 - depth * np.exp(-away * away) * smooth_step((extent - 1.0 + side * q) * 2.5)
 
-    return Fracture(site_u=site_u, pieces=(Piece(keep=everything),), thinning=crack)
+    extent_u = _around(site_u, abs(slope) + 0.05)
+    return Fracture(site_u=site_u, extent_u=extent_u, pieces=(Piece(keep=everything),), thinning=crack)
 
 
 FRACTURES: dict[str, Callable[[np.random.Generator, Bone, float], Fracture]] = {

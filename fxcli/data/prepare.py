@@ -20,7 +20,7 @@ import numpy as np
 from fxcli import __version__
 from fxcli.console import console
 from fxcli.data import audit, audit_page, box_check, oddities, people, phantom, scan, split, tree
-from fxcli.data.annotations import read_annotations
+from fxcli.data.annotations import Annotated, Annotation, Source, read_annotations
 from fxcli.data.audit import Audit
 from fxcli.data.box_check import Gathered, Matched
 from fxcli.data.boxes import write_boxes
@@ -45,6 +45,8 @@ PHANTOM = "phantom"
 PREPARED = Path("prepared")
 
 _MOST_TOLD = 20
+# What a box on a phantom is of, whatever its type.
+_FRACTURE = "fracture"
 
 
 @dataclass(frozen=True)
@@ -93,7 +95,7 @@ def prepare(
     target = Path(os.path.realpath(folder))
     _check_target(recipe, folder, overwrite)
     unreadable: list[dict[str, str]] = []
-    boxes, items = (None, _phantoms(recipe)) if recipe.data.source == PHANTOM else _files(recipe, unreadable, paths)
+    boxes, items = _phantoms(recipe) if recipe.data.source == PHANTOM else _files(recipe, unreadable, paths)
     if items:  # else the error to come tells why there is none
         split.is_given(_division(recipe), [item.split for item in items])
     with saying(folder), making(target) as part:
@@ -191,17 +193,21 @@ def _files(
     return boxes, items
 
 
-def _phantoms(recipe: PrepareRecipe) -> list[Item]:
+def _phantoms(recipe: PrepareRecipe) -> tuple[Matched, list[Item]]:
+    """The drawn pictures, each with a box around its fracture."""
     relabelled = recipe.data.labels == "none" or recipe.data.classes
     if relabelled or recipe.data.columns != Columns() or recipe.boxes.source:
         what = "data.labels, data.classes, data.columns and boxes do not go with it"
         raise DataError(f"the phantom has its own classes: {what}")
-    items = []
+    items, known, size_px = [], dict[str, Annotated](), recipe.data.prepared_px
     for case in phantom.plan(seed=recipe.seed):
         digest = hashlib.sha256(repr(case).encode()).hexdigest
-        load = functools.partial(_drawn, case, recipe.data.prepared_px)
+        load = functools.partial(_drawn, case, size_px)
         items.append(Item(f"{case.name}.png", case.label, case.split, case.group, digest, load))
-    return items
+        drawn = Annotation(_FRACTURE, phantom.box(case, size_px), f": {case.name}")
+        known[items[-1].name] = Annotated((drawn,), (size_px, size_px))
+    source = Source(Path(PHANTOM), known, (_FRACTURE,), has_endings=True)
+    return box_check.match(source, {}, list(known)), items
 
 
 def _drawn(case: phantom.PhantomCase, size_px: int) -> Radiograph:
