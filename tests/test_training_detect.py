@@ -225,6 +225,15 @@ def test_val_auroc_needs_negatives(tiny_detect, prepared_boxes):
         job.create(tiny_detect("train.monitor=val_auroc", "data.manifest=copy/manifest.csv"), manifest, None)
 
 
+def test_a_share_of_the_training_pictures(begin, tiny_detect):
+    """What it leaves out has boxes, too."""
+    recipe = tiny_detect("data.train_frac=0.5")
+    run = job.create(recipe, read_manifest(Path(recipe.data.manifest)), None)
+    assert job.reopen(run.path)
+    training, _ = begin(recipe)
+    assert training.task.feed(training, None).batches.count == 12
+
+
 def test_few_negatives_are_warned_of_once(tiny_detect, prepared_boxes, capsys):
     def change(content):
         """Of half of the training pictures without a box nothing is known."""

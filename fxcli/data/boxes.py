@@ -83,6 +83,8 @@ def read_boxes(manifest: Manifest) -> BoxSet:
         if not found.is_known:
             continue
         if path not in sizes:
+            if (manifest.root / path).is_file():
+                continue  # left out of the list, by data.train_frac or by hand
             raise DataError(f"boxes on a picture that the manifest lacks: {path[:200]}", where=file)
         if found.size_px != sizes[path]:
             raise DataError(f"boxes on {path} refer to another size than the manifest states", where=file)
