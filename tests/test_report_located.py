@@ -104,7 +104,7 @@ def shown(parts):
 def test_each_picture_is_of_one_kind_and_the_surest_come_first(run, manifest, said):
     has, none, _ = with_and_without(manifest)
     source = {row.path: row.source or row.path for row in manifest.rows}
-    about, parts = located(run, manifest, text_of(manifest, said), 9)
+    (about, _), parts = located(run, manifest, text_of(manifest, said), 9)
     one, two, missed, beside, both, faint = (source[path] for path in has)
     assert shown(parts) == {
         "Found": [two, one],
@@ -122,6 +122,28 @@ def test_each_picture_is_of_one_kind_and_the_surest_come_first(run, manifest, sa
     ]
     assert lines["i"][0] == ["told: fracture 0.80", "is there: nothing"]
     assert lines["i"][2] == ["told: fracture 0.95, fracture 0.45", "is there: 1 fracture"]
+
+
+def test_the_froc_curve(run, manifest, said):
+    """Of 12 pictures, 6 with a box; by falling scores boxes are right, right, wrong, wrong, right, …"""
+    (_, curve), _ = located(run, manifest, text_of(manifest, said), 9)
+    assert curve.table.columns == ["false boxes a picture", "true boxes that are found", "score"]
+    assert curve.table.rows == [
+        ["0.00", "16.7 %", "0.950"],
+        ["0.00", "33.3 %", "0.900"],
+        ["0.08", "33.3 %", "0.800"],
+        ["0.17", "33.3 %", "0.700"],
+        ["0.17", "50.0 %", "0.600"],
+        ["0.25", "50.0 %", "0.500"],
+        ["0.33", "50.0 %", "0.450"],
+        ["0.33", "66.7 %", "0.300"],
+        ["0.67", "66.7 %", "0.100"],
+    ]
+    assert "a score of 0.400 or more" in curve.caption
+    assert "sensitivity 0.167 at 0.00 false boxes a picture, 0.667 at 0.67" in curve.svg
+    nothing = {row.path: detections() for row in manifest.part("val")}
+    about, _ = located(run, manifest, text_of(manifest, nothing), 3)
+    assert len(about) == 1, "without any box there is no curve"
 
 
 def test_one_of_each_group_and_no_more_than_are_wanted(run, manifest, said):

@@ -302,9 +302,7 @@ def operating_points(
     matches = match(found, true, n_classes)
     if not len(matches.score):
         return None
-    ends = np.flatnonzero(np.diff(matches.score, append=-np.inf))
-    hits = np.cumsum(matches.hits[:, 0])[ends]
-    rates = (1 + ends - hits) / len(found)
+    ends, hits, rates = _froc_points(matches)
     points = {}
     for at in FALSE_POSITIVES:
         within = np.flatnonzero(rates <= at + 1e-9)
@@ -313,6 +311,26 @@ def operating_points(
         least = float(matches.score[0]) + 1e-3 if last is None else float(matches.score[ends[last]])
         points[at] = math.floor(1e6 * least) / 1e6
     return points
+
+
+def froc(matches: Matches) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """The FROC curve: what is found, and what is told beside, with boxes told from each score on.
+
+    Args:
+        matches: With a true box at least.
+
+    Returns:
+        Each [P], the surest boxes first: false positives a picture, sensitivity, and the score.
+    """
+    ends, hits, rates = _froc_points(matches)
+    return rates, hits / matches.truths.sum(), matches.score[ends]
+
+
+def _froc_points(matches: Matches) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Of each score: the last box that has it, true boxes found from there on, false positives a picture."""
+    ends = np.flatnonzero(np.diff(matches.score, append=-np.inf))
+    hits = np.cumsum(matches.hits[:, 0])[ends]
+    return ends, hits, (1 + ends - hits) / len(matches.truths)
 
 
 def compared(

@@ -14,21 +14,24 @@ from fxcli.data.boxes import FILE, Boxes, read_boxes
 from fxcli.data.manifest import Manifest
 from fxcli.data.preprocess import Preprocessing
 from fxcli.errors import DataError, UnreadableImage
-from fxcli.evaluation import box_table
+from fxcli.evaluation import box_table, detection
 from fxcli.evaluation.box_table import Found
-from fxcli.evaluation.detection import match
+from fxcli.evaluation.detection import Matches, match
 from fxcli.evaluation.intervals import codes_of, one_of_each
 from fxcli.explain import outline
-from fxcli.report.blocks import Card, Pictures, Section, Text, View
+from fxcli.report import figures
+from fxcli.report.blocks import Block, Card, Figure, Pictures, Section, Table, Text, View
 from fxcli.report.kept import Kept
 from fxcli.run.files import sha256_of
 
+# The most false boxes a picture that the FROC curve shows, and rows of its table.
+_MOST_FALSE, _MOST_ROWS = 4.0, 20
 # A fracture is small: one view is larger here than those of a class's evidence.
 _SIDE_PX = 320
 
 
-def located(run: Kept, manifest: Manifest, text: str, most: int) -> tuple[Text, list[Section]]:
-    """So many pictures of each kind, the surest first, and what is to be known of them.
+def located(run: Kept, manifest: Manifest, text: str, most: int) -> tuple[list[Block], list[Section]]:
+    """What is to be known of all pictures, and so many of each kind, the surest first.
 
     Args:
         run: Of a detector.
@@ -47,7 +50,9 @@ def located(run: Kept, manifest: Manifest, text: str, most: int) -> tuple[Text, 
     said, least = box_table.read_found(text, boxes.classes), box_table.least_score(run.header)
     if strange := sum(each.path not in boxes.by_path for each in said):
         raise DataError(f"of {strange} pictures that were looked at no boxes are known")
-    kinds = _kinds(said, [boxes.by_path[each.path] for each in said], len(boxes.classes), least)
+    true = [boxes.by_path[each.path] for each in said]
+    kinds = _kinds(said, true, len(boxes.classes), least)
+    curve = _froc(match([each.boxes for each in said], true, len(boxes.classes)), least)
 
     def card(found: Found) -> Card:
         row, there = rows[found.path], boxes.by_path[found.path]
@@ -73,7 +78,29 @@ def located(run: Kept, manifest: Manifest, text: str, most: int) -> tuple[Text, 
     for name, places in kinds.items():
         cards = [card(said[place]) for place in one_of_each(places, codes)[:most]]
         parts.append(Section(name, [Pictures(cards) if cards else Text("None.")]))
-    return about, parts
+    return [about, *curve], parts
+
+
+def _froc(matches: Matches, least: float) -> list[Block]:
+    """The FROC curve up to _MOST_FALSE false boxes a picture; nothing without a box, a true one or one that is told."""
+    if not (len(matches.score) and matches.truths.sum()):
+        return []
+    rates, sensitivity, scores = detection.froc(matches)
+    shown = max(1, int(np.searchsorted(rates, _MOST_FALSE, side="right")))
+    rates, sensitivity, scores = (each[:shown] for each in (rates, sensitivity, scores))
+    places = np.unique(np.linspace(0, shown - 1, min(shown, _MOST_ROWS)).round().astype(int))
+    rows = [[f"{rates[at]:.2f}", f"{100 * sensitivity[at]:.1f} %", f"{scores[at]:.3f}"] for at in places]
+    told = int(np.searchsorted(-scores, -least, side="right"))
+    breaks = {float(rates[told - 1]): "told"} if 0 < told < shown else {}
+    alt = (
+        f"FROC curve: sensitivity {sensitivity[0]:.3f} at {rates[0]:.2f} false boxes a picture, "
+        f"{sensitivity[-1]:.3f} at {rates[-1]:.2f}"
+    )
+    line = figures.Line("sensitivity", rates.tolist(), sensitivity.tolist())
+    x, y = "false boxes a picture", "true boxes that are found"
+    svg = figures.curves([line], alt=alt, x=x, y=y, is_share=True, breaks=breaks)
+    caption = f"FROC: boxes of a score of {least:.3f} or more are told, up to the dotted line"
+    return [Figure(svg, caption, Table([x, y, "score"], rows))]
 
 
 def _kinds(said: Sequence[Found], true: Sequence[Boxes], n_classes: int, least: float) -> dict[str, np.ndarray]:

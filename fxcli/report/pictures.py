@@ -22,7 +22,7 @@ from fxcli.errors import DataError, FxError
 from fxcli.evaluation.intervals import codes_of, one_of_each
 from fxcli.evaluation.metrics import softmax
 from fxcli.evaluation.predictions import Labelled, read_labelled
-from fxcli.report.blocks import Card, Missing, Pictures, Section, Text, View
+from fxcli.report.blocks import Block, Card, Missing, Pictures, Section, Text, View
 from fxcli.report.kept import Kept
 from fxcli.report.located import located
 
@@ -71,10 +71,10 @@ def pictures(run: Kept, most: int) -> Section:
     except (OSError, ValueError, FxError) as error:  # files of a run may hold anything
         what = error.what if isinstance(error, FxError) else str(error)
         return Section(title, [Missing(f"No picture can be shown: {what[:300]}.")])
-    return Section(title, [about], parts)
+    return Section(title, about, parts)
 
 
-def _answered(run: Kept, manifest: Manifest, text: str, most: int, *, part: str) -> tuple[Text, list[Section]]:
+def _answered(run: Kept, manifest: Manifest, text: str, most: int, *, part: str) -> tuple[list[Block], list[Section]]:
     from fxcli.inference.opened import open_model
 
     said, classes = read_labelled(text)
@@ -93,7 +93,7 @@ def _answered(run: Kept, manifest: Manifest, text: str, most: int, *, part: str)
         "not where a fracture is."
     )
     parts = [("Right answers", cards[: len(right)]), ("Wrong answers", cards[len(right) :])]
-    return about, [Section(name, [Pictures(some) if some else Text("None.")]) for name, some in parts]
+    return [about], [Section(name, [Pictures(some) if some else Text("None.")]) for name, some in parts]
 
 
 def _surest(said: Labelled, most: int) -> tuple[list[int], list[int]]:
