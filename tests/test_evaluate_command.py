@@ -146,7 +146,7 @@ def test_a_damaged_model_file(trained):
 def other_model(run, file, zoo, *, demo=False):
     """A model file that differs from the run's own."""
     model = models.load(run.model_file, zoo)
-    model.classifier.head.weight.data *= -1
+    model.network.head.weight.data *= -1
     model.info["demo"] = demo
     file.parent.mkdir(parents=True, exist_ok=True)
     model.save(file)

@@ -185,7 +185,7 @@ def test_a_conversion_that_gives_other_answers_is_not_kept(trained, raw, monkeyp
 
     def wrong(model, *rest):
         made = graph_of(model, *rest)
-        model.classifier.head.bias.data += 5
+        model.network.head.bias.data += 5
         return made
 
     monkeypatch.setattr(export, "graph_of", wrong)

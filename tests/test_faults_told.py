@@ -255,7 +255,7 @@ def test_weights_that_a_step_spoils_are_not_saved(stopped, monkeypatch, steps):
         done.append(1)
         if len(done) == steps - 1:
             with torch.no_grad():
-                training.model.classifier.head.bias[0] = float("nan")
+                training.model.network.head.bias[0] = float("nan")
             patch.setattr(loop.Timer, "is_due", lambda *_: True)
 
     with monkeypatch.context() as patch:

@@ -59,7 +59,7 @@ def test_logits_are_those_of_the_plain_way(opened, files):
     model = opened.model
     fitted = np.stack([model.preprocessing.fit(model.preprocessing.load(path)) for path in files])
     with torch.inference_mode():
-        expected = model.classifier(model.preprocessing.normalise(torch.from_numpy(fitted)[:, None]))
+        expected = model.network(model.preprocessing.normalise(torch.from_numpy(fitted)[:, None]))
     assert np.array_equal(opened.pipeline.logits(files), expected.numpy())
 
 
@@ -78,13 +78,13 @@ def test_maps_features_and_pictures_are_for_the_function_alone(opened, files):
     assert (plain.cleaned, plain.maps, plain.features) == (None, None, None)
     whole = next(opened.pipeline.map(lambda answer: answer, files[:1]))
     assert whole.maps.shape == (3, 8, 8)
-    assert whole.maps.sum(axis=(1, 2)) + opened.model.classifier.head.bias.detach().numpy() == pytest.approx(
+    assert whole.maps.sum(axis=(1, 2)) + opened.model.network.head.bias.detach().numpy() == pytest.approx(
         whole.logits, abs=1e-5
     )
     assert whole.cleaned.pixels.shape == (64, 64)
     assert whole.features.shape == (1, 32)
     with torch.inference_mode():
-        assert np.array_equal(opened.model.classifier.answer(torch.from_numpy(whole.features)).numpy(), whole.members)
+        assert np.array_equal(opened.model.network.answer(torch.from_numpy(whole.features)).numpy(), whole.members)
     assert np.array_equal(whole.row.logits, plain.logits)
 
 
@@ -201,7 +201,7 @@ def test_the_model_is_named_on_stderr(trained, capsys):
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
 def test_answers_that_are_not_finite_are_refused(opened, files, value):
-    opened.model.classifier.head.bias.data[1] = value
+    opened.model.network.head.bias.data[1] = value
     with pytest.raises(RunError, match="not finite"):
         opened.pipeline.logits(files[:2])
 

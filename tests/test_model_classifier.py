@@ -32,7 +32,7 @@ def model(demo_zoo):
 
 
 def test_forward_is_pool_dropout_head(model):
-    network = model.classifier.eval()
+    network = model.network.eval()
     images = torch.rand(2, 3, 64, 64)
     features = network.backbone(images)
     expected = features.mean(dim=(2, 3)) @ network.head.weight.T + network.head.bias
@@ -90,7 +90,7 @@ def test_file_copied_alone_gives_the_same_bits(model, demo_zoo, tmp_path):
     shutil.copy(tmp_path / "model.safetensors", elsewhere)
     loaded = models.load(elsewhere, demo_zoo)
     images = torch.rand(2, 3, 64, 64)
-    assert torch.equal(loaded.classifier(images), model.classifier.eval()(images))
+    assert torch.equal(loaded.network(images), model.network.eval()(images))
     assert (loaded.classes, loaded.preprocessing) == (model.classes, model.preprocessing)
     assert loaded.info["name"] == "x"
     assert "not a medical device" in loaded.info["intended_use"]
@@ -102,7 +102,7 @@ def test_init_from_a_file_takes_the_backbone_and_not_the_head(model, demo_zoo, t
     fresh = models.build(model.spec, settings, 64, 5, seed=9)
     head = fresh.head.weight.clone()
     seen = initialise(model.spec, fresh.backbone, settings.init)
-    assert torch.equal(fresh.backbone.stem[0].weight, model.classifier.backbone.stem[0].weight)
+    assert torch.equal(fresh.backbone.stem[0].weight, model.network.backbone.stem[0].weight)
     assert torch.equal(fresh.head.weight, head)
     assert seen.mean == PREPROCESSING.mean
 
@@ -111,7 +111,7 @@ def test_init_from_another_backbone_is_refused(model, demo_zoo, tmp_path):
     model.info["backbone"] = "other"
     model.save(tmp_path / "model.safetensors")
     with pytest.raises(RecipeError, match="holds other, the recipe wants demo_tiny"):
-        initialise(model.spec, model.classifier.backbone, str(tmp_path / "model.safetensors"))
+        initialise(model.spec, model.network.backbone, str(tmp_path / "model.safetensors"))
 
 
 @pytest.mark.parametrize(
@@ -119,24 +119,24 @@ def test_init_from_another_backbone_is_refused(model, demo_zoo, tmp_path):
     [({"preprocessing": {"mean": 1}}, "header is damaged"), ({}, "do not fit demo_tiny: unexpected extra")],
 )
 def test_init_from_a_file_that_cannot_be_used(model, demo_zoo, tmp_path, change, match):
-    tensors = model.classifier.state_dict() | ({} if change else {"backbone.extra": torch.zeros(1)})
+    tensors = model.network.state_dict() | ({} if change else {"backbone.extra": torch.zeros(1)})
     header = {**model.info, "preprocessing": PREPROCESSING.to_mapping(), **change}
     checkpoint.save_model_file(tmp_path / "m.safetensors", tensors, header)
     with pytest.raises(ModelFileError, match=match):
-        initialise(model.spec, model.classifier.backbone, str(tmp_path / "m.safetensors"))
+        initialise(model.spec, model.network.backbone, str(tmp_path / "m.safetensors"))
 
 
 def test_init_from_a_run_that_is_not_there_names_weights_and_runs(model, demo_zoo):
     run = directory.create("mine", {}, out=None)
     with pytest.raises(RunError, match="no model yet"):
-        initialise(model.spec, model.classifier.backbone, str(run.path))
+        initialise(model.spec, model.network.backbone, str(run.path))
     model.save(run.model_file)
     with pytest.raises(UnknownName) as error:
-        initialise(model.spec, model.classifier.backbone, "runs/gone")
+        initialise(model.spec, model.network.backbone, "runs/gone")
     assert "unknown weights 'runs/gone'" in str(error.value)
     assert "known: random" in str(error.value)
     assert str(run.path) in str(error.value)
-    initialise(model.spec, model.classifier.backbone, run.path.name)
+    initialise(model.spec, model.network.backbone, run.path.name)
 
 
 class Options(BaseModel):
@@ -179,14 +179,14 @@ def test_options_are_read_as_yaml_and_json_have_them(demo_zoo):
 def test_headers_that_cannot_be_used(model, demo_zoo, tmp_path, change, match):
     file = tmp_path / "model.safetensors"
     header = {**model.info, "classes": ["a", "b", "c"], "preprocessing": PREPROCESSING.to_mapping(), **change}
-    checkpoint.save_model_file(file, model.classifier.state_dict(), json.loads(json.dumps(header)))
+    checkpoint.save_model_file(file, model.network.state_dict(), json.loads(json.dumps(header)))
     with pytest.raises(ModelFileError, match=match):
         models.load(file, demo_zoo)
 
 
 def test_a_pretrained_backbone_says_how_it_is_used(model, demo_zoo, tmp_path):
     file = tmp_path / "model.safetensors"
-    checkpoint.save_model_file(file, model.classifier.state_dict(), {"task": "pretrain", "backbone": "demo_tiny"})
+    checkpoint.save_model_file(file, model.network.state_dict(), {"task": "pretrain", "backbone": "demo_tiny"})
     with pytest.raises(ModelFileError) as error:
         models.load(file, demo_zoo)
     assert f"fx train RECIPE --set model.backbone=demo_tiny --set model.init={file}" in error.value.hint
@@ -196,12 +196,12 @@ def test_a_pretrained_backbone_says_how_it_is_used(model, demo_zoo, tmp_path):
 def test_a_pretrained_backbone_is_a_classifier_of_no_classes_where_that_will_do(model, demo_zoo, tmp_path):
     file = tmp_path / "model.safetensors"
     header = {**model.info, "task": "pretrain", "preprocessing": PREPROCESSING.to_mapping()}
-    state = {name: value for name, value in model.classifier.state_dict().items() if name.startswith("backbone.")}
+    state = {name: value for name, value in model.network.state_dict().items() if name.startswith("backbone.")}
     checkpoint.save_model_file(file, state, json.loads(json.dumps(header)))
     loaded = models.load(file, demo_zoo, headless=True)
     assert loaded.classes == ()
     images = torch.rand(2, 3, 64, 64)
-    expected, found = (each.classifier.eval().outputs(each.backbone(images)) for each in (model, loaded))
+    expected, found = (each.network.eval().outputs(each.backbone(images)) for each in (model, loaded))
     assert torch.equal(found.features, expected.features)
     assert (found.logits.shape, found.maps.shape) == ((2, 0), (2, 0, *expected.maps.shape[2:]))
     checkpoint.save_model_file(file, state | {"head.weight": torch.zeros(3, 32)}, json.loads(json.dumps(header)))
@@ -243,7 +243,7 @@ def test_a_backbone_that_two_plugins_register_is_told(model, tmp_path):
 @pytest.fixture
 def ensemble(model):
     others = [models.build(model.spec, SETTINGS, 64, 3, seed=seed).eval() for seed in (2, 3)]
-    members = (model.classifier.eval(), *others)
+    members = (model.network.eval(), *others)
     for member in members:
         member.statistics = FeatureStatistics(torch.rand(32), torch.rand(32, 4), torch.tensor(2.0))
     info = {**model.info, "members": [{"seed": seed} for seed in range(3)]}
@@ -263,7 +263,7 @@ def test_an_ensemble_is_one_file_with_its_statistics(ensemble, demo_zoo, tmp_pat
 def test_init_from_an_ensemble_is_refused(ensemble, tmp_path):
     ensemble.save(tmp_path / "e.safetensors")
     with pytest.raises(RecipeError, match=r"holds several networks[\s\S]*folds/0"):
-        initialise(ensemble.spec, ensemble.classifier.backbone, str(tmp_path / "e.safetensors"))
+        initialise(ensemble.spec, ensemble.network.backbone, str(tmp_path / "e.safetensors"))
 
 
 def test_engine_and_export_say_the_mean_of_the_members(ensemble):

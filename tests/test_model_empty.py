@@ -82,7 +82,7 @@ def test_a_model_file_gives_every_number_back(name, tmp_path):
     preprocessing = Preprocessing(Clean(size), size, "letterbox", spec.input.mean, spec.input.std)
     file = tmp_path / "model.safetensors"
     models.TrainedModel((made,), spec, ("a", "b", "c"), preprocessing, info).save(file)
-    loaded = models.load(file, zoo).classifier
+    loaded = models.load(file, zoo).network
 
     kept = dict(made.named_buffers())
     assert bool(kept.keys() - made.state_dict().keys()) == (name in BUFFERS)

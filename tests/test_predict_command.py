@@ -122,7 +122,7 @@ def test_heat_maps_mirror_the_folders_and_never_collide(trained, raw):
 
 def test_strong_evidence_has_colour(trained, raw, demo_zoo):
     model = models.load(trained.model_file, demo_zoo)
-    model.classifier.head.weight.data *= 50
+    model.network.head.weight.data *= 50
     model.save(trained.model_file)
     assert fx("predict", raw / "class_0" / "0.png", "--cam", "out", "--quiet").exit_code == 0
     with Image.open("out/0.png.png") as overlay:

@@ -69,7 +69,7 @@ def test_features_are_what_the_head_sees(raw, demo_zoo, options):
     assert table("learnt/paths.csv") == [{"path": row["path"]} for row in rows]
     expected = by_hand(model.backbone, model.preprocessing, [row["path"] for row in rows])
     assert found == pytest.approx(expected, abs=1e-5)
-    logits = found @ model.classifier.head.weight.detach().numpy().T + model.classifier.head.bias.detach().numpy()
+    logits = found @ model.network.head.weight.detach().numpy().T + model.network.head.bias.detach().numpy()
     told = [[float(row[f"p_class_{number}"]) for number in range(3)] for row in rows]
     assert softmax(logits) == pytest.approx(np.array(told), abs=1e-5)
     assert written("learnt") == WRITTEN
@@ -183,11 +183,9 @@ def test_networks_of_one_model_stand_side_by_side(raw, demo_zoo):
     model = models.load(RUN / "model.safetensors", demo_zoo)
     other = models.build(model.spec, models.Model(backbone="demo_tiny", init="random"), 64, 3, seed=5)
     torch.nn.init.normal_(other.head.weight, std=0.5)
-    other.statistics = copy.deepcopy(model.classifier.statistics)
+    other.statistics = copy.deepcopy(model.network.statistics)
     info = {**model.info, "members": [{"seed": 0}, {"seed": 1}]}
-    several = models.TrainedModel(
-        (model.classifier, other.eval()), model.spec, model.classes, model.preprocessing, info
-    )
+    several = models.TrainedModel((model.network, other.eval()), model.spec, model.classes, model.preprocessing, info)
     several.save(Path("several.safetensors"))
     done = predict("--features", "learnt", model="several.safetensors")
     rows, found = list(csv.DictReader(done.stdout.splitlines())), np.load("learnt/features.npy")
@@ -237,7 +235,7 @@ def pretrained(raw, demo_zoo):
     """What a pretraining writes: a backbone without a head."""
     model = models.load(RUN / "model.safetensors", demo_zoo)
     info = {**model.info, "task": "pretrain", "method": "simclr", "preprocessing": model.preprocessing.to_mapping()}
-    tensors = {name: value for name, value in model.classifier.state_dict().items() if name.startswith("backbone.")}
+    tensors = {name: value for name, value in model.network.state_dict().items() if name.startswith("backbone.")}
     checkpoint.save_model_file(Path("pre.safetensors"), tensors, info)
     return model
 

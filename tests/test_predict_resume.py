@@ -163,7 +163,7 @@ def other_model(zoo):
     """A copy of the run with another head."""
     shutil.copytree("runs/trained", "runs/other")
     model = models.load(Path("runs/other/model.safetensors"), zoo)
-    model.classifier.head.bias.data += 1
+    model.network.head.bias.data += 1
     model.save(Path("runs/other/model.safetensors"))
     return "runs/other"
 
@@ -285,7 +285,7 @@ def test_the_model_and_what_was_asked_must_be_the_same(raw, demo_zoo, monkeypatc
     assert "draft was true, and is false" in predict("--resume", "--no-draft", code=6).stderr
     assert 'paths was "given", and is "hashed"' in predict("--resume", "--paths", "hashed", code=6).stderr
     model = models.load(Path("runs/trained/model.safetensors"), demo_zoo)
-    model.classifier.head.bias.data += 1
+    model.network.head.bias.data += 1
     model.save(Path("runs/trained/model.safetensors"))
     told = predict("--resume", code=6).stderr
     assert "made with something else: model was" in told

@@ -55,12 +55,12 @@ def test_two_steps_of_each_phase(name, demo_zoo, prepared):
     for index, phase in enumerate(recipe.phases):
         training.place = state.Place(phase=index)
         loop.set_up(training, {})
-        before = [value.clone() for value in training.model.classifier.parameters()]
+        before = [value.clone() for value in training.model.network.parameters()]
         feed = feeds.make(training, lambda: None)
         steps = loop.steps(training, feed, Timer())
         next(steps), next(steps)
         steps.close()
-        after = list(training.model.classifier.parameters())
+        after = list(training.model.network.parameters())
         assert training.place.step == 2, phase
         assert math.isfinite(training.place.loss_sums["loss"])
         changed = [not torch.equal(a, b) for a, b in zip(before, after, strict=True)]

@@ -168,7 +168,7 @@ def test_phases_start_from_best_or_last(begin, tiny_recipe, monkeypatch):
     real = loop.set_up
 
     def set_up(training, tensors):
-        seen[training.place.phase] = training.model.classifier.head.weight.detach().clone()
+        seen[training.place.phase] = training.model.network.head.weight.detach().clone()
         return real(training, tensors)
 
     monkeypatch.setattr(loop, "set_up", set_up)
@@ -179,7 +179,7 @@ def test_phases_start_from_best_or_last(begin, tiny_recipe, monkeypatch):
         real_end = loop._end_epoch
 
         def end(training, *rest, kept=kept, real_end=real_end):
-            kept[training.place.epoch + 1] = training.model.classifier.head.weight.detach().clone()
+            kept[training.place.epoch + 1] = training.model.network.head.weight.detach().clone()
             real_end(training, *rest)
             if training.place.phase == 0:
                 kept["best"] = training.place.best_epoch
@@ -283,7 +283,7 @@ def test_monitor_none_keeps_the_last(begin, tiny_recipe):
     training, run = begin(tiny_recipe("train.monitor=none"))
     loop.train(training, run, resume=False)
     assert not run.best_file.exists()
-    last = training.model.classifier.state_dict()
+    last = training.model.network.state_dict()
     assert all(torch.equal(value, last[name]) for name, value in tensors_of(run).items())
     assert checkpoint.read_header(run.model_file)["epoch"] == 2
 

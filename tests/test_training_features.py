@@ -119,7 +119,7 @@ def test_the_head_learns_what_it_learns_from_pictures(begin, tiny_recipe, precis
     one, two = model_of(plain), model_of(cached)
     tolerance = 1e-5 if precision == "fp32" else 2e-2
     assert all(torch.allclose(one[name].float(), two[name].float(), atol=tolerance) for name in one)
-    assert not torch.equal(one["head.weight"], begin(tiny_recipe(*HEAD))[0].model.classifier.head.weight)
+    assert not torch.equal(one["head.weight"], begin(tiny_recipe(*HEAD))[0].model.network.head.weight)
     for before, after in zip(lines_of(plain), lines_of(cached), strict=True):
         assert before["train_loss"] == pytest.approx(after["train_loss"], abs=tolerance)
         assert before["val_loss"] == pytest.approx(after["val_loss"], abs=tolerance)
@@ -143,7 +143,7 @@ def test_each_variant_is_that_of_the_augmenter(begin, tiny_recipe):
         drawn.add(next(v for v in range(4) if torch.equal(row, found.train[index, v])))
         with torch.inference_mode():
             batch = model.preprocessing.normalise(view[None])
-            expected = model.classifier.pool(model.classifier.backbone(batch))[0]
+            expected = model.network.pool(model.network.backbone(batch))[0]
         assert torch.allclose(row, expected, atol=1e-5)
         assert target == targets[index]
     assert drawn == {0, 1, 2, 3}
@@ -162,7 +162,7 @@ def test_validation_from_features_is_the_pipelines(begin, tiny_recipe):
 def test_answers_that_are_not_finite_end_the_run(begin, tiny_recipe):
     training, _ = begin(tiny_recipe(*HEAD))
     found = built(training)
-    torch.nn.init.constant_(training.model.classifier.head.bias, float("nan"))
+    torch.nn.init.constant_(training.model.network.head.bias, float("nan"))
     with pytest.raises(RunError, match="not finite"):
         features.validate(training, found)
 
@@ -273,7 +273,7 @@ def test_whatever_they_depend_on_makes_others(begin, tiny_recipe, monkeypatch):
     assert changed(begin(tiny_recipe(*HEAD, "evaluate.batch_size=3"))[0])
     assert changed(begin(tiny_recipe(*HEAD, "seed=5"))[0]), "other random weights"
     training, _ = begin(tiny_recipe(*HEAD))
-    next(training.model.classifier.backbone.parameters()).data.add_(1e-3)
+    next(training.model.network.backbone.parameters()).data.add_(1e-3)
     assert changed(training)
     monkeypatch.setattr(torch, "__version__", "99")
     assert changed(begin(tiny_recipe(*HEAD))[0])
@@ -283,7 +283,7 @@ def test_other_code_of_the_backbone_is_noticed(begin, tiny_recipe, monkeypatch):
     """Names and weights stay; only what the module does is another thing."""
     first = built(begin(tiny_recipe(*HEAD))[0])
     training, _ = begin(tiny_recipe(*HEAD))
-    backbone, real = training.model.classifier.backbone, training.model.classifier.backbone.forward
+    backbone, real = training.model.network.backbone, training.model.network.backbone.forward
     monkeypatch.setattr(backbone, "forward", lambda images: real(images) * 2)
     assert torch.equal(built(training).train, first.train * 2)
 
@@ -377,9 +377,9 @@ def test_averages_leave_out_what_is_frozen(begin, tiny_recipe):
     loop.set_up(training, {})
     before = {name: value.clone() for name, value in training.average.values.items()}
     with torch.no_grad():
-        for parameter in training.model.classifier.parameters():
+        for parameter in training.model.network.parameters():
             parameter += 1
-    training.average.update(training.model.classifier, step=10)
+    training.average.update(training.model.network, step=10)
     moved = {name for name, value in training.average.values.items() if not torch.equal(value, before[name])}
     assert moved == {"head.weight", "head.bias"}
     assert np.isclose(float(training.average.values["head.bias"][0]), 0.5)

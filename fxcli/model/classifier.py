@@ -142,13 +142,8 @@ class TrainedModel:
     info: dict[str, Any]
 
     @property
-    def classifier(self) -> Classifier:
-        """The only network, where there is one, as in training."""
-        return self.members[0]
-
-    @property
     def network(self) -> Classifier:
-        """What learns in training, which knows of one network."""
+        """The only network, where there is one, as in training."""
         return self.members[0]
 
     @property
@@ -169,7 +164,7 @@ class TrainedModel:
             "preprocessing": self.preprocessing.to_mapping(),
         }
         if len(self.members) == 1:
-            save_model_file(file, self.classifier.state_dict(), header)
+            save_model_file(file, self.network.state_dict(), header)
             return
         tensors = {
             f"member.{number}.{name}": value

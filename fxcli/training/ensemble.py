@@ -140,7 +140,7 @@ def combine(run: Run, manifest: Manifest, made: Sequence[Part], zoo: Zoo, header
     elif manifest.part(HELD_OUT):
         said = Labelled.of_seeds([_held_out(part.run) for part in made])
         info["uncertainty"] = uncertainty.fit(said, settings, first.classes, source=HELD_OUT).to_mapping()
-    members = tuple(model.classifier for model in models_of)
+    members = tuple(model.network for model in models_of)
     TrainedModel(members, first.spec, first.classes, first.preprocessing, info).save(run.model_file)
     if made[0].fold is None and (rows := manifest.part("val")):
         # By the same code as `fx evaluate`.

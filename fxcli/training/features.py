@@ -163,7 +163,7 @@ def validate(training: ClassifyTraining, features: Features) -> dict[str, Any]:
         return {}
     with torch.inference_mode():
         batches = torch.split(features.val.to(training.compute.device), training.recipe.evaluate.batch_size)
-        logits = torch.cat([training.model.classifier.answer(batch) for batch in batches]).float().cpu().numpy()
+        logits = torch.cat([training.model.network.answer(batch) for batch in batches]).float().cpu().numpy()
     if not np.isfinite(logits).all():
         raise RunError("the model's answers are not finite", hint="the training diverged: lower optim.lr")
     return metrics.classification(logits, np.asarray(part(training, "val")[1]), training.model.classes)
@@ -217,7 +217,7 @@ class _Source:
         turned = images.flip([dim for dim, flip in ((-1, _LEFT_RIGHT), (-2, _UPSIDE_DOWN)) if variant & flip])
         batch = self.compute.send(model.preprocessing.normalise(turned))
         with self.compute.autocast():
-            return model.classifier.pool(model.classifier.backbone(batch)).cpu()
+            return model.network.pool(model.network.backbone(batch)).cpu()
 
     def _key(self, paths: Sequence[Path]) -> dict[str, Any]:
         model = self.training.model
@@ -225,7 +225,7 @@ class _Source:
             "versions": [__version__, torch.__version__, PIL.__version__],
             "plugin": model.info.get("plugin"),
             "backbone": [model.spec.name, self.training.recipe.model.model_dump(mode="json")],
-            "weights": _digest(model.classifier.backbone.state_dict()),
+            "weights": _digest(model.network.backbone.state_dict()),
             "pictures": contents(paths),
             "preprocessing": model.preprocessing.to_mapping(),
             "computed": {**hardware.describe(self.compute), "cpu": torch.backends.cpu.get_cpu_capability()},

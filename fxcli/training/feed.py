@@ -71,7 +71,7 @@ def _losses(
     rng = randomness.generator(training.recipe.seed, "mix", place.epoch, place.batch)
     images, targets = augment.mix(images, _one_hot(training, batch[1]), phase.augment, rng)
     with training.compute.autocast():
-        logits = model.classifier(images)
+        logits = model.network(images)
     return {phase.train.loss: losses.loss(logits, targets, class_weights, phase.train)}
 
 
@@ -80,7 +80,7 @@ def _losses_of_features(
 ) -> dict[str, Tensor]:
     """Of features [B, D] and class indices [B]."""
     with training.compute.autocast():
-        logits = training.model.classifier.answer(batch[0].to(training.compute.device))
+        logits = training.model.network.answer(batch[0].to(training.compute.device))
     return {phase.train.loss: losses.loss(logits, _one_hot(training, batch[1]), class_weights, phase.train)}
 
 

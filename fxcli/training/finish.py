@@ -31,7 +31,7 @@ def finish(training: ClassifyTraining, run: Run) -> dict[str, Any]:
     """Writes the model that is kept and returns its validation figures."""
     model = training.model
     state.keep(training, run)
-    model.classifier.statistics = _statistics(training)
+    model.network.statistics = _statistics(training)
     held_out = _held_out(training, run)
     figures: dict[str, Any] = {}
     paths, targets = validate.part(training, "val")

@@ -7,7 +7,6 @@ loop; what is evaluated, now and then, is the backbone (watch), for the loss doe
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -25,6 +24,7 @@ from fxcli.errors import DataError, FxError, PluginError
 from fxcli.model import classifier as models
 from fxcli.model import freeze, hardware
 from fxcli.model.hardware import Compute
+from fxcli.model.header import options_of
 from fxcli.model.init import Origin
 from fxcli.recipe.schema import PretrainRecipe
 from fxcli.run import checkpoint, randomness
@@ -221,7 +221,7 @@ def build(
     args = PretrainArgs(
         image_size_px=preprocessing.image_size_px,
         num_features=spec.num_features,
-        options=pretrainer.options.model_validate_json(json.dumps(recipe.pretrain.options)),
+        options=options_of(pretrainer.options, recipe.pretrain.options, "pretrain.options", pretrainer.name),
     )
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(randomness.derive(recipe.seed, "init", "method"))

@@ -153,7 +153,7 @@ def openvino_model(*, model: str, precision: str) -> Run:
 
     opened = models.load(Path(model), load_zoo())
     size_px = opened.preprocessing.image_size_px
-    return _asynchronous(openvino_compiled(openvino_network(opened.classifier, size_px), precision))
+    return _asynchronous(openvino_compiled(openvino_network(opened.network, size_px), precision))
 
 
 def _asynchronous(compiled: Any, count: int = 2 * BATCH) -> Run:

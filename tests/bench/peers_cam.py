@@ -62,7 +62,7 @@ def correlation(*, model: str) -> Callable[..., dict[str, Any]]:
     # `fx cam` takes an engine once `fx predict` does; fp32 is then what must be asked for.
     options = [] if fx.lacks("cam", "--precision") else ["--precision", "fp32"]
     opened = models.load(Path(model), load_zoo())
-    network, preprocessing = opened.classifier, opened.preprocessing
+    network, preprocessing = opened.network, opened.preprocessing
     explainer = GradCAM(model=network, target_layers=[network.backbone])
 
     def run(*, folder: str, out: str) -> dict[str, Any]:

@@ -67,7 +67,7 @@ def _logits(engine: Engine, images: np.ndarray) -> np.ndarray:
 
 def mixed(trained: TrainedModel, kept: Sequence[str]) -> TorchEngine:
     """The fast engine in bf16, but for the stages that are kept in fp32."""
-    classifier = copy.deepcopy(trained.classifier)
+    classifier = copy.deepcopy(trained.network)
     engine = engines.fast((classifier,), trained.preprocessing, Compute(CPU), trained.spec.stages)
     for stage in trained.spec.stages:
         for module in map(classifier.backbone.get_submodule, stage.modules):
