@@ -150,10 +150,10 @@ def test_where_the_surest_is_wrong_too_often_nothing_is_told():
     assert points[1.0] == pytest.approx(0.5)
 
 
-def test_where_nothing_is_found_only_the_surest_is_told():
+def test_where_nothing_is_found_nothing_is_told():
     said = [found((50, 50, 60, 60, 0.9), (70, 70, 80, 80, 0.5))]
     points = detection.operating_points(said, [boxes((0, 0, 10, 10))], 1)
-    assert points[2.0] == pytest.approx(0.9, abs=1e-5)
+    assert points[2.0] > 0.9
 
 
 def test_nothing_found_and_nothing_there():

@@ -352,7 +352,9 @@ def test_a_share_of_the_training_part_is_all_that_is_learnt_from(tiny_recipe, de
     assert whole / 4 <= len(paths[0.25]) < whole / 2
     assert built[0.25].part("val") == manifest.part("val")
     assert built[0.25].digest == manifest.digest
-    assert f"learns from {len(paths[0.25])} of {whole} training pictures (data.train_frac)" in capsys.readouterr().err
+    assert (
+        f"learns from {len(paths[0.25])} of {whole} pictures for training (data.train_frac)" in capsys.readouterr().err
+    )
     again = job.build(
         tiny_recipe("data.train_frac=0.25", "seed=1"), manifest, Compute(torch.device("cpu")), demo_zoo, {}
     ).manifest

@@ -63,8 +63,9 @@ def train(
     With --folds, what each training says of the pictures that it held out (out-of-fold, OOF) is kept in
     predictions/oof.csv, and the models of all are one file, whose answer is their mean.
 
-    A study (recipes × data × seeds) is worked off seed by seed: each training is measured on the test part and its
-    answers are kept in the study's results. The same command goes on where it was stopped, and shows the table.
+    A study (recipes × data × seeds) is worked off seed by seed: each training is measured, out of fold where it has
+    folds, on the test part where it has none or that is asked for, and its answers are kept in the study's results.
+    The same command goes on where it was stopped, and shows the table.
 
     Example: fx train recipes/quickstart.yaml
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -181,8 +181,16 @@ def drawn(labels: Sequence[str], group: Sequence[str], frac: float, seed: int) -
     return drawn
 
 
-def within_train_frac(manifest: Manifest, frac: float, seed: int) -> Manifest:
-    """A manifest without the training pictures that a recipe's data.train_frac leaves out; `seed` is the recipe's."""
+def learnt(manifest: Manifest, frac: float, seed: int, splits: Collection[str] = ("train",)) -> Manifest:
+    """A manifest with what is learnt from as its training part.
+
+    Args:
+        manifest: Of all pictures.
+        frac: The recipe's data.train_frac: others of that part are left out.
+        seed: The recipe's.
+        splits: Of a pretraining, its data.splits: parts that make one.
+    """
+    manifest = manifest.pooled(splits)
     train = manifest.part("train")
     if frac == 1 or not train:
         return manifest

@@ -306,8 +306,8 @@ def operating_points(
     points = {}
     for at in FALSE_POSITIVES:
         within = np.flatnonzero(rates <= at + 1e-9)
-        # Where even the surest boxes are wrong too often, none is told.
-        last = np.searchsorted(hits, hits[within[-1]]) if len(within) else None
+        # Where even the surest boxes are wrong too often, or none is found, none is told.
+        last = np.searchsorted(hits, hits[within[-1]]) if len(within) and hits[within[-1]] else None
         least = float(matches.score[0]) + 1e-3 if last is None else float(matches.score[ends[last]])
         points[at] = math.floor(1e6 * least) / 1e6
     return points

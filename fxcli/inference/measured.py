@@ -5,15 +5,15 @@ Called by `fx evaluate` and by studies; training's own validation needs logits a
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 
 from fxcli.console import console
-from fxcli.data.manifest import COLUMNS, HELD_OUT, SPLITS, Manifest, Row, groups_of, read_manifest
+from fxcli.data import split
+from fxcli.data.manifest import COLUMNS, HELD_OUT, Manifest, Row, groups_of, read_manifest
 from fxcli.data.radiograph import warn_of
-from fxcli.data.split import within_train_frac
 from fxcli.errors import DataError, RunError
 from fxcli.evaluation.metadata import Metadata, metadata_alone
 from fxcli.evaluation.predictions import Labelled, LabelledRow, read_labelled
@@ -83,11 +83,9 @@ def learnt_from(run: Run | None, rows: Sequence[Row]) -> int:
     learnt: set[str] = set()
     for part in [part for *_, part in run.parts()] or [run]:
         known, info = _manifest_of(part, run.manifest_file.parent), part.info()
-        parts: Collection[str] = {*SPLITS} - {"test", HELD_OUT}
-        if info.get("task") == "pretrain":
-            # Those before data.splits learnt from the training part.
-            known, parts = known.pooled(info.get("splits", ["train"])), ["train"]
-        taken = within_train_frac(known, info.get("train_frac", 1), info["seed"])
+        parts = ("train",) if info.get("task") == "pretrain" else ("train", "val")
+        # Runs of an older fx tell of neither, and had the defaults.
+        taken = split.learnt(known, info.get("train_frac", 1), info["seed"], info.get("splits", ("train",)))
         learnt |= {row.sha256 for row in taken.rows if row.split in parts}
     return sum(row.sha256 in learnt - {""} for row in rows)
 

@@ -16,10 +16,10 @@ from fxcli.console import console
 from fxcli.data.preprocess import Preprocessing
 from fxcli.errors import FxError, ModelFileError, PluginError, RecipeError
 from fxcli.model.empty import EmptyParameters
-from fxcli.model.header import fill, options_of, reading, spec_of, told_by
+from fxcli.model.header import fill, reading, spec_of, told_by
 from fxcli.recipe.schema import Model
 from fxcli.run.checkpoint import load_model_file, save_model_file
-from fxcli.zoo.plugins import Zoo, load_zoo
+from fxcli.zoo.plugins import Zoo, load_zoo, options_of
 from fxcli.zoo.specs import BackboneArgs, BackboneSpec
 
 STATISTICS = ("mean", "projection", "residual")

@@ -17,12 +17,12 @@ from fxcli.data.preprocess import Preprocessing
 from fxcli.errors import FxError, ModelFileError, RecipeError
 from fxcli.model.classifier import broken, build_backbone, built
 from fxcli.model.empty import EmptyParameters
-from fxcli.model.header import fill, options_of, reading, spec_of, told_by
+from fxcli.model.header import fill, reading, spec_of, told_by
 from fxcli.model.pyramid import Pyramid
 from fxcli.recipe.detection import Detect
 from fxcli.recipe.schema import Model
 from fxcli.run.checkpoint import load_model_file, save_model_file
-from fxcli.zoo.plugins import Zoo
+from fxcli.zoo.plugins import Zoo, options_of
 from fxcli.zoo.specs import BackboneSpec, DetectorArgs, DetectorSpec
 
 QUANTILES = 21

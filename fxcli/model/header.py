@@ -3,24 +3,20 @@
 from __future__ import annotations
 
 import contextlib
-import json
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
-from pydantic import BaseModel, ValidationError
 from torch import Tensor, nn
 
 from fxcli.data.names import are_class_names
 from fxcli.data.preprocess import Preprocessing
-from fxcli.errors import DataError, FxError, ModelFileError, RecipeError, UnknownName
+from fxcli.errors import DataError, FxError, ModelFileError, UnknownName
 from fxcli.zoo.plugins import Zoo
 from fxcli.zoo.specs import BackboneSpec
 
 # 1,024 pictures of 512 × 512: 3 GiB as the network sees them.
 _BATCH_LIMIT_PX = 1 << 28
-
-M = TypeVar("M", bound=BaseModel)
 
 
 @contextlib.contextmanager
@@ -79,26 +75,6 @@ def spec_of(file: Path, info: dict[str, Any], backbone: str, zoo: Zoo) -> Backbo
                 hint = f"install the plugin {wanted}"
         reason = "\n  ".join(lines)
         raise ModelFileError(f"needs the backbone {backbone}: {reason}", where=file, hint=hint) from error
-
-
-def options_of(model: type[M], values: Mapping[str, Any], place: str, name: str) -> M:
-    """A plugin's options, checked by its own model.
-
-    Args:
-        model: `options` of its spec.
-        values: As a recipe or a header has them.
-        place: Key of the recipe.
-        name: Of what the options are of, for people.
-
-    Raises:
-        RecipeError: They are not what the plugin takes.
-    """
-    try:
-        # In JSON mode: strict Python mode refuses a list where the options want a tuple.
-        return model.model_validate_json(json.dumps(values))
-    except ValidationError as error:
-        problems = [f"{place}: {'.'.join(map(str, item['loc']))}: {item['msg']}" for item in error.errors()]
-        raise RecipeError(problems, recipe=name) from error
 
 
 def fill(module: nn.Module, state: dict[str, Tensor], file: Path) -> None:

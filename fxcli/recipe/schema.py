@@ -269,7 +269,7 @@ class PretrainLoop(Section):
 
     epochs: int = Field(30, ge=1, le=1_000_000, description="passes over the pool")
     batch_size: int = Field(
-        64, ge=2, le=65_536, description="pictures per forward pass: with these alone a picture is compared"
+        64, ge=2, le=65_536, description="pictures per forward pass: a loss that compares pictures compares these"
     )
     accumulate: Accumulate = 1
     save_every_min: SaveEveryMin = 10.0

@@ -65,7 +65,7 @@ def create(
     elif isinstance(recipe, ClassifyRecipe):
         check(recipe, manifest)
     elif isinstance(recipe, DetectRecipe):
-        learnt = pictures.within_train_frac(recipe, manifest)
+        learnt = pictures.learnt_from(recipe, manifest)
         more["boxes_sha256"] = detect.check_parts(recipe, learnt)
         detect.warn_of_negatives(recipe, learnt)
     text = resolved_yaml(recipe)
@@ -106,7 +106,7 @@ def check(recipe: ClassifyRecipe, manifest: Manifest) -> None:
     parts = ensemble.parts(recipe, manifest, Run(Path()))
     counts = set()
     for alone, rows, fold in [(part.recipe, part.manifest, part.fold) for part in parts] or [(recipe, manifest, None)]:
-        learnt = pictures.within_train_frac(alone, rows)
+        learnt = pictures.learnt_from(alone, rows)
         try:
             classify.check_parts(alone, learnt)
         except DataError as error:
@@ -166,7 +166,7 @@ def _check_unchanged(run: Run, recipe: TrainRecipe, manifest: Manifest) -> None:
     info = run.info()
     digests = {"recipe": digest_of(recipe), "manifest": manifest.digest}
     if isinstance(recipe, DetectRecipe):
-        digests["boxes"] = detect.check_parts(recipe, pictures.within_train_frac(recipe, manifest))
+        digests["boxes"] = detect.check_parts(recipe, pictures.learnt_from(recipe, manifest))
     # Parts of a run have none, and runs of an older fx.
     if info.get("pictures_sha256"):
         digests["pictures"] = pictures.contents_of(recipe, manifest)
@@ -284,7 +284,7 @@ def _one(run: Run, recipe: TrainRecipe, manifest: Manifest, *, resume: bool, wor
     with dataset.attended(_going_on(run)):
         if isinstance(recipe, PretrainRecipe):
             console.note(f"run {run.path}")
-            learnt = pictures.within_train_frac(recipe, manifest, told=True)
+            learnt = pictures.learnt_from(recipe, manifest, told=True)
             return pretrain.train(recipe, learnt, compute, zoo, info, run, resume=resume, origin=origin)
         training = build(recipe, manifest, compute, zoo, info, origin)
         training.world = world
@@ -306,7 +306,7 @@ def build(
         DataError: The pictures, or their boxes, are not what it needs.
         WeightsUnavailable: See `model.init`.
     """
-    manifest = pictures.within_train_frac(recipe, manifest, told=True)
+    manifest = pictures.learnt_from(recipe, manifest, told=True)
     if isinstance(recipe, ClassifyRecipe):
         return classify.build(recipe, manifest, compute, zoo, info, origin)
     return detect.build(recipe, manifest, compute, zoo, info, origin)

@@ -81,7 +81,7 @@ def embedding_spread(name: str, module: nn.Module, step: int) -> float | None:
     if not isinstance(found, Tensor) or found.ndim != 2 or not found.numel() or not found.is_floating_point():
         told = f"{found.dtype} {list(found.shape)}" if isinstance(found, Tensor) else type(found).__name__
         raise models.broken("pretrainer", name, f"what loss left as embeddings is {told}, not floats [N, E]")
-    embeddings = found.detach().double().cpu().numpy()
+    embeddings = found.detach().cpu().double().numpy()
     if not np.isfinite(embeddings).all():
         raise RunError(f"the embeddings are no longer finite at step {step}", hint=session.DIVERGED)
     return representation.spread(embeddings)

@@ -1,4 +1,4 @@
-"""The pictures that a recipe learns from: found or drawn, warned of, hashed, shortened to a share. Used by job.
+"""The pictures that a recipe learns from: found or drawn, warned of, hashed, shortened to a share.
 
 What a finished run learnt from is in inference.measured.
 """
@@ -112,18 +112,12 @@ def contents_of(recipe: TrainRecipe, manifest: Manifest) -> str:
     return contents([manifest.path_of(row) for row in manifest.rows if row.split in parts])
 
 
-def within_train_frac(recipe: TrainRecipe, manifest: Manifest, *, told: bool = False) -> Manifest:
-    """The pictures without those of the training part that data.train_frac leaves out; a line may tell how many.
-
-    What a pretraining learns from becomes its training part first (data.splits).
-    """
-    if isinstance(recipe, PretrainRecipe):
-        manifest = manifest.pooled(recipe.data.splits)
-        if told and {*recipe.data.splits} != {"train"}:
-            whole = len(manifest.part("train"))
-            console.note(f"learns from {whole} pictures, of the parts {', '.join(recipe.data.splits)} (data.splits)")
-    taken = split.within_train_frac(manifest, recipe.data.train_frac, recipe.seed)
+def learnt_from(recipe: TrainRecipe, manifest: Manifest, *, told: bool = False) -> Manifest:
+    """The pictures with those that are learnt from as the training part, by `split.learnt`; a line may tell of it."""
+    splits = recipe.data.splits if isinstance(recipe, PretrainRecipe) else ("train",)
+    taken = split.learnt(manifest, recipe.data.train_frac, recipe.seed, splits)
     if told and taken is not manifest:
-        whole = len(manifest.part("train"))
-        console.note(f"learns from {len(taken.part('train'))} of {whole} training pictures (data.train_frac)")
+        whole, parts = sum(row.split in splits for row in manifest.rows), ", ".join(splits)
+        why = "data.train_frac" if parts == "train" else f"data.splits: {parts}; data.train_frac"
+        console.note(f"learns from {len(taken.part('train'))} of {whole} pictures for training ({why})")
     return taken

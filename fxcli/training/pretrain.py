@@ -24,7 +24,6 @@ from fxcli.errors import DataError, FxError, PluginError
 from fxcli.model import classifier as models
 from fxcli.model import freeze, hardware
 from fxcli.model.hardware import Compute
-from fxcli.model.header import options_of
 from fxcli.model.init import Origin
 from fxcli.recipe.schema import PretrainRecipe
 from fxcli.run import checkpoint, randomness
@@ -34,7 +33,7 @@ from fxcli.training import optim, session, trial, watch
 from fxcli.training.method import Method
 from fxcli.training.session import Log, Stop, Timer, finite
 from fxcli.training.watch import Watch
-from fxcli.zoo.plugins import Zoo
+from fxcli.zoo.plugins import Zoo, options_of
 from fxcli.zoo.specs import PretrainArgs
 
 if TYPE_CHECKING:
@@ -142,7 +141,7 @@ def train(
 
     Args:
         recipe: Resolved.
-        manifest: Of the pictures, with those that are learnt from as its training part (pictures.within_train_frac).
+        manifest: Of the pictures, with those that are learnt from as its training part (pictures.learnt_from).
         compute: Device, precision, layout.
         zoo: Gives backbone and method; its trackers are called.
         info: For the header of the model file.

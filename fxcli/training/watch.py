@@ -134,4 +134,4 @@ class Watch:
         while chunk := list(itertools.islice(seen, _BATCH)):
             check()
             images = self.compute.send(self.preprocessing.normalise(torch.from_numpy(np.stack(chunk))[:, None]))
-            yield backbone(images).mean(dim=(2, 3)).double().cpu().numpy()
+            yield backbone(images).mean(dim=(2, 3)).cpu().double().numpy()

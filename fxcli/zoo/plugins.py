@@ -8,6 +8,7 @@ is recorded, never raised. Called through `load_zoo()` by recipe/load, commands/
 from __future__ import annotations
 
 import functools
+import json
 import os
 import re
 import traceback
@@ -19,6 +20,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import pluggy
+from pydantic import BaseModel, ValidationError
 
 from fxcli import __version__
 from fxcli.console import console
@@ -38,6 +40,7 @@ _ACCEPTED: dict[str, tuple[type, ...]] = {
 _KINDS: dict[str, type] = {"backbone": BackboneSpec, "pretrainer": PretrainerSpec, "detector": DetectorSpec}
 
 S = TypeVar("S")
+M = TypeVar("M", bound=BaseModel)
 
 
 class AmbiguousName(UnknownName):
@@ -320,6 +323,26 @@ def _discover(zoo: Zoo) -> list[tuple[Plugin, EntryPoint]]:
         (replace(plugin, name=entry.name if uses[entry.name] == 1 else f"{plugin.name}.{entry.name}"), entry)
         for plugin, entry in pairs
     ]
+
+
+def options_of(model: type[M], values: Mapping[str, Any], place: str, name: str) -> M:
+    """A plugin's options, checked by its own model.
+
+    Args:
+        model: `options` of its spec.
+        values: As a recipe or a header has them.
+        place: Key of the recipe.
+        name: Of what the options are of, for people.
+
+    Raises:
+        RecipeError: They are not what the plugin takes.
+    """
+    try:
+        # In JSON mode: strict Python mode refuses a list where the options want a tuple.
+        return model.model_validate_json(json.dumps(values))
+    except ValidationError as error:
+        problems = [f"{place}: {'.'.join(map(str, item['loc']))}: {item['msg']}" for item in error.errors()]
+        raise RecipeError(problems, recipe=name) from error
 
 
 def _last_line(error: BaseException) -> str:
