@@ -227,7 +227,7 @@ def report(study: StudyRecipe, entries: Sequence[Entry], results: Results) -> di
         `Comparison.to_mapping`. notes: what else to know of these comparisons, in words.
 
     Raises:
-        RunError: A result is damaged, or of another recipe, or those of a comparison are of different pictures.
+        RunError: A result is damaged, or of another recipe.
     """
     index = results.index()
     done = [entry for entry in entries if results.find(entry, index)]
@@ -250,7 +250,8 @@ def report(study: StudyRecipe, entries: Sequence[Entry], results: Results) -> di
             try:
                 line |= evaluation.compare(a, b, names, asked.metric, on=asked.on, primary=primary).to_mapping()
             except ValueError as error:
-                raise RunError(f"comparisons.{number}: {error}", where=results.folder) from error
+                # After hours of training: whatever else there is, is shown.
+                notes.append(f"comparisons.{number} is not possible: {error}")
             notes += _precisions(asked, [index[entry.name] for entry in done])
         comparisons.append(line)
     if any("verdict" in line for line in comparisons) and not comparisons[0]["primary"]:
