@@ -72,8 +72,8 @@ def answer(judge: Judge, files: list[Path], names: PathStyle, wanted: Outputs) -
         _answer(judge, begun, table, rows, kept)
     if folder and kept:
         save_sheet(folder, kept.readable, begun.files, output_names(begun.files, begun.shown), opened)
-    located = (boxes.opened.model.classes, boxes.least) if boxes else ()
-    begun.finish(lines.file_name, rows.failed, table.notice, opened.described, *located)
+    of_boxes, least = (boxes.opened.model.classes, boxes.least) if boxes else ((), None)
+    begun.finish(lines.file_name, rows.failed, table.notice, opened.described, of_boxes, least)
 
 
 def _answer(judge: Judge, begun: Begun, table: PredictionTable, rows: Rows, kept: FeatureFile | None) -> None:

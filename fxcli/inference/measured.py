@@ -87,7 +87,8 @@ def learnt_from(run: Run | None, rows: Sequence[Row]) -> int:
         # Runs of an older fx tell of neither, and had the defaults.
         taken = split.learnt(known, info.get("train_frac", 1), info["seed"], info.get("splits", ("train",)))
         learnt |= {row.sha256 for row in taken.rows if row.split in parts}
-    return sum(row.sha256 in learnt - {""} for row in rows)
+    learnt.discard("")
+    return sum(row.sha256 in learnt for row in rows)
 
 
 def look_at(opened: Opened | OpenedDetector, manifest: Manifest, rows: Sequence[Row]) -> Look | None:
