@@ -201,7 +201,7 @@ def test_sets_and_abstentions_are_measured_on_the_test_part(folds):
     found = record(done)
     assert found["sets"]["method"] == "cv+"
     assert found["sets"]["n"] == 12
-    assert 1 <= found["sets"]["mean_size"] <= 3
+    assert 1 <= found["sets"]["mean_size"]["value"] <= 3
     assert "prediction sets (cv+)" in fx("evaluate", folds.path).stdout
     assert "unlike the training pictures" in fx("evaluate", folds.path).stdout
 

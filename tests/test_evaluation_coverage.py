@@ -4,8 +4,10 @@ import numpy as np
 import pytest
 from scipy.stats import betabinom
 
+from fxcli.evaluation.bootstrap import mean
 from fxcli.evaluation.conformal import fit
 from fxcli.evaluation.coverage import Coverage, coverage
+from fxcli.evaluation.intervals import Interval, proportion
 
 
 def test_figures_are_those_of_the_definition():
@@ -13,8 +15,10 @@ def test_figures_are_those_of_the_definition():
     found = coverage(sets, np.array([0, 1, 2, 2, 0]), ["p", "p", "q", "q", "r"], alpha=0.1, n_calibration=99)
     assert (found.n, found.n_groups, found.target) == (5, 3, 0.9)
     assert found.coverage == pytest.approx((1 + 0.5 + 0) / 3)
-    assert found.mean_size == pytest.approx(8 / 5)
-    assert found.singletons == pytest.approx(3 / 5)
+    assert found.mean_size.value == pytest.approx(8 / 5)
+    assert found.mean_size == mean(sets.sum(axis=1), ["p", "p", "q", "q", "r"])
+    assert found.singletons == proportion(np.array([1, 0, 1, 0, 1]), ["p", "p", "q", "q", "r"])
+    assert found.singletons.low < 3 / 5 < found.singletons.high
 
 
 def test_the_band_is_vovks():
@@ -66,5 +70,5 @@ def test_sets_that_exclude_nothing_are_to_hold_all():
 
 
 def test_a_coverage_is_what_it_was_given():
-    found = Coverage(1, 1, 0.9, 0.5, 0.4, 0.6, 1.0, 1.0)
+    found = Coverage(1, 1, 0.9, 0.5, 0.4, 0.6, Interval(1.0, None, None), None)
     assert found.position == "inside"

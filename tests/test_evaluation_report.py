@@ -1,4 +1,5 @@
 import json
+import re
 from dataclasses import replace
 
 import numpy as np
@@ -6,6 +7,7 @@ import pytest
 
 from fxcli.evaluation import words
 from fxcli.evaluation.figures import measured
+from fxcli.evaluation.intervals import proportion
 from fxcli.evaluation.metrics import softmax
 from fxcli.evaluation.predictions import Labelled
 from fxcli.evaluation.report import contradicted, report
@@ -47,15 +49,35 @@ def test_sets_and_abstentions_are_measured_on_unseen_pictures_alone(known):
     sets = known.sets.sets(said.by_fold / known.temperature, said.mean_logits.argmax(axis=1))
     held = sets[np.arange(300), said.targets]
     assert found["sets"]["coverage"] == pytest.approx(held.mean())
-    assert found["sets"]["mean_size"] == pytest.approx(sets.sum(axis=1).mean())
-    assert found["sets"]["per_class"]["b"]["coverage"] == pytest.approx(held[said.targets == 1].mean())
+    size, of_b = found["sets"]["mean_size"], found["sets"]["per_class"]["b"]["coverage"]
+    assert size["value"] == pytest.approx(sets.sum(axis=1).mean())
+    assert size["low"] < size["value"] < size["high"]
+    own, groups = said.targets == 1, np.asarray(said.groups)
+    assert of_b == proportion(held[own], groups[own]).to_mapping()
     probabilities = softmax(said.mean_logits / known.temperature)
     for row in found["abstentions"]:
         answered = probabilities.max(axis=1) >= row["threshold"]
         wrong = probabilities.argmax(axis=1) != said.targets
-        assert row["answered"] == pytest.approx(answered.mean())
-        assert row["error"] == pytest.approx(wrong[answered].mean())
+        assert row["answered"] == proportion(answered, groups).to_mapping()
+        assert row["error"] == proportion(wrong[answered], groups[answered]).to_mapping()
+        assert row["error"]["value"] == pytest.approx(wrong[answered].mean())
     assert not {"sets", "abstentions"} & set(report(said, ("a", "b", "c"), known, by={}, unseen=False))
+
+
+def test_what_is_told_of_errors_has_its_interval(known):
+    found = report(labelled(3), ("a", "b", "c"), known, by={}, unseen=True)
+    assert re.search(
+        r"with \d\.\d{3} \[\d\.\d{3}, \d\.\d{3}\] classes on average; \d+\.\d % \[.+\] hold one class",
+        words.sets(found["sets"]),
+    )
+    for row in words.abstentions(found["abstentions"]):
+        assert all(re.fullmatch(r"\d+\.\d % \[\d+\.\d, \d+\.\d\]", cell) for cell in row[2:]), row
+    share = {"value": 0.1234, "low": 0.1, "high": 0.2}
+    assert words.unlike({"share": share}) == "unlike the training pictures: 12.3 % [10.0, 20.0]"
+    assert words.percent({"value": 0.5, "low": None, "high": None}) == "50.0 %"
+    assert words.percent(None) == "–"
+    nobody = [{"target": 0.1, "threshold": 0.9, "answered": {"value": 0.0, "low": 0.0, "high": 0.1}, "error": None}]
+    assert list(words.abstentions(nobody)) == [["10 %", "0.900", "0.0 % [0.0, 10.0]", "–"]]
 
 
 def test_the_curve_ends_at_the_error_of_all(known):

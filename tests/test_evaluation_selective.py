@@ -1,9 +1,10 @@
 import numpy as np
 import pytest
 
+from fxcli.evaluation.bootstrap import draws, tail_of
 from fxcli.evaluation.intervals import proportion, tally
 from fxcli.evaluation.metrics import softmax
-from fxcli.evaluation.selective import MOST_TRIED, abstention, prefix_tallies, risk_coverage
+from fxcli.evaluation.selective import MOST_TRIED, abstention, aurc, prefix_tallies, risk_coverage
 
 
 @pytest.fixture
@@ -23,15 +24,31 @@ def test_the_curve_is_the_definition(sample):
     assert found.risk == pytest.approx(risks)
     assert found.coverage.tolist() == [k / 150 for k in range(1, 151)]
     assert found.threshold.tolist() == sorted(top, reverse=True)
-    assert found.aurc == pytest.approx(np.mean(risks))
+    assert aurc(logits, targets).value == pytest.approx(np.mean(risks))
     assert found.risk[-1] == wrong.mean()
 
 
 def test_sure_errors_cost_more(sample):
     logits, targets, _ = sample
-    assert risk_coverage(-logits, targets).aurc > 2 * risk_coverage(logits, targets).aurc
-    right = risk_coverage(np.eye(3) * 5, np.arange(3))
-    assert right.aurc == 0.0
+    assert aurc(-logits, targets).low > 2 * aurc(logits, targets).high
+    right = aurc(np.eye(3) * 5, np.arange(3))
+    assert (right.value, right.low) == (0.0, 0.0)
+    assert right.high > 0.3
+
+
+def test_the_interval_of_the_area_is_of_other_groups(sample):
+    """The area of each resample by the definition, on the pictures themselves, copies next to each other."""
+    logits, targets, groups = sample
+    found = aurc(logits, targets, groups, resamples=200, seed=3)
+    names, codes = np.unique(groups, return_inverse=True)
+    areas = []
+    for weights in np.concatenate(list(draws(len(names), 200, 3)), axis=1).T.astype(int):
+        again = np.repeat(np.arange(150), weights[codes])
+        areas.append(risk_coverage(logits[again], targets[again]).risk.mean())
+    low, high = np.quantile(areas, [tail_of(len(names)), 1 - tail_of(len(names))])
+    assert [found.low, found.high] == pytest.approx([low, high], abs=0.003)
+    assert high - low > 0.03
+    assert aurc(logits, targets, np.zeros(150)).low is None  # one group tells nothing of others
 
 
 def test_tallies_of_prefixes_are_those_of_each(sample):

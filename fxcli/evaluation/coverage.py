@@ -7,7 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from fxcli.evaluation.intervals import CONFIDENCE, Groups, codes_of
+from fxcli.evaluation import bootstrap
+from fxcli.evaluation.intervals import CONFIDENCE, Groups, Interval, codes_of, proportion
 
 
 @dataclass(frozen=True)
@@ -32,8 +33,8 @@ class Coverage:
     coverage: float
     band_low: float
     band_high: float
-    mean_size: float
-    singletons: float
+    mean_size: Interval | None
+    singletons: Interval | None
 
     @property
     def position(self) -> str:
@@ -82,6 +83,6 @@ def coverage(
         coverage=float((np.bincount(codes, weights=held) / np.bincount(codes)).mean()),
         band_low=float(low),
         band_high=float(high),
-        mean_size=float(sizes.mean()),
-        singletons=float((sizes == 1).mean()),
+        mean_size=bootstrap.mean(sizes, groups),
+        singletons=proportion(sizes == 1, groups),
     )

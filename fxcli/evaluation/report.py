@@ -8,11 +8,12 @@ from typing import Any
 
 import numpy as np
 
-from fxcli.evaluation import binary, calibration, selective, subgroups
+from fxcli.evaluation import binary, bootstrap, calibration, selective, subgroups
 from fxcli.evaluation.conformal import Conformal
 from fxcli.evaluation.coverage import coverage
 from fxcli.evaluation.disagreements import disagreements
-from fxcli.evaluation.figures import measured
+from fxcli.evaluation.figures import mapping, measured
+from fxcli.evaluation.intervals import proportion
 from fxcli.evaluation.metadata import Metadata
 from fxcli.evaluation.metrics import softmax
 from fxcli.evaluation.predictions import Labelled
@@ -59,7 +60,7 @@ def report(
         "figures": measured(logits, targets, groups, classes),
         "reliability": [row.to_mapping() for row in calibration.reliability(logits, targets, groups)],
         "risk_coverage": {
-            "aurc": curve.aurc,
+            "aurc": mapping(selective.aurc(logits, targets, groups)),
             **dict(zip(("coverage", "risk", "threshold"), map(list, zip(*curve.points(), strict=True)), strict=True)),
         },
         "by": {
@@ -70,11 +71,12 @@ def report(
         },
     }
     if known.unlike is not None and said.distances is not None:
-        found["unlike_training"] = {"threshold": known.unlike, "share": float((said.distances > known.unlike).mean())}
+        share = proportion(said.distances > known.unlike, groups)
+        found["unlike_training"] = {"threshold": known.unlike, "share": mapping(share)}
     if known.sets is not None and unseen and said.by_fold is not None:
         sets = known.sets.sets(said.by_fold / known.temperature, logits.argmax(axis=1))
         found["sets"] = _sets(sets, said, classes, known.sets, known.n_groups)
-        found["abstentions"] = _abstentions(logits, targets, known)
+        found["abstentions"] = _abstentions(logits, said, known)
     if without is not None:
         probabilities, positive = binary.finding(calibrated, without), targets != without
         found["binary"] = {
@@ -89,15 +91,15 @@ def report(
 
 def _sets(sets: np.ndarray, said: Labelled, classes: Sequence[str], known: Conformal, n_groups: int) -> dict[str, Any]:
     whole = coverage(sets, said.targets, said.groups, alpha=known.alpha, n_calibration=n_groups)
-    held = sets[np.arange(len(sets)), said.targets]
+    held, groups = sets[np.arange(len(sets)), said.targets], np.asarray(said.groups)
     return {
         "method": known.method,
         **whole.to_mapping(),
         "per_class": {
             name: {
                 "n": int(own.sum()),
-                "coverage": float(held[own].mean()),
-                "mean_size": float(sets[own].sum(1).mean()),
+                "coverage": mapping(proportion(held[own], groups[own])),
+                "mean_size": mapping(bootstrap.mean(sets[own].sum(axis=1), groups[own])),
             }
             for index, name in enumerate(classes)
             if (own := said.targets == index).any()
@@ -106,15 +108,15 @@ def _sets(sets: np.ndarray, said: Labelled, classes: Sequence[str], known: Confo
     }
 
 
-def _abstentions(logits: np.ndarray, targets: np.ndarray, known: Uncertainty) -> list[dict[str, Any]]:
+def _abstentions(logits: np.ndarray, said: Labelled, known: Uncertainty) -> list[dict[str, Any]]:
     """How each tolerated error, with its threshold fitted elsewhere, turns out on these pictures."""
     probabilities = softmax(logits)
-    right = probabilities.argmax(axis=1) == targets
+    wrong, groups = probabilities.argmax(axis=1) != said.targets, np.asarray(said.groups)
     rows = []
     for target, threshold in known.abstentions:
         answered = probabilities.max(axis=1) >= threshold
-        error = float((~right[answered]).mean()) if answered.any() else None
-        rows.append({"target": target, "threshold": threshold, "answered": float(answered.mean()), "error": error})
+        share, error = proportion(answered, groups), proportion(wrong[answered], groups[answered])
+        rows.append({"target": target, "threshold": threshold, "answered": mapping(share), "error": mapping(error)})
     return rows
 
 

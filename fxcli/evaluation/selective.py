@@ -7,7 +7,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from fxcli.evaluation.intervals import CONFIDENCE, Groups, Interval, Tally, codes_of, effective_n, wilson
+from fxcli.evaluation.bootstrap import FEW_OUTCOMES, RESAMPLES, percentile, replicates
+from fxcli.evaluation.intervals import CONFIDENCE, Groups, Interval, Tally, alike_n, codes_of, effective_n, wilson
 from fxcli.evaluation.metrics import softmax
 
 # Thresholds of `abstention`: more are finer steps, and each is one more at which chance may end the trying.
@@ -24,13 +25,11 @@ class RiskCoverage:
         coverage: [N] share answered, 1/N…1, the surest first.
         risk: [N] error among the answered.
         threshold: [N] top probability of the last one answered.
-        aurc: Area below, the mean of the risks (Geifman, Uziel and El-Yaniv 2019, ICLR).
     """
 
     coverage: np.ndarray
     risk: np.ndarray
     threshold: np.ndarray
-    aurc: float
 
     def points(self) -> tuple[tuple[float, float, float], ...]:
         """(coverage, risk, threshold) at a few places, evenly spread, the last one included."""
@@ -71,7 +70,29 @@ def risk_coverage(logits: np.ndarray, targets: np.ndarray) -> RiskCoverage:
     _, top, wrong = _by_confidence(logits, targets)
     answered = np.arange(1, len(top) + 1)
     risk = np.cumsum(wrong) / answered
-    return RiskCoverage(answered / len(top), risk, top, float(risk.mean()))
+    return RiskCoverage(answered / len(top), risk, top)
+
+
+def aurc(
+    logits: np.ndarray, targets: np.ndarray, groups: Groups = None, *, resamples: int = RESAMPLES, seed: int = 0
+) -> Interval | None:
+    """The area below the curve of [N, K] logits, the mean of its risks (Geifman, Uziel and El-Yaniv 2019, ICLR).
+
+    O(N · resamples). A picture that is drawn several times stands on the curve where its last copy does. With
+    few errors the interval holds that of a share, too, as resamples cannot show what the sample does not hold.
+    """
+    codes, n_groups = codes_of(groups, len(targets))
+    order, _, wrong = _by_confidence(logits, targets)
+
+    def area(weights: np.ndarray) -> dict[str, np.ndarray]:
+        drawn = weights[codes[order]]
+        answered = np.cumsum(drawn, axis=0)
+        risk = np.cumsum(drawn * wrong[:, None], axis=0) / np.maximum(answered, 1)
+        return {"aurc": (drawn * risk).sum(axis=0) / answered[-1]}
+
+    found = replicates(area, n_groups, resamples=resamples, seed=seed)
+    n = alike_n(codes) if wrong.sum() < FEW_OUTCOMES else None
+    return percentile(float(risk_coverage(logits, targets).risk.mean()), found["aurc"], n_groups, n=n)
 
 
 def abstention(logits: np.ndarray, targets: np.ndarray, groups: Groups = None, *, target: float) -> Abstention | None:

@@ -37,6 +37,15 @@ def told(value: Mapping[str, float | None] | None) -> str:
     return f"{value['value']:.3f} [{value['low']:.3f}, {high}]"
 
 
+def percent(value: Mapping[str, float | None] | None) -> str:
+    """A share with its interval, in percent."""
+    if value is None or value["value"] is None:
+        return "–"
+    low, high = value["low"], value["high"]
+    interval = "" if low is None or high is None else f" [{100 * low:.1f}, {100 * high:.1f}]"
+    return f"{100 * value['value']:.1f} %{interval}"
+
+
 Rows = tuple[list[str], list[list[str]]]
 
 
@@ -101,13 +110,13 @@ def sets(found: Mapping[str, Any]) -> str:
     return (
         f"prediction sets ({found['method']}): hold the true class in {100 * found['coverage']:.1f} %, {verdict} the "
         f"band of {100 * found['band_low']:.1f}–{100 * found['band_high']:.1f} % around {100 * found['target']:.0f} %, "
-        f"with {found['mean_size']:.2f} classes on average; {100 * found['singletons']:.0f} % hold one class"
+        f"with {told(found['mean_size'])} classes on average; {percent(found['singletons'])} hold one class"
     )
 
 
 def unlike(found: Mapping[str, Any]) -> str:
     """How many pictures are unlike the training pictures."""
-    return f"unlike the training pictures: {100 * found['share']:.1f} %"
+    return f"unlike the training pictures: {percent(found['share'])}"
 
 
 def finding(found: Mapping[str, Any], split: str) -> str:
@@ -132,5 +141,5 @@ def abstentions(rows: list[dict[str, Any]]) -> Iterator[list[str]]:
     for before, row in pairwise([{"threshold": None}, *rows]):
         # Where a stricter target has the same threshold, it says all.
         if row["threshold"] != before["threshold"]:
-            error = "–" if row["error"] is None else f"{100 * row['error']:.1f} %"
-            yield [f"{100 * row['target']:.0f} %", f"{row['threshold']:.3f}", f"{100 * row['answered']:.0f} %", error]
+            here = [percent(row[key]) for key in ("answered", "error")]
+            yield [f"{100 * row['target']:.0f} %", f"{row['threshold']:.3f}", *here]

@@ -213,7 +213,7 @@ def _risk_coverage(curve: Mapping[str, Any]) -> Block:
     svg = figures.curves(
         [line], alt=alt, x="share answered, the surest first", y="error among the answered", is_share=True
     )
-    return Figure(svg, f"risk–coverage: the area below is {curve['aurc']:.3f}", table)
+    return Figure(svg, f"risk–coverage: the area below is {told(curve['aurc'])}", table)
 
 
 def _known_errors(values: Mapping[str, Any]) -> Iterator[Block]:
