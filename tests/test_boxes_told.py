@@ -6,6 +6,7 @@ import numpy as np
 
 from fxcli.evaluation import box_table
 from fxcli.evaluation.detection import Detections
+from fxcli.evaluation.table import csv_line
 from fxcli.explain import outline
 
 FOUND = Detections(
@@ -47,6 +48,11 @@ def test_coco_leaves_out_what_was_not_read():
         (1, 1, [5.0, 5.0, 4.0, 4.0]),
     ]
     assert [each["id"] for each in coco["annotations"]] == [1, 2]
+    # The same of what rows became in a file.
+    as_csv = [csv_line(table.columns), *(csv_line(table.cells(row)) for row in rows)]
+    assert box_table.found_coco(box_table.read_told(as_csv, json_lines=False), ["a", "b"]) == coco
+    as_json = [json.dumps(row) for row in rows]
+    assert box_table.found_coco(box_table.read_told(as_json, json_lines=True), ["a", "b"]) == coco
 
 
 def test_outlines_lie_where_the_box_is_at_any_scale():

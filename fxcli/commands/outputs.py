@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import csv
-import json as json_module
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib.util import find_spec
@@ -240,7 +238,7 @@ class Begun:
         Raises:
             SomeRowsFailed: Some could not be read.
         """
-        from fxcli.evaluation.box_table import found_coco
+        from fxcli.evaluation.box_table import found_coco, read_told
         from fxcli.run.files import write_json
 
         wanted, rows = self.wanted, str(self.wanted.out / file_name) if self.wanted.out else "the output"
@@ -248,23 +246,14 @@ class Begun:
             self.gallery.write(notice, about)
         if wanted.boxes:
             wanted.boxes.mkdir(parents=True, exist_ok=True)
-            complete = _read(wanted.out / file_name, json=wanted.json) if wanted.out else self._records
-            write_json(wanted.boxes / COCO, found_coco(complete, classes))
+            records = self._records
+            if wanted.out:
+                with (wanted.out / file_name).open(encoding="utf-8", newline="") as lines:
+                    records = read_told(lines, json_lines=wanted.json)
+            write_json(wanted.boxes / COCO, found_coco(records, classes))
         places = (("heat maps", wanted.cam), ("boxes", wanted.boxes), ("features", wanted.features))
         beside = [f"{what} in {where}" for what, where in places if where]
         console.note(", ".join([f"{len(self.files)} pictures", *beside, *([rows] if wanted.out else [])]))
         console.note(notice if least is None else f"boxes of a score of {least:.3f} or more; {notice}")
         if failed:
             raise SomeRowsFailed(failed, len(self.files), rows)
-
-
-def _read(file: Path, *, json: bool) -> list[dict[str, Any]]:
-    """All rows of complete predictions that tell boxes, those of an earlier command with them."""
-    with file.open(encoding="utf-8", newline="") as handle:
-        if json:
-            return [json_module.loads(line) for line in handle]
-        rows = [row for row in csv.DictReader(handle) if row["boxes"]]
-    numbers = ("width_px", "height_px")
-    return [
-        {**row, **{name: int(row[name]) for name in numbers}, "boxes": json_module.loads(row["boxes"])} for row in rows
-    ]

@@ -23,7 +23,8 @@ TOLD_AT = 0.5
 EVEN = 0.5
 
 SIDES = ("left", "top", "right", "bottom")
-COLUMNS = ("width_px", "height_px", "box_score", "boxes")
+SIZE = ("width_px", "height_px")
+COLUMNS = (*SIZE, "box_score", "boxes")
 
 
 @dataclass(frozen=True)
@@ -107,6 +108,17 @@ class BoxTable:
         """One row for a CSV, of what `record` gives; what it lacks stays empty."""
         values = {**record, **box_cells(record), "reason": text_cell(str(record.get("reason", "")))}
         return [str(values.get(name, "")) for name in self.columns]
+
+
+def read_told(lines: Iterable[str], *, json_lines: bool) -> list[Mapping[str, Any]]:
+    """Complete predictions as `found_coco` takes them, of the lines of their CSV or JSON Lines."""
+    if json_lines:
+        return [json.loads(line) for line in lines]
+    return [
+        {**row, **{name: int(row[name]) for name in SIZE}, "boxes": json.loads(row["boxes"])}
+        for row in csv.DictReader(lines)
+        if row["boxes"]
+    ]
 
 
 def found_coco(records: Iterable[Mapping[str, Any]], classes: Sequence[str]) -> dict[str, Any]:
