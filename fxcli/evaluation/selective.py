@@ -19,10 +19,12 @@ _POINTS = 20
 
 @dataclass(frozen=True)
 class RiskCoverage:
-    """The risk–coverage curve (El-Yaniv and Wiener 2010, JMLR 11:1605), a point for each number of answers.
+    """The risk–coverage curve (El-Yaniv and Wiener 2010, JMLR 11:1605), a point for each picture, the surest first.
+
+    Pictures of equal probability are answered together: they share a point, in whatever order they come.
 
     Attributes:
-        coverage: [N] share answered, 1/N…1, the surest first.
+        coverage: [N] share answered, up to 1.
         risk: [N] error among the answered.
         threshold: [N] top probability of the last one answered.
     """
@@ -65,12 +67,17 @@ def _by_confidence(logits: np.ndarray, targets: np.ndarray) -> tuple[np.ndarray,
     return order, top[order], (probabilities.argmax(axis=1) != targets)[order]
 
 
+def _last_alike(top: np.ndarray) -> np.ndarray:
+    """[N] the last picture of the same probability as each, of probabilities that fall."""
+    last: np.ndarray = np.searchsorted(-top, -top, side="right") - 1
+    return last
+
+
 def risk_coverage(logits: np.ndarray, targets: np.ndarray) -> RiskCoverage:
     """The curve of [N, K] logits; O(N log N)."""
     _, top, wrong = _by_confidence(logits, targets)
-    answered = np.arange(1, len(top) + 1)
-    risk = np.cumsum(wrong) / answered
-    return RiskCoverage(answered / len(top), risk, top)
+    last = _last_alike(top)
+    return RiskCoverage((last + 1) / len(top), np.cumsum(wrong)[last] / (last + 1), top)
 
 
 def aurc(
@@ -78,16 +85,17 @@ def aurc(
 ) -> Interval | None:
     """The area below the curve of [N, K] logits, the mean of its risks (Geifman, Uziel and El-Yaniv 2019, ICLR).
 
-    O(N · resamples). A picture that is drawn several times stands on the curve where its last copy does. With
-    few errors the interval holds that of a share, too, as resamples cannot show what the sample does not hold.
+    O(N · resamples). With few errors the interval holds that of a share, too, as resamples cannot show what the sample
+    does not hold.
     """
     codes, n_groups = codes_of(groups, len(targets))
-    order, _, wrong = _by_confidence(logits, targets)
+    order, top, wrong = _by_confidence(logits, targets)
+    last = _last_alike(top)
 
     def area(weights: np.ndarray) -> dict[str, np.ndarray]:
         drawn = weights[codes[order]]
-        answered = np.cumsum(drawn, axis=0)
-        risk = np.cumsum(drawn * wrong[:, None], axis=0) / np.maximum(answered, 1)
+        answered = np.cumsum(drawn, axis=0)[last]
+        risk = np.cumsum(drawn * wrong[:, None], axis=0)[last] / np.maximum(answered, 1)
         return {"aurc": (drawn * risk).sum(axis=0) / answered[-1]}
 
     found = replicates(area, n_groups, resamples=resamples, seed=seed)
