@@ -9,6 +9,7 @@ from fxcli.data.boxes import Boxes
 from fxcli.evaluation import detection
 from fxcli.evaluation.box_table import found_csv, read_found
 from fxcli.evaluation.detection import Detections
+from fxcli.evaluation.intervals import wilson
 
 
 def boxes(*corners, labels=None):
@@ -196,6 +197,16 @@ def test_intervals_hold_their_estimate_and_widen_with_groups():
         assert paired[name]["value"] == alone[name]["value"]
     assert paired["n_groups"] == 10
     assert set(alone["class_ap50"]) == {"a", "b"}
+
+
+def test_a_class_on_one_picture_is_known_no_better_for_the_boxes_of_another():
+    box = (0, 0, 10, 10)
+    said = [*[found((*box, 0.9)) if i % 3 else found() for i in range(60)], found((*box, 0.9), labels=[1])]
+    true = [*[boxes(box)] * 60, boxes(box, labels=[1])]
+    told = detection.measured(said, true, ["a", "b"], resamples=100)
+    rare = told["class_ap50"]["b"]
+    assert (rare["value"], rare["low"]) == (1.0, pytest.approx(wilson(1.0, 1)[0]))
+    assert told["ap50"]["low"] < 0.5
 
 
 @pytest.mark.slow

@@ -268,14 +268,17 @@ def measured(
     plain = statistics(np.ones((n_groups, 1)))
     drawn = replicates(statistics, n_groups, resamples=resamples, seed=seed)
     has_box = matches.truths.sum(axis=1) > 0
-    positive = alike_n(codes[has_box])
-    sizes = {"auroc": balanced_n([positive, alike_n(codes[~has_box])])} if has_box.any() else {}
+    positive, of_class = alike_n(codes[has_box]), [alike_n(codes[count > 0]) for count in matches.truths.T]
+    sizes = {}
+    if has_box.any():
+        sizes = dict.fromkeys(("ap50", "ap50_95"), balanced_n(of_class))
+        sizes["auroc"] = balanced_n([positive, alike_n(codes[~has_box])])
 
     def told(name: str, column: int | None = None) -> dict[str, float | None] | None:
-        value, values = plain[name][0], drawn[name]
+        value, values, n = plain[name][0], drawn[name], sizes.get(name, positive)
         if column is not None:
-            value, values = value[column], values[:, column]
-        return mapping(percentile(float(value), values, n_groups, n=sizes.get(name, positive)))
+            value, values, n = value[column], values[:, column], of_class[column]
+        return mapping(percentile(float(value), values, n_groups, n=n))
 
     return {
         "n": len(found),
