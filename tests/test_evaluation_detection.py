@@ -7,6 +7,7 @@ from torchmetrics.detection import MeanAveragePrecision
 
 from fxcli.data.boxes import Boxes
 from fxcli.evaluation import detection
+from fxcli.evaluation.bootstrap import replicates, tail_of
 from fxcli.evaluation.box_table import found_csv, read_found
 from fxcli.evaluation.detection import Detections
 from fxcli.evaluation.intervals import wilson
@@ -207,6 +208,17 @@ def test_a_class_on_one_picture_is_known_no_better_for_the_boxes_of_another():
     rare = told["class_ap50"]["b"]
     assert (rare["value"], rare["low"]) == (1.0, pytest.approx(wilson(1.0, 1)[0]))
     assert told["ap50"]["low"] < 0.5
+
+
+def test_a_difference_rests_on_the_pictures_with_a_box():
+    said, true = drawn(6, pictures=6, classes=1)
+    said, true = said + [found()] * 200, true + [boxes()] * 200
+    worse = [each.above(0.5) for each in said]
+    difference = detection.compared(said, worse, true, 1)["difference"]
+    sides = [detection.Weighted(detection.match(each, true, 1), np.arange(206)) for each in (said, worse)]
+    a, b = (replicates(side, 206)["ap50"] for side in sides)
+    tail = tail_of(sum(len(each.labels) > 0 for each in true))
+    assert difference["low"] == pytest.approx(np.nanquantile(b - a, tail))
 
 
 @pytest.mark.slow

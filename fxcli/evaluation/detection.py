@@ -352,7 +352,9 @@ def compared(
     sides = [Weighted(match(found, true, n_classes), codes) for found in (a, b)]
     plain = [float(side(np.ones((n_groups, 1)))["ap50"][0]) for side in sides]
     drawn = [replicates(side, n_groups)["ap50"] for side in sides]
-    difference = percentile(plain[1] - plain[0], drawn[1] - drawn[0], n_groups)
+    # Without the pictures that have a box there is no AP, however many others there are.
+    n_positive = len(np.unique(codes[[len(each.labels) > 0 for each in true]]))
+    difference = percentile(plain[1] - plain[0], drawn[1] - drawn[0], n_positive)
     return {
         "metric": "ap50",
         "a": None if np.isnan(plain[0]) else plain[0],
