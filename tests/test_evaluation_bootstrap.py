@@ -1,10 +1,11 @@
+import tracemalloc
 from itertools import pairwise
 
 import numpy as np
 import pytest
 from scipy import stats
 
-from fxcli.evaluation import bootstrap
+from fxcli.evaluation import binary, bootstrap, figures, selective
 from fxcli.evaluation.bootstrap import draws, mean, percentile, replicates, tail_of
 from fxcli.evaluation.intervals import Interval
 
@@ -14,13 +15,30 @@ T_80 = stats.t.ppf(0.975, 79) * (80 / 79) ** 0.5
 
 
 def test_every_resample_draws_as_many_groups_as_there_are(monkeypatch):
-    monkeypatch.setattr(bootstrap, "_CHUNK", 700)  # 14 columns at a time, the last part shorter
+    whole = np.concatenate(list(draws(50, 100)), axis=1)
+    monkeypatch.setattr(bootstrap, "_CHUNK", 2000)  # 40 columns at a time, the last part shorter
     parts = list(draws(50, 100))
-    assert [part.shape for part in parts] == [(50, 14)] * 7 + [(50, 2)]
+    assert [part.shape for part in parts] == [(50, 40), (50, 40), (50, 20)]
     weights = np.concatenate(parts, axis=1)
+    assert (weights == whole).all()
     assert (weights.sum(axis=0) == 50).all()
     # binomial(50, 1/50): mean 1, variance 0.98
     assert weights.var() == pytest.approx(0.98, rel=0.05)
+
+
+def test_many_pictures_in_few_groups_fit_into_memory():
+    rng = np.random.default_rng(0)
+    targets, logits, groups = rng.integers(2, size=4000), rng.normal(size=(4000, 2)), np.arange(4000) // 500
+    for measure in (
+        lambda: selective.aurc(logits, targets, groups),
+        lambda: binary.areas(logits[:, 0], targets == 1, groups),
+        lambda: figures.measured(logits, targets, groups, ["a", "b"]),
+    ):
+        tracemalloc.start()
+        measure()
+        most = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+        assert most < 60e6  # 2000 resamples of 4000 pictures are 64 MB, once
 
 
 def test_the_mean_is_the_closed_form():

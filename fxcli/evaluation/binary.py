@@ -72,7 +72,7 @@ def areas(
         return {"auroc": auroc(weights, *data), "auprc": average_precision(weights, *data)}
 
     plain = statistics(np.ones((n_groups, 1)))
-    found = replicates(statistics, n_groups, resamples=resamples, seed=seed)
+    found = replicates(statistics, n_groups, resamples=resamples, seed=seed, held=len(codes))
     n = balanced_n([alike_n(codes[positive]), alike_n(codes[~positive])])
     return {name: percentile(float(plain[name][0]), found[name], n_groups, n=n) for name in plain}
 

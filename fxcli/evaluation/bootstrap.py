@@ -15,16 +15,20 @@ from fxcli.evaluation.intervals import CONFIDENCE, Groups, Interval, alike_n, co
 RESAMPLES = 2000
 # With fewer of the rarer outcome an interval does not rest on resamples alone.
 FEW_OUTCOMES = 10
-# Weights held at once: what stays in a processor's cache is several times as fast.
-_CHUNK = 250_000
+# Numbers held at once: what stays in a processor's cache is several times as fast. But statistics sort, once for so
+# many resamples at least.
+_CHUNK, _LEAST_AT_ONCE = 250_000, 16
 
 Statistics = Callable[[np.ndarray], Mapping[str, np.ndarray]]
 
 
-def draws(n_groups: int, resamples: int = RESAMPLES, seed: int = 0) -> Iterator[np.ndarray]:
-    """Yields weights [G, B], how often each group is drawn, until there are `resamples` columns in all."""
+def draws(n_groups: int, resamples: int = RESAMPLES, seed: int = 0, *, held: int = 0) -> Iterator[np.ndarray]:
+    """Yields weights [G, B], how often each group is drawn, until there are `resamples` columns in all.
+
+    However many there are at once, in all they are the same; see `replicates` for `held`.
+    """
     rng = np.random.default_rng(seed)
-    step = max(1, _CHUNK // n_groups)
+    step = max(_LEAST_AT_ONCE, _CHUNK // max(n_groups, held))
     for start in range(0, resamples, step):
         width = min(step, resamples - start)
         drawn = rng.integers(n_groups, size=(width, n_groups))
@@ -34,7 +38,7 @@ def draws(n_groups: int, resamples: int = RESAMPLES, seed: int = 0) -> Iterator[
 
 
 def replicates(
-    statistics: Statistics, n_groups: int, *, resamples: int = RESAMPLES, seed: int = 0
+    statistics: Statistics, n_groups: int, *, resamples: int = RESAMPLES, seed: int = 0, held: int = 0
 ) -> dict[str, np.ndarray]:
     """Statistics of every resample.
 
@@ -43,11 +47,12 @@ def replicates(
         n_groups: G, ≥ 1.
         resamples: How many.
         seed: Equal seeds draw equal groups, so replicates of two models pair.
+        held: Numbers that the statistics hold for each resample, where those may be more than groups: pictures.
 
     Returns:
         Named values [resamples, …].
     """
-    parts = [statistics(weights) for weights in draws(n_groups, resamples, seed)]
+    parts = [statistics(weights) for weights in draws(n_groups, resamples, seed, held=held)]
     return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
 
 

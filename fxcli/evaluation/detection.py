@@ -266,7 +266,7 @@ def measured(
     matches = match(found, true, len(classes))
     statistics = Weighted(matches, codes)
     plain = statistics(np.ones((n_groups, 1)))
-    drawn = replicates(statistics, n_groups, resamples=resamples, seed=seed)
+    drawn = replicates(statistics, n_groups, resamples=resamples, seed=seed, held=len(codes))
     has_box = matches.truths.sum(axis=1) > 0
     positive, of_class = alike_n(codes[has_box]), [alike_n(codes[count > 0]) for count in matches.truths.T]
     sizes = {}
@@ -351,7 +351,7 @@ def compared(
     codes, n_groups = codes_of(groups, len(true))
     sides = [Weighted(match(found, true, n_classes), codes) for found in (a, b)]
     plain = [float(side(np.ones((n_groups, 1)))["ap50"][0]) for side in sides]
-    drawn = [replicates(side, n_groups)["ap50"] for side in sides]
+    drawn = [replicates(side, n_groups, held=len(codes))["ap50"] for side in sides]
     # Without the pictures that have a box there is no AP, however many others there are.
     n_positive = len(np.unique(codes[[len(each.labels) > 0 for each in true]]))
     difference = percentile(plain[1] - plain[0], drawn[1] - drawn[0], n_positive)

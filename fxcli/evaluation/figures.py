@@ -43,7 +43,8 @@ def measured(
     """
     codes, n_groups = codes_of(groups, len(targets))
     plain = metrics.classification(logits, targets, classes)
-    found = replicates(Weighted(logits, targets, codes, n_groups), n_groups, resamples=resamples, seed=seed)
+    statistics = Weighted(logits, targets, codes, n_groups)
+    found = replicates(statistics, n_groups, resamples=resamples, seed=seed, held=len(targets))
     sizes = [alike_n(codes[targets == index]) for index in range(len(classes))]
     balanced = balanced_n(sizes)
     values = {**plain, "brier": calibration.brier(logits, targets)}

@@ -98,7 +98,7 @@ def aurc(
         risk = np.cumsum(drawn * wrong[:, None], axis=0)[last] / np.maximum(answered, 1)
         return {"aurc": (drawn * risk).sum(axis=0) / answered[-1]}
 
-    found = replicates(area, n_groups, resamples=resamples, seed=seed)
+    found = replicates(area, n_groups, resamples=resamples, seed=seed, held=len(codes))
     n = alike_n(codes) if wrong.sum() < FEW_OUTCOMES else None
     return percentile(float(risk_coverage(logits, targets).risk.mean()), found["aurc"], n_groups, n=n)
 
