@@ -190,6 +190,14 @@ def test_cross_sets_hold_the_truth_about_as_promised():
     assert 0.79 < np.mean(held) < 0.87
 
 
+@pytest.mark.parametrize(("groups", "folds", "proven"), [(900, 5, 0.791), (60, 5, 0.677), (60, 1, 0.9)])
+def test_what_is_proven_counts_what_few_groups_cost(groups, folds, proven):
+    """As the README has it: 0.01 at 900 groups in five folds, 0.12 at 60."""
+    logits, targets = pictures(np.random.default_rng(0), groups)
+    found = fit(logits, targets, None, folds=np.arange(groups) % folds)
+    assert found.proven == pytest.approx(proven, abs=0.0005)
+
+
 def test_what_cannot_be_fitted_is_refused():
     logits, targets = pictures(np.random.default_rng(10), 20)
     for alpha in (0.0, 1.0, -1):

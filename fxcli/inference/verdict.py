@@ -53,9 +53,9 @@ class Judge:
         if gate is not None:
             self._check(gate)
         if known.sets and sets:
-            # What is proven of CV+ is less than what it does (Barber, Candès, Ramdas and Tibshirani 2021).
+            # What is proven of CV+ is less than what it does.
             is_cross = known.sets.method == "cv+"
-            least = f", and in about {100 * (1 - 2 * known.sets.alpha):.0f} at least" if is_cross else ""
+            least = f", and in about {100 * known.sets.proven:.0f} at least" if is_cross else ""
             console.note(
                 f"sets hold the true class in about {100 * (1 - known.sets.alpha):.0f} of 100 cases{least} "
                 f"({known.sets.method}, {known.n_groups} groups)"
