@@ -51,3 +51,8 @@ def test_find(radiographs):
 def test_nothing_odd(radiographs):
     assert find(radiographs, [0.0] * 7, [100] * 7) == []
     assert find([], [], []) == []
+
+
+def test_where_most_have_one_size_a_little_less_is_not_unusual():
+    sizes = [1024 * 1024] * 80 + [1020 * 1024] * 19 + [100 * 100]
+    assert [(x.index, x.kind) for x in find([], [], sizes)] == [(99, "small")]

@@ -17,8 +17,9 @@ from fxcli.data.views import View
 
 # On Bone Break, where 19 pictures are CT or MR by eye; see the README.
 LEAST_CT_RATIO = 1.25
-# Tukey's far fence: so many times the distance of the quartiles.
-_FENCE = 3.0
+# Tukey's far fence: so many times the distance of the quartiles. Where most pictures have one size that is nothing,
+# and what has half or twice the pixels is not unusual yet.
+_FENCE, _LEAST_REACH = 3.0, np.log(2)
 
 ODD = {
     "blank": "blank pictures",
@@ -61,7 +62,7 @@ def find(views: Sequence[View], colour_fracs: Sequence[float], sizes: Sequence[i
     if sizes:
         scale = np.log(sizes)
         low, high = np.quantile(scale, (0.25, 0.75))
-        reach = _FENCE * (high - low)
+        reach = max(_FENCE * (high - low), _LEAST_REACH)
         found += [Oddity(i, "small", sizes[i] / 1e6) for i in np.flatnonzero(scale < low - reach).tolist()]
         found += [Oddity(i, "large", sizes[i] / 1e6) for i in np.flatnonzero(scale > high + reach).tolist()]
     return sorted(found, key=lambda oddity: (oddity.index, oddity.kind))
