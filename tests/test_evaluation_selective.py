@@ -43,6 +43,9 @@ def test_sure_errors_cost_more(sample):
     right = aurc(np.eye(3) * 5, np.arange(3))
     assert (right.value, right.low) == (0.0, 0.0)
     assert right.high > 0.3
+    wrong = aurc(np.eye(3) * 5, np.array([1, 2, 0]))
+    assert (wrong.value, wrong.high) == (1.0, 1.0)
+    assert wrong.low < 0.7
 
 
 def test_the_interval_of_the_area_is_of_other_groups(sample):
