@@ -85,8 +85,8 @@ def aurc(
 ) -> Interval | None:
     """The area below the curve of [N, K] logits, the mean of its risks (Geifman, Uziel and El-Yaniv 2019, ICLR).
 
-    O(N · resamples). With few outcomes of either kind the interval holds that of a share, too, as resamples cannot
-    show what the sample does not hold.
+    O(N · resamples). With few groups that hold an error, or a right answer, the interval holds that of a share, too,
+    as resamples cannot show what the sample does not hold.
     """
     codes, n_groups = codes_of(groups, len(targets))
     order, top, wrong = _by_confidence(logits, targets)
@@ -99,7 +99,9 @@ def aurc(
         return {"aurc": (drawn * risk).sum(axis=0) / answered[-1]}
 
     found = replicates(area, n_groups, resamples=resamples, seed=seed, held=len(codes))
-    n = alike_n(codes) if min(wrong.sum(), (~wrong).sum()) < FEW_OUTCOMES else None
+    # By groups: all errors may be of one patient.
+    rarer = min(len(np.unique(codes[order[its]])) for its in (wrong, ~wrong))
+    n = alike_n(codes) if rarer < FEW_OUTCOMES else None
     return percentile(float(risk_coverage(logits, targets).risk.mean()), found["aurc"], n_groups, n=n)
 
 
