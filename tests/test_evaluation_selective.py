@@ -34,7 +34,7 @@ def test_the_order_of_equal_answers_is_nothing():
     first, last = aurc(logits, targets, resamples=50), aurc(logits, targets[::-1], np.arange(100)[::-1], resamples=50)
     assert list(vars(first).values()) == pytest.approx(list(vars(last).values()))
     assert first.value == pytest.approx(0.7)
-    assert risk_coverage(logits, targets).risk == pytest.approx(np.full(100, 0.7))
+    assert risk_coverage(logits, targets).points() == ((1.0, 0.7, pytest.approx(0.622459)),)
 
 
 def test_sure_errors_cost_more(sample):

@@ -34,8 +34,9 @@ class RiskCoverage:
     threshold: np.ndarray
 
     def points(self) -> tuple[tuple[float, float, float], ...]:
-        """(coverage, risk, threshold) at a few places, evenly spread, the last one included."""
-        places = np.unique(np.linspace(0, len(self.risk) - 1, _POINTS).round().astype(int))
+        """(coverage, risk, threshold) at a few places, evenly spread, the last one included; each point once."""
+        places = np.linspace(0, len(self.risk) - 1, _POINTS).round().astype(int)
+        places = np.unique(np.searchsorted(self.coverage, self.coverage[places]))
         columns = (self.coverage[places], self.risk[places], self.threshold[places])
         return tuple(zip(*(column.astype(float).round(6).tolist() for column in columns), strict=True))
 
