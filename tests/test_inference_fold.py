@@ -61,6 +61,14 @@ class Beside(Twice):
         return (self.a(made) + made).mean((2, 3))
 
 
+class Shared(Twice):
+    """Both norms read one output of it."""
+
+    def forward(self, images):
+        made = self.conv(images)
+        return (self.a(made) + self.b(made).relu()).mean((2, 3))
+
+
 class Asking(Twice):
     """A net that reads a number of its norm."""
 
@@ -86,7 +94,7 @@ class Heard(Twice):
         return self.a(self.conv(images)).mean((2, 3))
 
 
-@pytest.mark.parametrize("kind", [Twice, Beside, Asking, Named, Heard])
+@pytest.mark.parametrize("kind", [Twice, Beside, Shared, Asking, Named, Heard])
 def test_what_cannot_be_folded_is_left_as_it_was(kind):
     net = kind().eval()
     before = copy.deepcopy(net.state_dict())

@@ -38,7 +38,8 @@ def fold_batchnorm(net: nn.Module, images: Tensor) -> set[nn.Module]:
         net.set_submodule(norm_name, nn.Sequential(*norm.children()))
     if _same(net, images, before):
         return {conv for conv, *_ in undo}
-    for conv, weight, bias, norm_name, norm in undo:
+    # Backwards: what two norms read was folded twice.
+    for conv, weight, bias, norm_name, norm in reversed(undo):
         conv.weight, conv.bias = weight, bias
         net.set_submodule(norm_name, norm)
     return set()
