@@ -15,6 +15,7 @@ from typer.testing import CliRunner
 
 import fxcli
 from fxcli.cli import app
+from fxcli.commands import evaluate_boxes
 from fxcli.data.read import read
 from fxcli.errors import UnreadableImage, UsageError
 from fxcli.run import checkpoint
@@ -329,6 +330,14 @@ def test_evaluate_gives_what_training_gave(detector):
     rows = rows_of((detector / "predictions/val.csv").read_text())
     assert len(rows) == 12
     assert "look" not in result
+
+
+@pytest.mark.slow
+def test_evaluate_keeps_what_is_found_and_no_picture(detector, monkeypatch):
+    real, kept = evaluate_boxes._measured, []
+    monkeypatch.setattr(evaluate_boxes, "_measured", lambda *asked: kept.append(real(*asked)) or kept[-1])
+    fx("evaluate", detector, "--split", "val", "--quiet")
+    assert [(told.cleaned, told.found is None) for _, _, told, _ in kept[0].lines] == [(None, False)] * 12
 
 
 @pytest.mark.slow

@@ -136,7 +136,7 @@ def _measured(opened: OpenedDetector, data: Path | None, split: str, by: Sequenc
     import numpy as np
 
     from fxcli.data.manifest import groups_of
-    from fxcli.data.radiograph import warn_of
+    from fxcli.data.radiograph import Caution, warn_of
     from fxcli.evaluation.box_table import BoxTable
     from fxcli.evaluation.detection import measured
     from fxcli.inference.measured import metadata_of
@@ -146,7 +146,11 @@ def _measured(opened: OpenedDetector, data: Path | None, split: str, by: Sequenc
     columns = {name: [row.column(name) for row in rows] for name in columns_of(rows, by)}
     groups = groups_of(rows)
     sightings = opened.finder.over([manifest.path_of(row) for row in rows])
-    told = list(console.progress(sightings, total=len(rows), what="evaluate"))
+    told: list[Sighting] = []
+    cautions: list[Caution] = []
+    for each in console.progress(sightings, total=len(rows), what="evaluate"):
+        cautions += each.cleaned.cautions if each.cleaned else ()
+        told.append(each.row)
     read = [index for index, each in enumerate(told) if each.found is not None]
     if not read:
         raise DataError(f"none of {len(rows)} pictures can be read, the first: {told[0].reason}", where=told[0].path)
@@ -174,7 +178,7 @@ def _measured(opened: OpenedDetector, data: Path | None, split: str, by: Sequenc
     if split == "test":
         result |= noted_look(opened, manifest, rows)
     paths = [rows[index].path for index in read]
-    warn_of(caution for each in told if each.cleaned for caution in each.cleaned.cautions)
+    warn_of(cautions)
     lines = [
         (row.path, group, each, len(boxes.by_path[row.path]))
         for row, group, each in zip(rows, groups, told, strict=True)

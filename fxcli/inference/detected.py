@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import threading
 from collections.abc import Callable, Generator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -59,6 +59,11 @@ class Sighting:
     reason: str = ""
     cleaned: Cleaned | None = None
     found: Detections | None = None
+
+    @property
+    def row(self) -> Sighting:
+        """The same without the picture, which is large."""
+        return replace(self, cleaned=None)
 
 
 @dataclass(frozen=True)
