@@ -299,6 +299,10 @@ def test_a_part_that_the_manifest_lacks_is_not_missing(own):
     rows = [row for row in read_manifest(run.path / "manifest.csv", with_pictures=False).rows if row.split != "test"]
     write_manifest(run.path / "manifest.csv", rows)
     assert "The test part was not measured" not in report(run.path, "--pictures", 0).text
+    (run.path / "predictions" / "val.csv").unlink()
+    assert f"are kept. fx evaluate {run.path} --split val" in report(run.path).text
+    write_manifest(run.path / "manifest.csv", [replace(row, split="train") for row in rows])
+    assert "--split val" not in report(run.path).text
 
 
 @pytest.mark.slow
@@ -373,12 +377,14 @@ def test_a_run_that_was_stopped(own):
     run = own("one")
     run.update(status="interrupted", figures=None)
     run.model_file.unlink()
-    shutil.rmtree(run.path / "evaluation")
+    for folder in ("evaluation", "predictions"):
+        shutil.rmtree(run.path / folder)
     run.metrics_file.write_text(run.metrics_file.read_text().splitlines()[0] + '\n{"step": 6, "epo')
     found = report(run.path)
     assert f"This run was stopped before its end. fx train --resume {run.path}" in found.text
     assert [row[0] for row in found.table("epoch")] == ["1"]
     assert "There is no finished model to be measured." in found.text
+    assert f"that it had not seen are kept. fx train --resume {run.path}" in found.text
 
 
 def test_a_run_that_was_killed_before_its_first_epoch(own):

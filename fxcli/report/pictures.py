@@ -59,9 +59,7 @@ def pictures(run: Kept, most: int) -> Section:
     title = "Best and worst pictures"
     part, file = ("oof", run.run.oof_file) if run.is_in_folds else ("val", run.run.path / "predictions" / "val.csv")
     if not file.is_file():
-        again = f"fx evaluate {run.quoted} --split val" if part == "val" else f"fx train --resume {run.quoted}"
-        again = again if part == "val" or run.status != "finished" else ""
-        return Section(title, [Missing("No answers to pictures that it had not seen are kept.", again)])
+        return Section(title, [Missing("No answers to pictures that it had not seen are kept.", _again(run, part))])
     try:
         text = file.read_bytes().decode("utf-8")
         # The run's copy of the manifest; the pictures are still beside the original.
@@ -72,6 +70,14 @@ def pictures(run: Kept, most: int) -> Section:
         what = error.what if isinstance(error, FxError) else str(error)
         return Section(title, [Missing(f"No picture can be shown: {what[:300]}.")])
     return Section(title, about, parts)
+
+
+def _again(run: Kept, part: str) -> str:
+    """The command that makes such answers; "" where none does. Those of a checkpoint are not kept as the run's."""
+    if part == "val" and run.digest:
+        has_part = any(row.split == part for row in run.rows)
+        return f"fx evaluate {run.quoted} --split {part}" if has_part else ""
+    return "" if run.status == "finished" else f"fx train --resume {run.quoted}"
 
 
 def _answered(run: Kept, manifest: Manifest, text: str, most: int, *, part: str) -> tuple[list[Block], list[Section]]:
