@@ -52,7 +52,7 @@ def with_columns(prepared):
     for number, row in enumerate(rows):
         row["hospital"] = "north" if number % 2 else "south"
         row["study"] = f"{row['label']}-{number // 2}"
-        row["leaked"] = ("yes" if number % 3 else "no") if row["split"] == "test" else ""
+        row["leaked"] = ("no" if number % 4 else "yes") if row["split"] == "test" else ""
     with file.open("w", newline="") as handle:
         writer = csv.DictWriter(handle, rows[0].keys())
         writer.writeheader()
@@ -137,6 +137,12 @@ def test_studies_are_measured_in_place_of_pictures(two, with_columns):
     found = record(fx("evaluate", two[0].path, "--data", with_columns, "--study", "study", "--json", "--quiet"))
     assert found["unit"] == "study"
     assert 6 <= found["figures"]["n"] < 12
+    tests = [row for row in read_manifest(with_columns).rows if row.split == "test"]
+    leaked, every = ({row.column("study") for row in rows} for rows in ([r for r in tests if r.leaked == "yes"], tests))
+    assert {value: row["n"] for value, row in found["by"]["leaked"].items()} == {
+        "yes": len(leaked),
+        "no": len(every - leaked),
+    }
     names = [file.name for file in (two[0].path / "evaluation").iterdir()]
     assert len(names) == 1
     assert names[0].startswith("test-by-study-")

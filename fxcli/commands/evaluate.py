@@ -232,10 +232,7 @@ def _evaluated(opened: Opened, asked: Asked) -> Evaluated:
     manifest = opened.manifest(asked.data, "fx evaluate")
     rows = _rows(opened, manifest, asked)
     # Of every picture before any is measured: a mistyped name must not cost a look.
-    columns = {
-        name: {row.path: row.column(name) for row in rows}
-        for name in columns_of(rows, asked.by, leaked=not asked.study)
-    }
+    columns = {name: {row.path: row.column(name) for row in rows} for name in columns_of(rows, asked.by)}
     studies = {row.path: row.column(asked.study) or f"alone: {row.path}" for row in rows} if asked.study else {}
     if asked.split == OOF and opened.run is not None:
         said = out_of_fold(opened.run)
@@ -243,9 +240,13 @@ def _evaluated(opened: Opened, asked: Asked) -> Evaluated:
     else:
         said, told = measure(opened, manifest, rows)
     n_failed = len(rows) - len(said.paths)
-    if studies:
-        said = of_studies(said, [studies[path] for path in said.paths])
     values = {name: [column[path] for path in said.paths] for name, column in columns.items()}
+    if studies:
+        named = [studies[path] for path in said.paths]
+        said = of_studies(said, named)
+        # Without --by there is `leaked` alone, whose greatest value is "yes": one such picture makes such a study.
+        greatest = {name: dict(sorted(zip(named, each, strict=True))) for name, each in values.items()}
+        values = {name: [column[study] for study in said.paths] for name, column in greatest.items()}
     metadata = _metadata(opened, manifest, values, asked)
     result = {
         **opened.origin(),

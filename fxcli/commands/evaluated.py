@@ -16,9 +16,9 @@ if TYPE_CHECKING:
     from fxcli.inference.opened import ModelFile, Opened
 
 
-def columns_of(rows: Sequence[Row], by: Sequence[str], *, leaked: bool = True) -> list[str]:
+def columns_of(rows: Sequence[Row], by: Sequence[str]) -> list[str]:
     """The columns whose values are measured apart: those that were asked for, and first whether pictures leaked."""
-    first = ["leaked"] if leaked and len({row.leaked for row in rows}) > 1 else []
+    first = ["leaked"] if len({row.leaked for row in rows}) > 1 else []
     return list(dict.fromkeys([*first, *by]))
 
 
