@@ -324,6 +324,12 @@ def test_the_card_counts_what_was_learnt_from(own):
     text = file.read_text(encoding="utf-8").replace("train_frac: 1.0", "train_frac: 0.25")
     file.write_text(text, encoding="utf-8")
     assert f": {count} pictures, 25 % of them drawn" in report(run.path, "--pictures", 0).text
+    views = own("views")
+    file, every = views.path / "recipe.yaml", read_manifest(views.path / "manifest.csv", with_pictures=False).rows
+    assert f": {count} pictures " in report(views.path).text
+    pool = "splits: [train, val, calibration, test]"
+    file.write_text(re.sub(r"splits:\s*(\[|- )train\]?", pool, file.read_text(encoding="utf-8")), encoding="utf-8")
+    assert f": {len(every)} pictures " in report(views.path).text
 
 
 @pytest.mark.slow

@@ -235,7 +235,7 @@ def card(run: Kept, headline: Sequence[str]) -> Section:
     """The model card: what the model is for, what it learnt from, and what it cannot do."""
     header, found = run.header, run.fingerprint
     classes = [str(name) for name in _list(header.get("classes"))]
-    parts = LEARNT if run.is_in_folds else ("train",)
+    parts = LEARNT if run.is_in_folds else _list(run.section("data", "splits")) or ["train"]
     learnt, frac = sum(row.split in parts for row in run.rows), run.section("data", "train_frac")
     share = f", {100 * frac:g} % of them drawn" if isinstance(frac, float) and frac < 1 else ""
     facts = [
