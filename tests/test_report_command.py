@@ -332,6 +332,21 @@ def test_the_card_counts_what_was_learnt_from(own):
     assert f": {len(every)} pictures " in report(views.path).text
 
 
+def test_the_card_tells_of_leaked_pictures_whose_copies_were_learnt_from(own):
+    run = own("one")
+    file, told = run.path / "manifest.csv", "of its test pictures were learnt from, too, as copies."
+    rows = [replace(row, group="") for row in read_manifest(file, with_pictures=False).rows]
+    tests = [number for number, row in enumerate(rows) if row.split == "test"]
+    for number, group in zip(tests[:3], ("known", "left out", "left out"), strict=True):
+        rows[number] = replace(rows[number], leaked="yes", group=group)
+    write_manifest(file, rows)
+    assert told not in report(run.path, "--pictures", 0).text
+    learnt = next(number for number, row in enumerate(rows) if row.split == "train")
+    rows[learnt] = replace(rows[learnt], group="known")
+    write_manifest(file, rows)
+    assert f"1 {told}" in report(run.path, "--pictures", 0).text
+
+
 @pytest.mark.slow
 def test_folds(own):
     run = own("folds")

@@ -275,7 +275,9 @@ def _limits(run: Kept) -> Iterator[str]:
         )
     if run.rows and not any(row.patient for row in run.rows):
         yield "No patient is known of its pictures: pictures of one person may stand in several parts."
-    if leaked := sum(row.leaked == "yes" for row in run.rows):
+    # `leaked` tells of the source: fx prepare may have left the copies out of what is learnt from.
+    learnt = {row.group for row in run.rows if row.split in LEARNT}
+    if leaked := sum(row.leaked == "yes" and (not row.group or row.group in learnt) for row in run.rows):
         yield f"{leaked} of its test pictures were learnt from, too, as copies."
     look = run.evaluations.get("test", {}).get("look")
     if isinstance(look, int) and look > 1:
