@@ -2,9 +2,11 @@
 
 import json
 import os
+import sys
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -107,6 +109,32 @@ def test_a_machine_whose_fx_knows_more_says_so(task):
     del asked["draft"]
     (told,) = Worker(replace(task[0], made_with=asked))(batch())["told"]
     assert "this machine would answer with draft True in place of None" in json.loads(told)["what"]
+
+
+def test_pictures_that_are_named_twice_are_one_shard_to_write(task, monkeypatch):
+    begun = []
+
+    class Dataset:
+        def __init__(self, items, **_):
+            self.items = items
+
+        def map_batches(self, kind, *, fn_constructor_args, **_):
+            self.actor = kind(*fn_constructor_args)
+            return self
+
+        def iter_rows(self):
+            for item in self.items:
+                begun.append(item["key"])
+                made = self.actor({name: np.array([value], object) for name, value in item.items()})
+                yield {name: value for name, (value,) in made.items()}
+
+    data = SimpleNamespace(from_items=Dataset, ActorPoolStrategy=lambda **_: None)
+    monkeypatch.setitem(sys.modules, "ray", SimpleNamespace(data=data))
+    monkeypatch.setitem(sys.modules, "ray.data", data)
+    once, other = (shards.Shard((Path(f"{key}.png"),), (f"{key}.png",), key) for key in "ab")
+    told = list(on_ray.written(task[0], [once, other, once, once], room=4))
+    assert begun == ["a", "b"]
+    assert [(each.rows, each.failed) for each in told] == [(1, 1)] * 4
 
 
 def test_room_is_that_of_machines_that_live():

@@ -12,6 +12,7 @@ import os
 import platform
 import socket
 import sys
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -85,7 +86,7 @@ class Worker:
             where = f"{error.where}: " if error.where else ""
             what = f"on {platform.node()}: {where}{error.what}"
             told = {"code": error.exit_code, "what": what, "hint": error.hint}
-        return {"told": [json.dumps(told)]}
+        return {"key": [shard.key], "told": [json.dumps(told)]}
 
 
 @contextlib.contextmanager
@@ -160,7 +161,7 @@ def _unreachable(address: str, why: str) -> RunError:
 
 
 def written(task: Task, todo: Sequence[Shard], *, room: int) -> Iterator[Told]:
-    """Has shards written by a pool of actors; tells of each when it is done, in any order.
+    """Has shards written by a pool of actors, each once; tells of each when it is done, in any order.
 
     Args:
         task: Of each actor.
@@ -172,9 +173,11 @@ def written(task: Task, todo: Sequence[Shard], *, room: int) -> Iterator[Told]:
     """
     import ray.data
 
+    # The same pictures may have been named twice: actors that begin one shard side by side count as processes that end.
+    often = Counter(shard.key for shard in todo)
     items = [
         {"key": shard.key, "files": [os.fsencode(file) for file in shard.files], "cells": list(shard.cells)}
-        for shard in todo
+        for shard in {shard.key: shard for shard in todo}.values()
     ]
     size = min(room, len(items))
     # All at once; and fewer later, for who has nothing to do makes room for who was on a machine that is lost.
@@ -186,7 +189,7 @@ def written(task: Task, todo: Sequence[Shard], *, room: int) -> Iterator[Told]:
         told = json.loads(row["told"])
         if "what" in told:
             raise _again(**told)
-        yield Told(**told)
+        yield from [Told(**told)] * often[row["key"]]
 
 
 def _again(code: int, what: str, hint: str | None) -> FxError:
