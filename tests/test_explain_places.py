@@ -5,7 +5,8 @@ import pytest
 from PIL import Image
 
 from fxcli.errors import UsageError
-from fxcli.explain.places import below_shared, check_places, output_names
+from fxcli.explain import places
+from fxcli.explain.places import Drawing, below_shared, check_places, output_names
 from fxcli.explain.png import save_drawn
 
 
@@ -35,6 +36,14 @@ def test_names_do_not_meet_folders():
             assert not file.exists()
             file.touch()
     assert names[4] == Path("z")
+
+
+def test_what_another_thread_takes_away_is_gone(monkeypatch):
+    file, real = Path("drawn.png"), places.is_drawn
+    save_drawn(np.zeros((4, 4, 3), np.uint8), file, "a notice")
+    monkeypatch.setattr(places, "is_drawn", lambda path: (real(path), path.unlink())[0])
+    Drawing(file, "").remove()
+    assert not file.exists()
 
 
 def test_the_overlay_of_one_picture_and_the_pair_of_another_do_not_meet():

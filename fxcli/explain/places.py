@@ -63,7 +63,8 @@ class Drawing:
         """Takes away what an earlier command drew there: the row has no answer now."""
         if is_drawn(self.file):
             with saying(self.file):
-                self.file.unlink()
+                # Where a picture was named twice, another thread may have been faster.
+                self.file.unlink(missing_ok=True)
 
 
 def output_names(paths: Sequence[Path], shown: Shown = AS_GIVEN) -> list[Path]:
