@@ -285,8 +285,9 @@ def test_pictures_without_a_study_stand_alone(two, with_columns):
         writer = csv.DictWriter(handle, rows[0].keys())
         writer.writeheader()
         writer.writerows(row | {"study": ""} for row in rows)
-    found = record(fx("evaluate", two[0].path, "--data", with_columns, "--study", "study", "--json", "--quiet"))
-    assert found["figures"]["n"] == 12
+    for study in ("study", "study+patient"):
+        found = record(fx("evaluate", two[0].path, "--data", with_columns, "--study", study, "--json", "--quiet"))
+        assert found["figures"]["n"] == 12
 
 
 def test_out_of_fold_answers_that_a_run_lacks_are_told_before_any_work(folds, two):

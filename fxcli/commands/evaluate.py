@@ -233,7 +233,7 @@ def _evaluated(opened: Opened, asked: Asked) -> Evaluated:
     rows = _rows(opened, manifest, asked)
     # Of every picture before any is measured: a mistyped name must not cost a look.
     columns = {name: {row.path: row.column(name) for row in rows} for name in columns_of(rows, asked.by)}
-    studies = {row.path: row.column(asked.study) or f"alone: {row.path}" for row in rows} if asked.study else {}
+    studies = {row.path: _study(row, asked.study) for row in rows} if asked.study else {}
     if asked.split == OOF and opened.run is not None:
         said = out_of_fold(opened.run)
         told = list(said.rows(opened.model.classes))
@@ -261,6 +261,12 @@ def _evaluated(opened: Opened, asked: Asked) -> Evaluated:
         **(noted_look(opened, manifest, rows) if asked.split == "test" else {}),
     }
     return Evaluated(opened, manifest, rows, said, told, result)
+
+
+def _study(row: Row, column: str) -> str:
+    """The study of a picture: one of its own where it, or of "a+b" a part of it, is not known."""
+    parts = [column] if column in row.extra else column.split("+")
+    return row.column(column) if all(map(row.column, parts)) else f"alone: {row.path}"
 
 
 def _rows(opened: Opened, manifest: Manifest, asked: Asked) -> list[Row]:
