@@ -266,6 +266,16 @@ def test_pictures_of_folds_are_drawn_by_networks_that_had_not_seen_them(own, mon
             assert one.equal(other)
 
 
+def test_answers_of_other_classes_have_no_pictures(own):
+    run = own("one")
+    file = run.path / "predictions" / "val.csv"
+    text = file.read_text(encoding="utf-8")
+    for name in read_labelled(text)[1]:
+        text = re.sub(rf"(,|_){name}\b", rf"\1other_{name}", text)
+    file.write_text(text, encoding="utf-8")
+    assert "No picture can be shown: its answers are of other classes than the model has." in report(run.path).text
+
+
 @pytest.mark.slow
 def test_pictures_that_are_gone_are_told(own, prepared):
     run = own("one")

@@ -88,6 +88,8 @@ def _answered(run: Kept, manifest: Manifest, text: str, most: int, *, part: str)
     if strange := set(said.paths) - by_path.keys():
         raise DataError(f"{len(strange)} pictures that were answered are not in the run's manifest")
     opened = open_model(str(run.run.model_file), workers=0)
+    if classes != opened.model.classes:
+        raise DataError("its answers are of other classes than the model has")
     # As in fx predict; the file has what the networks gave.
     said = replace(said, logits=said.logits / opened.uncertainty.temperature)
     right, wrong = ([_chosen(said, by_path, place) for place in places] for places in _surest(said, most))
