@@ -174,8 +174,9 @@ def _input_problems(seen: object, where: str) -> Iterator[str]:
     if not isinstance(seen, InputSpec):
         yield f"{where} must be an InputSpec"
         return
-    if seen.size_px < 1:
-        yield f"{where}.size_px must be positive"
+    if not isinstance(seen.size_px, int) or not 32 <= seen.size_px <= 2048:
+        # As `data.image_size_px`: a model file of another size could be written, and not be read.
+        yield f"{where}.size_px must be a whole number from 32 to 2048"
     if len(seen.mean) != 3 or len(seen.std) != 3 or min(seen.std) <= 0:
         yield f"{where}.mean and {where}.std have three numbers each, those of std above 0"
     if seen.interpolation not in ("bilinear", "bicubic"):
