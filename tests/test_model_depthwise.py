@@ -113,6 +113,13 @@ def test_other_precisions_and_devices_are_left_alone(compute, taken, monkeypatch
     assert not taken
 
 
+def test_a_part_that_switches_autocast_off_is_left_alone(taken):
+    module = conv(8, 8, 5, 1, 2, groups=8)
+    with CPU_BF16.autocast(), torch.autocast("cpu", enabled=False):
+        assert module(torch.randn(1, 8, 9, 9)).dtype == torch.float32
+    assert not taken
+
+
 def test_arguments_may_come_by_name(taken):
     weight = torch.randn(4, 1, 5, 5, requires_grad=True)
     with torch.autocast("cpu", torch.bfloat16), DepthwiseGradients():

@@ -51,7 +51,9 @@ def _conv2d(
     """`torch.conv2d`, by `_Depthwise` where that is faster; named after its arguments, which come by name, too."""
     strides, paddings = _pair(stride), _pair(padding)
     if not (
-        torch.is_grad_enabled()
+        # A backbone may have switched it off for a part of itself.
+        torch.is_autocast_enabled("cpu")
+        and torch.is_grad_enabled()
         and weight.requires_grad
         and 1 < groups == weight.shape[0] == input.shape[1]
         and weight.shape[2] == weight.shape[3] in _KERNELS
