@@ -106,6 +106,24 @@ def test_state_survives_a_round_trip_bit_for_bit(name):
     assert optim.state_tensors(after).keys() == optim.state_tensors(before).keys() != set()
 
 
+@pytest.mark.parametrize("name", ["adamw", "sgd", "lars"])
+def test_a_parameter_may_get_its_first_gradient_late(name):
+    """As in a backbone that skips a block now and then; what began early moves as without it."""
+    early, late, alone = (nn.Parameter(torch.ones(2, 2)) for _ in range(3))
+
+    def made(*parameters):
+        return optim.make(Optim(name=name), [{"params": parameters, "lr": 0.1, "weight_decay": 0.01, "factor": 1.0}])
+
+    optimizers = made(early, late), made(alone)
+    for step in range(1, 4):
+        late.grad = torch.full((2, 2), float(step)) if step > 1 else None
+        for parameter, optimizer in zip((early, alone), optimizers, strict=True):
+            parameter.grad = torch.tensor([[0.3, -0.0], [0.1, 2.0]]) * step
+            optimizer.step()
+        assert (late == 1).all() == (step == 1)
+    assert torch.equal(early, alone)
+
+
 @pytest.mark.parametrize("name", ["adamw", "sgd"])
 def test_state_is_put_back_in_the_layout_of_the_parameter(name):
     """Files hold plain tensors, and a fused step runs through memory without looking at strides."""

@@ -26,7 +26,12 @@ def make(settings: Optim, groups: list[dict[str, Any]]) -> torch.optim.Optimizer
         adapted = [{**group, "always_adapt": all(value.ndim > 1 for value in group["params"])} for group in groups]
         lars: torch.optim.Optimizer = Lars(adapted, lr=settings.lr, momentum=momentum)
         return lars
-    return torch.optim.SGD(groups, lr=settings.lr, momentum=momentum, nesterov=momentum > 0, fused=fused)
+    sgd = torch.optim.SGD(groups, lr=settings.lr, momentum=momentum, nesterov=momentum > 0, fused=fused)
+    if fused and momentum:
+        # Else torch's fused step fails at the first gradient of a parameter that had none in steps before.
+        for parameter in _parameters(sgd):
+            sgd.state[parameter]["momentum_buffer"] = torch.zeros_like(parameter)
+    return sgd
 
 
 def rate(settings: Schedule, step: int, total: int, steps_per_epoch: int) -> float:
