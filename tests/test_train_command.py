@@ -233,6 +233,16 @@ def test_dry_run_takes_no_out_and_knows_a_phase_of_one_step(tiny_recipe):
     assert done.exit_code == 0, done.output
 
 
+def test_a_dry_run_refuses_what_a_training_would(tiny_recipe):
+    tiny_recipe()
+    sets = ["model.backbone=resnet18", "data.image_size_px=32", "train.batch_size=23"]
+    options = [part for setting in sets for part in ("--set", setting)]
+    for more in ([], ["--dry-run"]):
+        done = fx("train", "tiny.yaml", *options, *more)
+        assert done.exit_code == 3, done.output
+        assert "leave a last one of a single picture" in done.stderr
+
+
 def test_a_folder_of_others_is_not_taken_for_the_phantoms(tiny_recipe, prepared):
     Path("prepared").mkdir()
     Path("prepared/phantom").symlink_to(prepared)

@@ -22,7 +22,13 @@ from fxcli.zoo.plugins import load_zoo
 
 
 def estimate(recipe: ClassifyRecipe | DetectRecipe, manifest: Manifest) -> tuple[list[dict[str, Any]], int]:
-    """What `run` gives of the first training that a recipe asks for, and how many it asks for."""
+    """What `run` gives of the first training that a recipe asks for, and how many it asks for.
+
+    Raises:
+        FxError: One of them could not begin, as `job.create` says.
+    """
+    if isinstance(recipe, ClassifyRecipe):
+        job.check(recipe, manifest)
     parts = ensemble.parts(recipe, manifest, Run(Path())) if isinstance(recipe, ClassifyRecipe) else []
     compute = hardware.compute(recipe.hardware, training=True)
     training = job.build(recipe, parts[0].manifest if parts else manifest, compute, load_zoo(), {})
