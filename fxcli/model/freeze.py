@@ -35,6 +35,12 @@ def _parameters(backbone: nn.Module, stage: Stage) -> Iterator[nn.Parameter]:
         yield backbone.get_parameter(name)
 
 
+def left_out(backbone: nn.Module, spec: BackboneSpec) -> list[str]:
+    """The names of parameters that are in no stage, which nothing would freeze."""
+    covered = {parameter for stage in spec.stages for parameter in _parameters(backbone, stage)}
+    return [name for name, parameter in backbone.named_parameters() if parameter not in covered]
+
+
 def apply(network: nn.Module, backbone: nn.Module, spec: BackboneSpec, settings: PhaseModel | DetectPhaseModel) -> None:
     """Freezes what the phase freezes, and puts all else into training mode.
 
