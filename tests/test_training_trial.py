@@ -1,6 +1,5 @@
 """What is not fx's own in training: tried beforehand, and told as its plugin's where it goes wrong."""
 
-from collections import OrderedDict
 from dataclasses import replace
 from pathlib import Path
 
@@ -224,14 +223,6 @@ def test_a_parameter_in_no_stage_is_not_trained_while_all_is_said_to_be_frozen(t
     recipe, spec = tiny_recipe(f"model.freeze={freeze}"), demo_zoo.backbone("demo_tiny")
     with pytest.raises(PluginError, match=r"3 parameters are in no stage: stem.0.weight, stem.1.weight, stem.1.bias"):
         trial.backbone(recipe, replace(spec, stages=spec.stages[1:]), CPU)
-
-
-def test_a_lazy_module_has_nothing_that_an_optimizer_could_take(tiny_recipe, demo_zoo):
-    spec = demo_zoo.backbone("demo_tiny")
-    stem = nn.Sequential(nn.LazyConv2d(16, 4, stride=4))
-    lazy = replace(spec, build=lambda args: nn.Sequential(OrderedDict(stem=stem, body=spec.build(args).body)))
-    with pytest.raises(PluginError, match=r"demo_tiny: stem.0.weight has no shape yet"):
-        trial.backbone(tiny_recipe(), lazy, CPU)
 
 
 # At 32 px a last stage of stride 32 has one cell; 24 pictures learn.

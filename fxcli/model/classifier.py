@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
+from torch.nn.parameter import is_lazy
 
 from fxcli.console import console
 from fxcli.data.preprocess import Preprocessing
@@ -236,6 +237,9 @@ def built(kind: str, name: str, build: Callable[[], object]) -> nn.Module:
         raise broken(kind, name, f"build failed: {type(error).__name__}: {error}") from error
     if not isinstance(found, nn.Module):
         raise broken(kind, name, f"build returned {type(found).__name__}, not a torch module")
+    # The optimizer is made before the first picture is seen.
+    if lazy := [key for key, parameter in found.named_parameters() if is_lazy(parameter)]:
+        raise broken(kind, name, f"{lazy[0]} has no shape yet: build returned a lazy module of torch")
     return found
 
 

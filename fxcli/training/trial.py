@@ -6,8 +6,7 @@ import contextlib
 from collections.abc import Collection, Iterator, Mapping
 
 import torch
-from torch import Tensor, nn
-from torch.nn.parameter import is_lazy
+from torch import Tensor
 
 from fxcli.console import console
 from fxcli.data.dataset import is_lost_worker
@@ -54,9 +53,9 @@ def backbone(recipe: TrainRecipe, spec: BackboneSpec, compute: Compute) -> None:
     """
     name, side_px = recipe.model.backbone, session.size_px(recipe, spec)
     # Not the one that is trained: in training mode it may change, by BatchNorm's statistics.
-    module = models.build_backbone(spec, recipe.model, side_px, seed=0)
-    _check_parameters(name, module, spec)
-    module = compute.place(module).eval()
+    module = compute.place(models.build_backbone(spec, recipe.model, side_px, seed=0)).eval()
+    if left := freeze.left_out(module, spec):
+        raise models.broken("backbone", name, f"{len(left)} parameters are in no stage: {', '.join(left[:3])}")
     pictures = compute.send(torch.zeros(2, 3, side_px, side_px))
     with of_plugin("backbone", name, f"seeing a picture of {side_px} px"), torch.no_grad(), compute.autocast():
         found = module(pictures[:1])
@@ -77,14 +76,6 @@ def backbone(recipe: TrainRecipe, spec: BackboneSpec, compute: Compute) -> None:
                 found.sum().backward()
         if not found.requires_grad:
             raise models.broken("backbone", name, "what it gives in training has no gradient: nothing would be learnt")
-
-
-def _check_parameters(name: str, module: nn.Module, spec: BackboneSpec) -> None:
-    """Whether freezing and the optimizer, which come before the first picture, find every parameter of a backbone."""
-    if lazy := [key for key, parameter in module.named_parameters() if is_lazy(parameter)]:
-        raise models.broken("backbone", name, f"{lazy[0]} has no shape yet, as of a lazy module of torch")
-    if left := freeze.left_out(module, spec):
-        raise models.broken("backbone", name, f"{len(left)} parameters are in no stage: {', '.join(left[:3])}")
 
 
 def check_losses(kind: str, name: str, found: object) -> None:
