@@ -8,7 +8,15 @@ import torch
 from pydantic import BaseModel, ConfigDict
 
 from fxcli.data.preprocess import Clean, Preprocessing
-from fxcli.errors import MissingDependency, ModelFileError, PluginError, RecipeError, RunError, UnknownName
+from fxcli.errors import (
+    MissingDependency,
+    ModelFileError,
+    PluginError,
+    RecipeError,
+    RunError,
+    UnknownName,
+    memory_used_up,
+)
 from fxcli.inference.engines import TorchEngine
 from fxcli.inference.export import Whole
 from fxcli.inference.exported import outputs_of
@@ -69,6 +77,13 @@ def test_a_plugin_that_cannot_build_is_told_as_broken(demo_zoo, build, message):
         models.build(spec, SETTINGS, 64, 3, seed=0)
     assert caught.value.what.startswith(message)
     assert caught.value.hint.startswith("it is of the plugin demo (fx-demo 0.1)")
+
+
+def test_memory_that_is_used_up_is_not_the_plugins(demo_zoo):
+    spec = replace(demo_zoo.backbone("demo_tiny"), build=lambda args: torch.nn.Linear(2**40, 2**20))
+    with pytest.raises(RuntimeError) as caught:
+        models.build(spec, SETTINGS, 64, 3, seed=0)
+    assert memory_used_up(caught.value) == "computer"
 
 
 def test_an_error_of_fx_in_a_plugin_is_left_as_it_is(demo_zoo):

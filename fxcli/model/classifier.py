@@ -15,7 +15,7 @@ from torch.nn.parameter import is_lazy
 
 from fxcli.console import console
 from fxcli.data.preprocess import Preprocessing
-from fxcli.errors import FxError, ModelFileError, PluginError, RecipeError
+from fxcli.errors import FxError, ModelFileError, PluginError, RecipeError, memory_used_up
 from fxcli.model.empty import EmptyParameters
 from fxcli.model.header import fill, reading, spec_of, told_by
 from fxcli.recipe.schema import Model
@@ -234,6 +234,8 @@ def built(kind: str, name: str, build: Callable[[], object]) -> nn.Module:
     except (FxError, ValueError):
         raise
     except Exception as error:
+        if memory_used_up(error):
+            raise
         raise broken(kind, name, f"build failed: {type(error).__name__}: {error}") from error
     if not isinstance(found, nn.Module):
         raise broken(kind, name, f"build returned {type(found).__name__}, not a torch module")
