@@ -543,6 +543,22 @@ def test_a_limit_of_a_later_phase_does_not_end_the_first(begin, tiny_recipe):
     assert [line["phase"] for line in figures(run)] == ["a", "a", "b"]
 
 
+def test_time_that_runs_out_while_an_epoch_is_measured_ends_the_training_there(begin, tiny_recipe, monkeypatch):
+    """Else it would measure once more, after a single step."""
+    training, run = begin(tiny_recipe("train.epochs=9", "train.max_minutes=60"))
+    real = loop._measure_epoch
+
+    def slow(training, run, log, timer, *rest):
+        real(training, run, log, timer, *rest)
+        timer._start -= 3600
+
+    monkeypatch.setattr(loop, "_measure_epoch", slow)
+    loop.train(training, run, resume=False)
+    assert [line["step"] for line in figures(run)] == [3]
+    assert run.info()["ended_by"] == "train.max_minutes ended the training in epoch 1 of 9 of phase main"
+    assert checkpoint.load_state(run.state_file)[1]["place"]["done"]
+
+
 def test_a_small_last_batch_counts_by_its_pictures(begin, tiny_recipe):
     """24 pictures in groups of 20 and 4: the same as batches of 20 and 4."""
     both = ("model.bn=eval", "train.epochs=1", "train.monitor=none", "optim.name=sgd")

@@ -128,9 +128,12 @@ def _phase(training: AnyTraining, run: Run, log: Log, timer: Timer, stop: Stop, 
                 # Gone on with after the last step of an epoch, it has nothing left to see.
                 speed["images_per_s"] = seen / max(1e-9, spent_s)
             _end_epoch(training, run, log, timer, feed, speed)
+            is_asked, is_over = training.world.any(stop.asked, _is_over(phase, timer))
+            if is_over and not place.done and place.phase_epoch < phase.train.epochs:
+                # Another step would have to be measured, too.
+                is_cut = place.done = True
             is_last = place.done or place.phase_epoch == phase.train.epochs
             # Here a save costs no step; but one an epoch would take longer than a short epoch does.
-            (is_asked,) = training.world.any(stop.asked)
             if timer.is_due(min(phase.train.save_every_min, EPOCH_SAVE_MIN)) or is_last or is_asked:
                 _save(training, run, timer)
             if is_asked:

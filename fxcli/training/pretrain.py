@@ -303,7 +303,7 @@ def _epoch(pretraining: Pretraining, run: Run, timer: Timer, stop: Stop) -> None
             # stop
             if is_asked:
                 raise stop.interrupted(run, place.step)
-            if recipe.train.max_minutes and timer.spent_s >= recipe.train.max_minutes * 60:
+            if _is_over(recipe, timer):
                 place.done = True
                 break
 
@@ -338,8 +338,14 @@ def _end_epoch(
     # stop: before it is saved, so that no resume gets past it
     if every and "embedding_spread" in learnt:
         watch.check_embeddings(learnt["embedding_spread"], place.flat_epochs)
+    # Else another step would be looked at, too.
+    place.done = place.done or _is_over(pretraining.recipe, timer)
     # save
     _save(pretraining, run, timer)
+
+
+def _is_over(recipe: PretrainRecipe, timer: Timer) -> bool:
+    return recipe.train.max_minutes is not None and timer.spent_s >= recipe.train.max_minutes * 60
 
 
 def _tell(pretraining: Pretraining, run: Run, found: Mapping[str, float], rest: str = "") -> None:

@@ -95,6 +95,21 @@ def test_what_time_cuts_short_is_told_and_looked_at(recipe_of, go, capsys, sets,
     assert (story in (run.path / "log.txt").read_text(encoding="utf-8")) == cut
 
 
+def test_time_that_runs_out_in_a_look_ends_it_there(recipe_of, go, monkeypatch):
+    real, looks = pretrain._look, []
+
+    def slow(pretraining, run, timer, stop):
+        found = real(pretraining, run, timer, stop)
+        looks.append(pretraining.place.step)
+        timer._start -= 3600 if looks[-1] else 0
+        return found
+
+    monkeypatch.setattr(pretrain, "_look", slow)
+    run, _ = go(recipe_of("simclr", "train.max_minutes=60", "train.look_every=1"))
+    assert looks == [0, 3]
+    assert run.info()["ended_by"] == "train.max_minutes ended the training in epoch 1 of 2"
+
+
 def test_stopped_in_the_look_after_its_time_it_ends_that_epoch(recipe_of, go, monkeypatch):
     recipe = recipe_of("simclr", "train.max_minutes=1e-9", "train.look_every=5")
     real, looks = pretrain._look, []
