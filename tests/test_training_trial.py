@@ -225,6 +225,32 @@ def test_a_parameter_in_no_stage_is_not_trained_while_all_is_said_to_be_frozen(t
         trial.backbone(recipe, replace(spec, stages=spec.stages[1:]), CPU)
 
 
+class Remembering(Answering):
+    """A backbone that makes a buffer when it sees its first picture, or keeps what is no tensor."""
+
+    def get_extra_state(self):
+        return {"any": "thing"}
+
+    def forward(self, images):
+        self.register_buffer("seen", torch.ones(len(images)))
+        return super().forward(images)
+
+
+@pytest.mark.parametrize(
+    ("has_extra", "message"),
+    [(True, "_extra_state in its state_dict is no tensor"), (False, "changes what its state_dict holds: seen")],
+)
+@pytest.mark.parametrize("freeze", ["none", "all"])
+def test_a_backbone_whose_model_file_could_not_be_written_or_read(
+    tiny_recipe, demo_zoo, monkeypatch, has_extra, message, freeze
+):
+    if not has_extra:
+        monkeypatch.delattr(Remembering, "get_extra_state")
+    spec = replace(answering(demo_zoo, cells), build=lambda args: Remembering(cells))
+    with pytest.raises(PluginError, match=message):
+        trial.backbone(tiny_recipe(f"model.freeze={freeze}"), spec, CPU)
+
+
 # At 32 px a last stage of stride 32 has one cell; 24 pictures learn.
 ALONE = ("model.backbone=resnet18", "data.image_size_px=32", "train.batch_size=23")
 STAGES = "phases: {a: {model: {freeze: 'until:layer3'}}, b: {model: {freeze: all}}}"

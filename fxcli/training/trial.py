@@ -6,7 +6,7 @@ import contextlib
 from collections.abc import Collection, Iterator, Mapping
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from fxcli.console import console
 from fxcli.data.dataset import is_lost_worker
@@ -56,6 +56,7 @@ def backbone(recipe: TrainRecipe, spec: BackboneSpec, compute: Compute) -> None:
     module = compute.place(models.build_backbone(spec, recipe.model, side_px, seed=0)).eval()
     if left := freeze.left_out(module, spec):
         raise models.broken("backbone", name, f"{len(left)} parameters are in no stage: {', '.join(left[:3])}")
+    before = _shapes(name, module)
     pictures = compute.send(torch.zeros(2, 3, side_px, side_px))
     with of_plugin("backbone", name, f"seeing a picture of {side_px} px"), torch.no_grad(), compute.autocast():
         found = module(pictures[:1])
@@ -76,6 +77,17 @@ def backbone(recipe: TrainRecipe, spec: BackboneSpec, compute: Compute) -> None:
                 found.sum().backward()
         if not found.requires_grad:
             raise models.broken("backbone", name, "what it gives in training has no gradient: nothing would be learnt")
+    if differ := sorted(key for key, _ in _shapes(name, module).items() ^ before.items()):
+        # A model file is read into one that was just built.
+        raise models.broken("backbone", name, f"seeing pictures changes what its state_dict holds: {differ[0]}")
+
+
+def _shapes(name: str, module: nn.Module) -> dict[str, torch.Size]:
+    """Of all that model files and resume states keep of a backbone."""
+    state = module.state_dict()
+    if odd := [key for key, value in state.items() if not isinstance(value, Tensor)]:
+        raise models.broken("backbone", name, f"{odd[0]} in its state_dict is no tensor, and files of fx hold no other")
+    return {key: value.shape for key, value in state.items()}
 
 
 def check_losses(kind: str, name: str, found: object) -> None:
