@@ -111,6 +111,7 @@ def test_a_folder_called_like_a_recipe_is_ambiguous(tiny):
     done = fx("train", "final", code=2)
     assert "is a folder here, and a recipe of fx" in done.stderr
     assert "fx train ./final for the folder" in done.stderr
+    assert "no picture found here" in fx("train", "./final", code=4).stderr
 
 
 def test_the_backbone_is_that_of_best_where_its_weights_are_here(demo_zoo, monkeypatch):

@@ -86,7 +86,8 @@ def _prepared(folder: Path) -> Path:
     from fxcli.data.manifest import read_manifest
     from fxcli.data.prepare import PREPARED, prepare
 
-    recipe = cast("PrepareRecipe", load_recipe(str(folder), []).recipe)
+    # A path in so many words: a recipe of fx may be called as the folder is.
+    recipe = cast("PrepareRecipe", load_recipe(os.path.join(os.curdir, folder), []).recipe)
     target = PREPARED / recipe.name
     if not target.exists():
         made = prepare(recipe, target)
