@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from fxcli.data.annotations import Annotated, read_annotations
+from fxcli.data.annotations import Annotated, Source, read_annotations
 from fxcli.errors import DataError
 
 COCO = {
@@ -73,6 +73,17 @@ def test_a_path_goes_before_a_name_and_keeps_names_from_being_looked_at():
     assert source.match(["patB/fr/1.png", "b/y.png"]) == [None, "b/y.png"]
     assert source.match(["set/patA/fr/1.png", "set/patB/fr/1.png"]) == ["patA/fr/1.png", None]
     assert source.match(["patB/fr/1.png", "fr/2.png"]) == ["patA/fr/1.png", None], "no folder is called as here"
+
+
+def test_pictures_that_are_all_called_alike_are_found_at_once():
+    """As those of studies are; with a look at each for each, these took minutes."""
+    names = [f"p{number}/study/image1.png" for number in range(20_000)]
+    keys = [f"set/{name}" for name in names]
+    source = Source(Path(), dict.fromkeys(keys, Annotated()), ("fracture",), has_endings=True)
+    assert source.match(names) == keys
+    others = [f"other/{name}" for name in names]
+    assert source.unlike(others, keys) == others
+    assert source.unlike(others, keys[1:]) == []
 
 
 def test_what_has_the_path_of_one_picture_is_no_other_ones():

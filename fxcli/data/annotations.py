@@ -5,10 +5,11 @@ What is wrong with a box is told by box_check, which knows the picture's size. S
 
 from __future__ import annotations
 
+import functools
 import json
 import xml.etree.ElementTree as ElementTree
 from collections import Counter, defaultdict
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 
@@ -77,11 +78,6 @@ class Source:
     labels: tuple[str, ...]
     has_endings: bool
     are_turned: bool | None = None
-    _by_last: Mapping[str, list[str]] = field(default_factory=lambda: defaultdict(list), repr=False)
-
-    def __post_init__(self) -> None:
-        for name in self.pictures:
-            self._by_last[PurePosixPath(name).name].append(name)
 
     def match(self, names: Sequence[str]) -> list[str | None]:
         """Finds pictures by their path relative to the source of pictures, or where either is the other's end.
@@ -100,9 +96,19 @@ class Source:
         found = [key or self._alike(each, taken, by_path=True) for key, each in zip(exact, keys, strict=True)]
         return found if any(found) else [self._alike(each, taken, by_path=False) for each in keys]
 
-    def may_list(self, name: str, taken: Collection[str | None]) -> bool:
-        """Whether what it lists under keys that no picture has taken may be this one: the file names are alike."""
-        return any(key not in taken for key in self._by_last.get(PurePosixPath(self._keys(name)[0]).name, ()))
+    def unlike(self, names: Iterable[str], taken: Collection[str]) -> list[str]:
+        """Those whose file name nothing has that it lists, but for keys that pictures have taken."""
+        left = {_last(key) for key in self.pictures.keys() - set(taken)}
+        return [name for name in names if _last(self._keys(name)[0]) not in left]
+
+    @functools.cached_property
+    def _by_end(self) -> Mapping[str, list[str]]:
+        """Keys by each end of theirs; of studies all pictures may be called alike, so names alone find too many."""
+        found: dict[str, list[str]] = defaultdict(list)
+        for name in self.pictures:
+            for end in _ends(name):
+                found[end].append(name)
+        return found
 
     def _keys(self, name: str) -> list[str]:
         """What a picture may be called here, the likeliest first."""
@@ -114,15 +120,23 @@ class Source:
         return [stem, f"{above}/labels/{below}"[1:]] if images else [stem]
 
     def _alike(self, keys: Sequence[str], taken: Collection[str | None], *, by_path: bool) -> str | None:
-        alike = self._by_last.get(PurePosixPath(keys[0]).name, [])
         if by_path:
             # Of the same pictures, named from further up or further down.
-            alike = [other for other in alike if any(_ends_alike(key, other) for key in keys)]
+            ends = [end for key in keys for end in _ends(key) if end in self.pictures]
+            alike = list({*ends, *(other for key in keys for other in self._by_end.get(key, ()))})
+        else:
+            alike = self._by_end.get(_last(keys[0]), [])
         return alike[0] if len(alike) == 1 and alike[0] not in taken else None
 
 
-def _ends_alike(a: str, b: str) -> bool:
-    return f"/{a}".endswith(f"/{b}") or f"/{b}".endswith(f"/{a}")
+def _last(name: str) -> str:
+    return name.rpartition("/")[2]
+
+
+def _ends(name: str) -> list[str]:
+    """What a path is called from each of its folders, itself first."""
+    parts = name.split("/")
+    return ["/".join(parts[at:]) for at in range(len(parts))]
 
 
 def read_annotations(path: Path) -> Source:

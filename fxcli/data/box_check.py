@@ -122,8 +122,8 @@ def match(
         raise DataError(f"boxes of {len(source.pictures)} pictures, none of them among these", where=source.file)
     by_name = {name: _without(source.pictures[key], named) for key, name in taken.items()}
     if unlisted == "negative":
-        others = set(names) - by_name.keys()
-        by_name |= {name: Annotated(file=source.file) for name in others if not source.may_list(name, taken)}
+        others = source.unlike(set(names) - by_name.keys(), taken)
+        by_name |= {name: Annotated(file=source.file) for name in others}
     with_class = {label: name for label, name in named.items() if name}
     return Matched(source, with_class, by_name, len(source.pictures) - len(taken))
 
