@@ -270,6 +270,16 @@ def test_what_holds_no_boxes_is_passed_over():
     assert list(read_annotations(Path("in")).pictures) == ["train/labels/c"]
 
 
+def test_a_list_of_pictures_beside_boxes_is_passed_over():
+    """As CVAT and darknet have it."""
+    write("in/obj.names", "fracture")
+    write("in/train.txt", "data/obj_train_data/a.jpg\n\ndata/obj_train_data/b.PNG\n")
+    write("in/obj_train_data/a.txt", "0 0.5 0.5 0.1 0.1")
+    write("in/obj_train_data/b.txt", "\n")
+    source = read_annotations(Path("in"))
+    assert source.match(["obj_train_data/a.jpg", "b.PNG"]) == ["obj_train_data/a", "obj_train_data/b"]
+
+
 def test_of_both_kinds_the_one_with_more_files_is_read(capsys):
     write("in/classes.txt", "fracture")
     for name in "ab":

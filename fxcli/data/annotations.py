@@ -142,8 +142,8 @@ def _ends(name: str) -> list[str]:
 def read_annotations(path: Path) -> Source:
     """Reads a COCO file, a folder of YOLO's .txt files, or a folder of Pascal VOC's .xml files.
 
-    Of a folder with both, the kind is read that has more files (YOLO of as many). Hidden files and folders and READMEs
-    are passed over, and where folders are called labels whatever lies elsewhere.
+    Of a folder with both, the kind is read that has more files (YOLO of as many). Hidden files and folders, READMEs and
+    YOLO's lists of pictures are passed over, and where folders are called labels whatever lies elsewhere.
 
     Raises:
         DataError: It is none of them, or cannot be read.
@@ -219,10 +219,17 @@ def _yolo(folder: Path, files: Sequence[Path]) -> Source:
     labels = dict(enumerate(names))
     pictures = {}
     for file in files:
-        lines = enumerate(_text(file, _TEXT_LIMIT_BYTES).splitlines(), 1)
-        boxes = tuple(_yolo_box(line.split(), file, f":{number}", labels) for number, line in lines if line.strip())
+        lines = [line.strip() for line in _text(file, _TEXT_LIMIT_BYTES).splitlines()]
+        if _are_pictures(lines):
+            continue
+        boxes = tuple(_yolo_box(line.split(), file, f":{n}", labels) for n, line in enumerate(lines, 1) if line)
         pictures[_stem(file, folder)] = Annotated(boxes, file=file)
     return Source(folder, pictures, tuple(names), has_endings=False)
+
+
+def _are_pictures(lines: Sequence[str]) -> bool:
+    """Whether each names one, as those of train.txt do, which darknet and CVAT have beside the folder of boxes."""
+    return any(lines) and all(without_ending(line) != line for line in lines if line)
 
 
 def _yolo_box(cells: Sequence[str], file: Path, place: str, labels: Mapping[int, str]) -> Annotation:
@@ -261,7 +268,9 @@ def _yolo_names(folder: Path) -> list[str]:
             return [str(name) for name in names]
         raise DataError("no names of classes here: names is a list, or 0, 1, … with a name each", where=file)
     raise DataError(
-        "no names of classes for boxes of YOLO", where=folder, hint=f"{' or '.join(_YOLO_NAMES[:3])} beside them"
+        "no names of classes for boxes of YOLO",
+        where=folder,
+        hint=f"{' or '.join(_YOLO_NAMES[:3])} in this folder, or beside it",
     )
 
 
