@@ -199,13 +199,15 @@ def test_table_says_which_columns_are_not_used(capsys):
 def test_table_from_a_spreadsheet():
     file = write('path,label\r\n"a, b.png","c ""d"""\r\n"two\r\nlines.png",e\r\n', encoding="utf-8-sig")
     assert [(p.name, p.folder) for p in table(file, Columns())] == [("a, b.png", 'c "d"'), ("two\r\nlines.png", "e")]
+    assert table(write("path, label, split\n1.png, a, Test\n"), Columns())[0].split == "test", "blanks after commas"
 
 
 @pytest.mark.parametrize(
     ("text", "message"),
     [
         ("path,class\n1.png,a\n", r"no column 'label' \(label\)(.|\n)*set data\.columns\.label=…; .*data\.labels=none"),
-        ("path;label\n1.png;a\n", r"no column 'path' \(path\)"),
+        ("path;label\n1.png;a\n", "list.csv: ';' stands between its cells, where a comma must"),
+        ("path\tlabel\n1.png\ta\n", r"'\\t' stands between its cells"),
         ("", r"no column 'path' \(path\)"),
         ("path,label\n", "list.csv: this file lists no picture"),
         ("path,label\n1.png,a\n\n,a\n", "list.csv:4: no path in this row"),

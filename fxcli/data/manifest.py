@@ -31,6 +31,8 @@ HELD_OUT = "calibration"
 # A manifest of a million pictures has about as much.
 _SIZE_LIMIT_BYTES = 256 << 20
 _FINGERPRINT_LIMIT_BYTES = 64 << 20
+# Between cells, in tables that are no CSV.
+_OTHER_MARKS = (";", "\t")
 _LINK = "a link that leaves the folder, and could lead anywhere"
 
 
@@ -310,6 +312,9 @@ def read_table(path: Path) -> tuple[list[str], list[tuple[str, dict[str, str]]]]
             rows = [(f"{path}:{reader.line_num}", cells) for cells in reader if cells]
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise DataError(f"this CSV cannot be read: {error}", where=path) from error
+    if len(header) == 1 and (mark := next((mark for mark in _OTHER_MARKS if mark in header[0]), "")):
+        # As Excel writes it where a comma stands in decimal numbers.
+        raise DataError(f"{mark!r} stands between its cells, where a comma must", where=path)
     doubled = [name for name, count in Counter(header).items() if count > 1]
     if doubled:
         raise DataError(f"two columns are called '{doubled[0]}'", where=path)
