@@ -75,7 +75,8 @@ def _jpeg(frame: bytes) -> Coded | None:
 
 def is_whole(frame: bytes) -> bool:
     """Whether a JPEG, JPEG-LS or JPEG 2000 frame has its end; decoders of some show what there is without a word."""
-    return _END in frame[-16:]
+    # What pads a frame to an even length, or to any.
+    return _END in frame.rstrip(b"\0")[-16:]
 
 
 def is_available(uid: str) -> bool:
