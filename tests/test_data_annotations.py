@@ -67,6 +67,11 @@ def test_a_picture_is_found_by_its_last_part_where_no_other_has_it():
     assert find(source, "c/x.png").size_px == (1, 1)
 
 
+def test_a_path_of_windows_is_a_path():
+    images = [{**each, "file_name": f"D:\\set\\{each['file_name']}".replace("/", "\\")} for each in COCO["images"]]
+    assert read_annotations(coco(images=images)).match(["a/x.png", "y.png"]) == ["D:/set/a/x.png", "D:/set/b/y.png"]
+
+
 def test_a_path_goes_before_a_name_and_keeps_names_from_being_looked_at():
     images = [{**COCO["images"][0], "file_name": "patA/fr/1.png"}, COCO["images"][1]]
     source = read_annotations(coco(images=images))

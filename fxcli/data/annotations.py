@@ -191,7 +191,8 @@ def _coco(path: Path) -> Source:
             corners = (left, top, left + width, top + height)
             boxes[each["image_id"]].append(Annotation(labels.get(each["category_id"], ""), corners, place))
         images = values["images"]
-        names = [escaped(str(PurePosixPath(each["file_name"]))) for each in images]
+        # Tools write the separators of Windows, too.
+        names = [escaped(str(PurePosixPath(each["file_name"].replace("\\", "/")))) for each in images]
         for kind in ("images", "categories"):
             _once([str(each["id"]) for each in values[kind]], path, f"this id of {kind}")
         pictures = {}
