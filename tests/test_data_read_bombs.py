@@ -176,6 +176,23 @@ def test_a_jpeg_of_many_scans(tmp_path):
     assert read(path).pixels.shape == (64, 64)
 
 
+@pytest.mark.parametrize("place", [2, -2])
+def test_a_jpeg_of_many_markers(tmp_path, place):
+    whole, path = jpeg_file(tmp_path), tmp_path / "a.jpg"
+    path.write_bytes(whole[:place] + b"\xff\xfe\0\2" * 50 + whole[place:])
+    assert read(path).pixels.shape == (64, 64)
+    path.write_bytes(whole[:place] + b"\xff\xfe\0\2" * 10_000_000 + whole[place:])
+    assert reason(path) == "damaged: a JPEG of more than 10,000 markers"
+
+
+def test_scans_that_hide_where_decoders_skip_nothing(tmp_path):
+    """Where a restart marker is waited for, they go on behind whatever no marker is called."""
+    data, path = progressive(64, 1), tmp_path / "a.jpg"
+    scan = data[data.rfind(b"\xff\xda") : -2]
+    path.write_bytes(data[:-2] + b"\xff\x02\x7f\xff" + scan * 200 + b"\xff\xd9")
+    assert reason(path) == "damaged: a JPEG of more than 100 scans"
+
+
 def tiled(tile, side_px=64):
     """A TIFF of one tile, by hand."""
     tags = [(256, side_px), (257, side_px), (258, 8), (259, 1), (262, 1), (277, 1)]

@@ -52,6 +52,19 @@ def test_a_jpeg_that_lacks_its_end_marker_alone_is_whole(tmp_path, mode, options
         assert found.cautions == (*whole.cautions, Caution.NO_END)
 
 
+@pytest.mark.parametrize(("mode", "options"), KINDS)
+def test_a_film_behind_a_jpeg_is_nothing_of_it(tmp_path, mode, options):
+    """Telephones put one there; its bytes look like markers of every kind."""
+    path, data = tmp_path / "a.jpg", jpeg(mode, **options)
+    film = b"\0\0\0\x18ftypmp42" + b"\xff\xc2\0\x11" + b"\xff\xda\0\x08\1\1\0\0\x3f\0" * 200 + b"film" * 50
+    path.write_bytes(data)
+    whole = read(path)
+    path.write_bytes(data + film)
+    found = read(path)
+    assert np.array_equal(found.pixels, whole.pixels)
+    assert found.cautions == whole.cautions
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(("mode", "options"), KINDS)
 def test_a_jpeg_that_is_cut_short_is_refused_or_whole_all_the_same(tmp_path, mode, options):

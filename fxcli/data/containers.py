@@ -7,6 +7,8 @@ Called by read.
 from __future__ import annotations
 
 import os
+import re
+from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO
 
@@ -23,9 +25,15 @@ MOST_SCANS = 100
 _MOST_JUNK_BYTES = 64 << 10
 
 _PNG, _JPEG = b"\x89PNG\r\n\x1a\n", b"\xff\xd8"
-_SCAN, _END, _SCAN_MARKER = 0xDA, 0xD9, b"\xff\xda"
-# TEM and RST0 to RST7 stand alone: no length follows.
-_ALONE = {0x01, *range(0xD0, 0xD8)}
+_SCAN, _END = 0xDA, 0xD9
+# Within a scan an FF stands before a zero or a restart marker's byte, and one may stand before any other marker's.
+_MARKER = re.compile(rb"\xff([^\x00\xd0-\xd7\xff])")
+_BLOCK_BYTES = 64 << 10
+# Writers make some dozens.
+_MOST_MARKERS = 10_000
+_TOO_MANY_MARKERS = f"damaged: a JPEG of more than {_MOST_MARKERS:,} markers"
+# TEM and RST0 to RST7 stand alone: no length follows. Nor do decoders skip what no marker is called.
+_ALONE = {*range(0xC0), *range(0xD0, 0xD8)}
 
 
 def unread(start: bytes) -> str:
@@ -59,9 +67,39 @@ def check(handle: BinaryIO, path: Path) -> None:
     handle.seek(0)
 
 
+def markers(handle: BinaryIO) -> Iterator[tuple[int, int]]:
+    """Kind and place of each marker of a JPEG that a decoder comes by, the end marker last (ITU T.81, B.1.1).
+
+    Not what looks like one in a segment, as in a preview, or behind the end, where telephones put films.
+    """
+    place = len(_JPEG)
+    while True:
+        handle.seek(place)
+        block = handle.read(_BLOCK_BYTES)
+        if len(block) < 2:
+            return
+        found = _MARKER.search(block)
+        if found is None:
+            place += len(block) - 1
+            continue
+        kind, at = found[1][0], place + found.start()
+        yield kind, at
+        if kind == _END:
+            return
+        place = at + 2
+        if kind not in _ALONE:
+            handle.seek(place)
+            place += int.from_bytes(handle.read(2), "big")
+
+
+def end_of(handle: BinaryIO) -> int:
+    """Where the end marker of a JPEG stands; -1 if it has none."""
+    return next((place for kind, place in markers(handle) if kind == _END), -1)
+
+
 def _check_markers(handle: BinaryIO, path: Path) -> None:
     """From marker to marker up to the first scan (ITU T.81, B.1.1)."""
-    junk_bytes = 0
+    junk_bytes = count = 0
     while junk_bytes < _MOST_JUNK_BYTES:
         byte = handle.read(1)
         if not byte:
@@ -75,6 +113,9 @@ def _check_markers(handle: BinaryIO, path: Path) -> None:
         kind = byte[0] if byte else _END
         if kind in (_SCAN, _END):
             return
+        count += 1
+        if count > _MOST_MARKERS:
+            raise UnreadableImage(path, _TOO_MANY_MARKERS)
         if kind and kind not in _ALONE:
             length = int.from_bytes(handle.read(2), "big")
             handle.seek(max(0, length - 2), os.SEEK_CUR)
@@ -82,13 +123,13 @@ def _check_markers(handle: BinaryIO, path: Path) -> None:
 
 
 def _check_scans(handle: BinaryIO, path: Path) -> None:
-    """From the first scan on; within one no FF stands before another byte than 0 or a restart marker's."""
-    count, last = 1, b""
-    while block := handle.read(1 << 20):
-        count += (last + block).count(_SCAN_MARKER)
-        last = block[-1:]
-        if count > MOST_SCANS:
+    scans = 0
+    for count, (kind, _) in enumerate(markers(handle)):
+        scans += kind == _SCAN
+        if scans > MOST_SCANS:
             raise UnreadableImage(path, f"damaged: a JPEG of more than {MOST_SCANS} scans")
+        if count > _MOST_MARKERS:
+            raise UnreadableImage(path, _TOO_MANY_MARKERS)
 
 
 def _check_chunks(handle: BinaryIO, path: Path) -> None:

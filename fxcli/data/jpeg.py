@@ -10,9 +10,10 @@ from typing import BinaryIO
 import numpy as np
 from PIL import Image
 
+from fxcli.data import containers
 from fxcli.errors import UnreadableImage
 
-_SCAN, _END, _TAIL_BYTES = b"\xff\xda", b"\xff\xd9", 64
+_END, _TAIL_BYTES = b"\xff\xd9", 64
 # In place of missing scan data, what begins with a one: zeros are what libjpeg takes for it.
 _OTHER_DATA = b"\xb4\x6a\xd3\x2c" * 256
 # A restart interval is announced, and each begins with one of eight markers.
@@ -26,9 +27,7 @@ def has_end(handle: BinaryIO) -> bool:
     handle.seek(max(0, size - _TAIL_BYTES))
     found = _END in handle.read()
     if not found:
-        handle.seek(0)
-        data = handle.read()
-        found = data.find(_END, data.rfind(_SCAN)) >= 0
+        found = containers.end_of(handle) >= 0
     handle.seek(place)
     return found
 
@@ -45,9 +44,9 @@ def ended(handle: BinaryIO, path: Path) -> bytes:
     Raises:
         UnreadableImage: It lacks more.
     """
+    end = containers.end_of(handle)
     handle.seek(0)
     data = handle.read()
-    end = data.find(_END, data.rfind(_SCAN))
     if end < 0:
         # Of a file that was copied in part, the rest may be zeros; but a zero belongs to an FF that ends the scan.
         rest = data.rstrip(b"\0")
