@@ -101,6 +101,9 @@ def test_a_jpeg_that_ends_in_grey_is_whole(tmp_path):
     found = read(path)
     assert set(np.unique(found.pixels[-1])) == {90}
     assert found.cautions == ()
+    # A colour profile may hold what looks like a progressive one's first pass.
+    Image.fromarray(blocks).save(path, quality=95, icc_profile=b"\xff\xc2\xff\xda\0\x08\1\x09\0\0\0\0")
+    assert read(path).cautions == ()
 
 
 def test_a_progressive_jpeg_without_its_last_pass_is_refused(tmp_path):

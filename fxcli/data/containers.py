@@ -25,7 +25,7 @@ MOST_SCANS = 100
 _MOST_JUNK_BYTES = 64 << 10
 
 _PNG, _JPEG = b"\x89PNG\r\n\x1a\n", b"\xff\xd8"
-_SCAN, _END = 0xDA, 0xD9
+SCAN, _END = 0xDA, 0xD9
 # Within a scan an FF stands before a zero or a restart marker's byte, and one may stand before any other marker's.
 _MARKER = re.compile(rb"\xff([^\x00\xd0-\xd7\xff])")
 _BLOCK_BYTES = 64 << 10
@@ -111,7 +111,7 @@ def _check_markers(handle: BinaryIO, path: Path) -> None:
             byte = handle.read(1)
             junk_bytes += 1
         kind = byte[0] if byte else _END
-        if kind in (_SCAN, _END):
+        if kind in (SCAN, _END):
             return
         count += 1
         if count > _MOST_MARKERS:
@@ -125,7 +125,7 @@ def _check_markers(handle: BinaryIO, path: Path) -> None:
 def _check_scans(handle: BinaryIO, path: Path) -> None:
     scans = 0
     for count, (kind, _) in enumerate(markers(handle)):
-        scans += kind == _SCAN
+        scans += kind == SCAN
         if scans > MOST_SCANS:
             raise UnreadableImage(path, f"damaged: a JPEG of more than {MOST_SCANS} scans")
         if count > _MOST_MARKERS:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import re
 from pathlib import Path
 from typing import BinaryIO
 
@@ -13,7 +12,7 @@ from PIL import Image
 from fxcli.data import containers
 from fxcli.errors import UnreadableImage
 
-_END, _TAIL_BYTES = b"\xff\xd9", 64
+_END, _TAIL_BYTES, _PROGRESSIVE = b"\xff\xd9", 64, 0xC2
 # In place of missing scan data, what begins with a one: zeros are what libjpeg takes for it.
 _OTHER_DATA = b"\xb4\x6a\xd3\x2c" * 256
 # A restart interval is announced, and each begins with one of eight markers.
@@ -67,13 +66,13 @@ def _rgb(data: bytes) -> bytes:
 
 def _is_refined(data: bytes) -> bool:
     """Whether no scan of a progressive JPEG is missing: all bits of all coefficients are there (ITU T.81, G.1.1.1)."""
-    start = data.rfind(b"\xff\xc2")
-    if start < 0:
-        return True
+    is_progressive = False
     lowest_bit: dict[tuple[int, int], int] = {}
-    for found in re.finditer(rb"\xff\xda..(.)", data[start:], re.DOTALL):
-        count, at = found[1][0], start + found.end()
-        first, last, bits = data[at + 2 * count : at + 2 * count + 3]
-        lowest_bit |= {(c, k): bits & 15 for c in data[at : at + 2 * count : 2] for k in range(first, last + 1)}
+    for kind, at in containers.markers(io.BytesIO(data)):
+        is_progressive |= kind == _PROGRESSIVE
+        if kind == containers.SCAN:
+            end = at + 5 + 2 * data[at + 4]
+            first, last, bits = data[end : end + 3]
+            lowest_bit |= {(c, k): bits & 15 for c in data[at + 5 : end : 2] for k in range(first, last + 1)}
     components = {component for component, _ in lowest_bit}
-    return all(lowest_bit.get((component, k)) == 0 for component in components for k in range(64))
+    return not is_progressive or all(lowest_bit.get((c, k)) == 0 for c in components for k in range(64))
