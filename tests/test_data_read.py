@@ -206,6 +206,11 @@ def test_exif_that_pillow_cannot_write(tmp_path):
     assert read(path).pixels.shape == SIZE
 
 
+def test_exif_that_is_named_twice(tmp_path):
+    path = save(Image.fromarray(gradient()), tmp_path / "a.jpg", exif=b"Exif\0\0" + exif_block(TURNED) + bytes(4))
+    assert read(path).orientation == 6
+
+
 def test_damaged_exif_may_hide_a_turn(tmp_path):
     path = save(Image.fromarray(gradient()), tmp_path / "a.jpg", exif=exif_block(TURNED, count=2))
     assert reason(path).startswith("damaged: Corrupt EXIF data")

@@ -179,7 +179,8 @@ def _drafted(image: Image.Image, draft_px: int) -> tuple[int, int] | None:
 def _check_exif(image: Image.Image) -> None:
     """Pillow passes over a block whose very beginning is damaged."""
     block = image.info.get("exif")
-    tiff = block.removeprefix(_EXIF) if isinstance(block, bytes) else b""
+    # Programs write its name twice, as Pillow did once when it made a JPEG of a WebP; it reads that.
+    tiff = block.removeprefix(_EXIF).removeprefix(_EXIF) if isinstance(block, bytes) else b""
     if len(tiff) > _TIFF_HEADER_BYTES and not tiff.startswith(_TIFF_STARTS):
         raise ValueError("the EXIF block, which may hide a turn")
 
