@@ -225,6 +225,19 @@ def test_names_that_are_none(content):
         read_annotations(Path("labels"))
 
 
+def test_names_beside_the_boxes_go_before_those_further_up():
+    write("classes.txt", "of something else")
+    for part in ("train", "val"):
+        write(f"in/{part}/classes.txt", "fracture\nimplant")
+        write(f"in/{part}/x.txt", "1 0.5 0.5 0.1 0.1")
+    assert read_annotations(Path("in")).labels == ("fracture", "implant")
+    write("in/val/classes.txt", "implant\nfracture")
+    with pytest.raises(DataError, match=r"val: other names of classes than in .*train"):
+        read_annotations(Path("in"))
+    write("in/data.yaml", "names: [a, b]")
+    assert read_annotations(Path("in")).labels == ("a", "b")
+
+
 def test_names_are_needed():
     write("labels/x.txt", "0 0.5 0.5 0.1 0.1")
     with pytest.raises(DataError, match="no names of classes") as caught:

@@ -216,7 +216,7 @@ def _coco(path: Path) -> Source:
 
 
 def _yolo(folder: Path, files: Sequence[Path]) -> Source:
-    names = _yolo_names(folder)
+    names = _yolo_names(folder, files)
     labels = dict(enumerate(names))
     pictures = {}
     for file in files:
@@ -250,29 +250,43 @@ def _yolo_box(cells: Sequence[str], file: Path, place: str, labels: Mapping[int,
     return Annotation(labels.get(number, ""), corners, place)
 
 
-def _yolo_names(folder: Path) -> list[str]:
-    for file in (beside / name for beside in (folder, folder.parent) for name in _YOLO_NAMES):
-        if not file.is_file():
-            continue
-        if file.suffix != ".yaml":
-            return [line.strip() for line in _text(file, _TEXT_LIMIT_BYTES).splitlines() if line.strip()]
-        try:
-            found = plain(read_tree(file, str(file)))
-        except RecipeError as error:
-            raise DataError(f"the names of classes cannot be read: {error}", where=file) from error
-        if isinstance(found, dict) and found.get("kpt_shape"):
-            raise DataError("these lines are of poses (kpt_shape), not of boxes or polygons", where=file)
-        names = found.get("names") if isinstance(found, dict) else None
-        if isinstance(names, dict) and all(str(number) in names for number in range(len(names))):
-            names = [names[str(number)] for number in range(len(names))]
-        if isinstance(names, list) and names:
-            return [str(name) for name in names]
-        raise DataError("no names of classes here: names is a list, or 0, 1, … with a name each", where=file)
+def _yolo_names(folder: Path, files: Sequence[Path]) -> list[str]:
+    """The names of classes: of the folder, else of those that its boxes lie in, else of the one that it lies in."""
+    if own := _names_in(folder):
+        return own
+    found = {each: names for each in dict.fromkeys(file.parent for file in files) if (names := _names_in(each))}
+    first = next(iter(found), folder.parent)
+    if other := next((each for each, names in found.items() if names != found[first]), None):
+        # As labelImg numbers them anew in each.
+        raise DataError(f"other names of classes than in {first}", where=other, hint="boxes.source names one of them")
+    if names := found.get(first) or _names_in(first):
+        return names
     raise DataError(
         "no names of classes for boxes of YOLO",
         where=folder,
-        hint=f"{' or '.join(_YOLO_NAMES[:3])} in this folder, or beside it",
+        hint=f"{' or '.join(_YOLO_NAMES[:3])} in this folder, beside the boxes, or beside this folder",
     )
+
+
+def _names_in(folder: Path) -> list[str]:
+    """The names of classes that a file in a folder tells; none if there is no such file."""
+    file = next((folder / name for name in _YOLO_NAMES if (folder / name).is_file()), None)
+    if file is None:
+        return []
+    if file.suffix != ".yaml":
+        return [line.strip() for line in _text(file, _TEXT_LIMIT_BYTES).splitlines() if line.strip()]
+    try:
+        found = plain(read_tree(file, str(file)))
+    except RecipeError as error:
+        raise DataError(f"the names of classes cannot be read: {error}", where=file) from error
+    if isinstance(found, dict) and found.get("kpt_shape"):
+        raise DataError("these lines are of poses (kpt_shape), not of boxes or polygons", where=file)
+    names = found.get("names") if isinstance(found, dict) else None
+    if isinstance(names, dict) and all(str(number) in names for number in range(len(names))):
+        names = [names[str(number)] for number in range(len(names))]
+    if isinstance(names, list) and names:
+        return [str(name) for name in names]
+    raise DataError("no names of classes here: names is a list, or 0, 1, … with a name each", where=file)
 
 
 def _voc(folder: Path, files: Sequence[Path]) -> Source:
