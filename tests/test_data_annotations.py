@@ -150,7 +150,7 @@ def test_poses_are_no_polygons():
     ("name", "content"),
     [
         ("labels/classes.txt", "fracture\nimplant\n"),
-        ("obj.names", "fracture\n\nimplant\n"),
+        ("obj.names", "fracture\nimplant\n\n"),
         ("data.yaml", "names: [fracture, implant]\nnc: 2\n"),
         ("data.yaml", "names:\n  0: fracture\n  1: implant\n"),
     ],
@@ -222,6 +222,13 @@ def test_names_that_are_none(content):
     write("labels/x.txt", "0 0.5 0.5 0.1 0.1")
     write("data.yaml", content)
     with pytest.raises(DataError, match="names of classes"):
+        read_annotations(Path("labels"))
+
+
+def test_a_blank_line_may_be_a_class():
+    write("labels/x.txt", "1 0.5 0.5 0.1 0.1")
+    write("labels/classes.txt", "fracture\n\nimplant\n")
+    with pytest.raises(DataError, match=r"classes\.txt:2: a blank line"):
         read_annotations(Path("labels"))
 
 

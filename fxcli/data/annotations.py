@@ -274,7 +274,11 @@ def _names_in(folder: Path) -> list[str]:
     if file is None:
         return []
     if file.suffix != ".yaml":
-        return [line.strip() for line in _text(file, _TEXT_LIMIT_BYTES).splitlines() if line.strip()]
+        lines = [line.strip() for line in _text(file, _TEXT_LIMIT_BYTES).rstrip().splitlines()]
+        if not all(lines):
+            what = "a blank line before a name of a class: some tools count it, and number what follows by it"
+            raise DataError(what, where=f"{file}:{lines.index('') + 1}", hint="take it out, or put a name there")
+        return lines
     try:
         found = plain(read_tree(file, str(file)))
     except RecipeError as error:
