@@ -94,6 +94,19 @@ def test_a_jpeg_that_was_cut_and_ended_all_the_same_is_refused(tmp_path, mode, o
         assert reason(path) == "cut short: the end of the picture is missing"
 
 
+@pytest.mark.parametrize("rest", [b"\0" * 9000, b"\xff\xd9"])
+def test_a_jpeg_of_a_telephone_with_a_preview_is_held_to_the_same(tmp_path, rest):
+    pages = [Image.open(io.BytesIO(jpeg(seed=seed))) for seed in (1, 2)]
+    path = tmp_path / "a.jpg"
+    pages[0].save(path, format="MPO", save_all=True, append_images=pages[1:])
+    whole = path.read_bytes()
+    assert read(path).cautions == ()
+    path.write_bytes(whole[:-300])
+    assert read(path).cautions == (), "the preview alone is hurt"
+    path.write_bytes(whole[: whole.index(b"\xff\xd9") // 2] + rest)
+    assert reason(path) == "cut short: the end of the picture is missing"
+
+
 def test_a_jpeg_that_ends_in_grey_is_whole(tmp_path):
     blocks = np.kron(np.array([[10, 200], [90, 90]], np.uint8), np.ones((24, 24), np.uint8))
     path = tmp_path / "a.jpg"

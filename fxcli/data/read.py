@@ -129,12 +129,13 @@ def _picture(handle: BinaryIO, path: Path, draft_px: int | None) -> Radiograph:
         white_is_zero, sample_format = (getattr(image, "tag_v2", {}).get(tag) for tag in (_PHOTOMETRIC, _SAMPLE_FORMAT))
         full_px = _drafted(image, draft_px) if draft_px else None
         orientation = _orientation(image)
-        if image.format == "JPEG" and not jpeg.has_end(handle):
+        is_jpeg = image.format in ("JPEG", "MPO")
+        if is_jpeg and not jpeg.has_end(handle):
             found = _picture(io.BytesIO(jpeg.ended(handle, path)), path, draft_px)
             return replace(found, cautions=(*found.cautions, Caution.NO_END))
         image.load()
         # An end marker may hide that it was cut: a row of grey tells, and of a progressive one nothing does.
-        if image.format == "JPEG" and (jpeg.ends_flat(image) or "progressive" in image.info):
+        if is_jpeg and (jpeg.ends_flat(image) or "progressive" in image.info):
             jpeg.ended(handle, path)
         colour = colour_frac(image)
         # A TIFF is turned while it is loaded, and then says nothing of it any more.
