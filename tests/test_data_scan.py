@@ -199,7 +199,8 @@ def test_table_says_which_columns_are_not_used(capsys):
 def test_table_from_a_spreadsheet():
     file = write('path,label\r\n"a, b.png","c ""d"""\r\n"two\r\nlines.png",e\r\n', encoding="utf-8-sig")
     assert [(p.name, p.folder) for p in table(file, Columns())] == [("a, b.png", 'c "d"'), ("two\r\nlines.png", "e")]
-    assert table(write("path, label, split\n1.png, a, Test\n"), Columns())[0].split == "test", "blanks after commas"
+    spaced = table(write("path, label, split, hospital, source\n1.png, a, Test,b,c\n"), Columns())[0]
+    assert (spaced.split, spaced.extra) == ("test", {"hospital": "b"}), "blanks after commas"
 
 
 @pytest.mark.parametrize(
@@ -216,6 +217,7 @@ def test_table_from_a_spreadsheet():
         ("path,label\n1.png,a\n1.png,b,c\n", "list.csv:3: this row has 3 cells, the header 2"),
         ("path,label\n1.png\n", "list.csv:2: this row has 1 cells, the header 2"),
         ("path,label,path\n1.png,a,2.png\n", "two columns are called 'path'"),
+        ("path,label, path\n1.png,a,2.png\n", "two columns are called 'path'"),
         ("path,label\n1.png,a\n2.png,a\n./1.png,b\n", r"listed 2 times: 1\.png"),
         ('path,label\n"1.png,a\n', "this CSV cannot be read: unexpected end of data"),
     ],

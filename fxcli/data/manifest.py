@@ -308,7 +308,8 @@ def read_table(path: Path) -> tuple[list[str], list[tuple[str, dict[str, str]]]]
             raise DataError(f"larger than {_SIZE_LIMIT_BYTES >> 20} MiB: this is no list of pictures", where=path)
         with path.open(newline="", encoding="utf-8-sig") as handle:
             reader = csv.reader(handle, strict=True)
-            header = next(reader, [])
+            # A blank after a comma is no part of a name.
+            header = [name.strip() for name in next(reader, [])]
             rows = [(f"{path}:{reader.line_num}", cells) for cells in reader if cells]
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise DataError(f"this CSV cannot be read: {error}", where=path) from error

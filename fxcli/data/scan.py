@@ -156,12 +156,9 @@ def table(path: Path, columns: Columns, *, labelled: bool = True) -> list[Source
     """
     header, rows = read_table(path)
     wanted = columns.model_dump(exclude={"folder"} if labelled else {"folder", "label"})
-    # A blank after a comma is no part of a name.
-    spelt = {name.strip(): name for name in header} | {name: name for name in header}
     # Columns that a recipe does not name are taken where they stand under their customary names.
     for role in _ALIKE:
-        wanted[role] = wanted[role] or (role if role in spelt else None)
-    wanted = {role: spelt.get(column, column) for role, column in wanted.items()}
+        wanted[role] = wanted[role] or (role if role in header else None)
     for role, column in wanted.items():
         if column is not None and column not in header:
             close = difflib.get_close_matches(column, header, n=1)
