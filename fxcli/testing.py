@@ -19,6 +19,7 @@ from PIL import Image, ImageDraw
 from torch import Tensor, nn
 
 from fxcli.errors import PluginError
+from fxcli.model import freeze
 from fxcli.zoo.checks import check_spec
 from fxcli.zoo.plugins import load_zoo
 from fxcli.zoo.specs import BackboneArgs, BackboneSpec, Stage
@@ -121,7 +122,7 @@ def _check_cover(spec: BackboneSpec, module: nn.Module) -> None:
             if parameter in owner:
                 raise _broken(spec, f"{names[parameter]} is in stage {stage.name} and in stage {owner[parameter]}")
             owner[parameter] = stage.name
-    if left := [name for parameter, name in names.items() if parameter not in owner]:
+    if left := freeze.left_out(module, spec):
         raise _broken(spec, f"{len(left)} parameters are in no stage: {', '.join(left[:3])}")
 
 

@@ -69,6 +69,7 @@ def test_what_a_backbone_refuses_is_a_recipe_error(demo_zoo):
         (lambda args: torch.empty(2).view(3), "backbone demo_tiny: build failed: RuntimeError: shape"),
         (lambda args: torch.relu, "backbone demo_tiny: build returned builtin_function_or_method, not a torch module"),
         (lambda args: torch.nn.LazyLinear(2), "backbone demo_tiny: weight has no shape yet: build returned a lazy"),
+        (lambda args: torch.nn.LazyBatchNorm2d(affine=False), "backbone demo_tiny: running_mean has no shape yet"),
     ],
 )
 def test_a_plugin_that_cannot_build_is_told_as_broken(demo_zoo, build, message):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -240,7 +241,8 @@ def built(kind: str, name: str, build: Callable[[], object]) -> nn.Module:
     if not isinstance(found, nn.Module):
         raise broken(kind, name, f"build returned {type(found).__name__}, not a torch module")
     # The optimizer is made before the first picture is seen.
-    if lazy := [key for key, parameter in found.named_parameters() if is_lazy(parameter)]:
+    tensors = itertools.chain(found.named_parameters(), found.named_buffers())
+    if lazy := [key for key, tensor in tensors if is_lazy(tensor)]:
         raise broken(kind, name, f"{lazy[0]} has no shape yet: build returned a lazy module of torch")
     return found
 

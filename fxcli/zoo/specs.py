@@ -30,7 +30,7 @@ class InputSpec:
     """What a backbone expects to see.
 
     Attributes:
-        size_px: Side of the square input.
+        size_px: Side of the square input, from 32 to 2048.
         mean: Per channel, subtracted from pixels in [0, 1].
         std: Per channel, divided by after that.
         interpolation: "bilinear" or "bicubic", as the weights were trained.
