@@ -94,7 +94,7 @@ def test_a_jpeg_that_was_cut_and_ended_all_the_same_is_refused(tmp_path, mode, o
         assert reason(path) == "cut short: the end of the picture is missing"
 
 
-@pytest.mark.parametrize("rest", [b"\0" * 9000, b"\xff\xd9"])
+@pytest.mark.parametrize("rest", [b"", b"\0" * 9000, b"\xff\xd9"])
 def test_a_jpeg_of_a_telephone_with_a_preview_is_held_to_the_same(tmp_path, rest):
     pages = [Image.open(io.BytesIO(jpeg(seed=seed))) for seed in (1, 2)]
     path = tmp_path / "a.jpg"
@@ -103,8 +103,11 @@ def test_a_jpeg_of_a_telephone_with_a_preview_is_held_to_the_same(tmp_path, rest
     assert read(path).cautions == ()
     path.write_bytes(whole[:-300])
     assert read(path).cautions == (), "the preview alone is hurt"
-    path.write_bytes(whole[: whole.index(b"\xff\xd9") // 2] + rest)
+    end = whole.index(b"\xff\xd9")
+    path.write_bytes(whole[: end // 2] + rest)
     assert reason(path) == "cut short: the end of the picture is missing"
+    path.write_bytes(whole[: end // 2] + rest + whole[end + 2 :])
+    assert reason(path).startswith(("cut short", "damaged")), "the end of the preview is none of the picture's"
 
 
 def test_a_jpeg_that_ends_in_grey_is_whole(tmp_path):

@@ -278,6 +278,8 @@ def _names_in(folder: Path) -> list[str]:
         if not all(lines):
             what = "a blank line before a name of a class: some tools count it, and number what follows by it"
             raise DataError(what, where=f"{file}:{lines.index('') + 1}", hint="take it out, or put a name there")
+        if not lines:
+            raise DataError("no names of classes here: this file is empty", where=file)
         return lines
     try:
         found = plain(read_tree(file, str(file)))

@@ -25,7 +25,7 @@ MOST_SCANS = 100
 _MOST_JUNK_BYTES = 64 << 10
 
 _PNG, _JPEG = b"\x89PNG\r\n\x1a\n", b"\xff\xd8"
-SCAN, _END = 0xDA, 0xD9
+SCAN, _END, _START = 0xDA, 0xD9, 0xD8
 # Within a scan an FF stands before a zero or a restart marker's byte, and one may stand before any other marker's.
 _MARKER = re.compile(rb"\xff([^\x00\xd0-\xd7\xff])")
 _BLOCK_BYTES = 64 << 10
@@ -83,6 +83,8 @@ def markers(handle: BinaryIO) -> Iterator[tuple[int, int]]:
             place += len(block) - 1
             continue
         kind, at = found[1][0], place + found.start()
+        if kind == _START:
+            return  # another picture, as a preview behind this one: a decoder ends here
         yield kind, at
         if kind == _END:
             return
@@ -116,7 +118,7 @@ def _check_markers(handle: BinaryIO, path: Path) -> None:
         count += 1
         if count > _MOST_MARKERS:
             raise UnreadableImage(path, _TOO_MANY_MARKERS)
-        if kind and kind not in _ALONE:
+        if kind not in _ALONE:
             length = int.from_bytes(handle.read(2), "big")
             handle.seek(max(0, length - 2), os.SEEK_CUR)
     raise UnreadableImage(path, "damaged: no marker of a JPEG where one must stand")

@@ -20,7 +20,7 @@ _INTERVAL, _RESTARTS = b"\xff\xdd", tuple(bytes((0xFF, 0xD0 + number)) for numbe
 
 
 def has_end(handle: BinaryIO) -> bool:
-    """Whether a JPEG has an end marker after its last scan; Pillow does without where any bytes follow, even zeros."""
+    """Whether a JPEG has an end marker; Pillow does without where any bytes follow, even zeros."""
     place = handle.tell()
     size = handle.seek(0, io.SEEK_END)
     handle.seek(max(0, size - _TAIL_BYTES))
