@@ -244,9 +244,10 @@ def _evaluated(opened: Opened, asked: Asked) -> Evaluated:
     if studies:
         named = [studies[path] for path in said.paths]
         said = of_studies(said, named)
-        # Without --by there is `leaked` alone, whose greatest value is "yes": one such picture makes such a study.
-        greatest = {name: dict(sorted(zip(named, each, strict=True))) for name, each in values.items()}
-        values = {name: [column[study] for study in said.paths] for name, column in greatest.items()}
+        # --by does not go with --study: the column is `leaked`, and one such picture makes such a study.
+        for name, each in values.items():
+            leaked = {study for study, value in zip(named, each, strict=True) if value == "yes"}
+            values[name] = ["yes" if study in leaked else "no" for study in said.paths]
     metadata = _metadata(opened, manifest, values, asked)
     result = {
         **opened.origin(),

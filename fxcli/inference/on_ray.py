@@ -163,6 +163,8 @@ def _unreachable(address: str, why: str) -> RunError:
 def written(task: Task, todo: Sequence[Shard], *, room: int) -> Iterator[Told]:
     """Has shards written by a pool of actors, each once; tells of each when it is done, in any order.
 
+    Of one that stands there several times it tells as often.
+
     Args:
         task: Of each actor.
         todo: At least one.

@@ -25,11 +25,12 @@ def estimate(recipe: ClassifyRecipe | DetectRecipe, manifest: Manifest) -> tuple
     """What `run` gives of the first training that a recipe asks for, and how many it asks for.
 
     Raises:
-        FxError: One of them could not begin, as `job.create` says.
+        FxError: One of them could not begin, as `job.check` and `job.build` say.
     """
+    parts = []
     if isinstance(recipe, ClassifyRecipe):
         job.check(recipe, manifest)
-    parts = ensemble.parts(recipe, manifest, Run(Path())) if isinstance(recipe, ClassifyRecipe) else []
+        parts = ensemble.parts(recipe, manifest, Run(Path()))
     compute = hardware.compute(recipe.hardware, training=True)
     training = job.build(recipe, parts[0].manifest if parts else manifest, compute, load_zoo(), {})
     with dataset.attended():

@@ -55,7 +55,7 @@ def train(training: AnyTraining, run: Run, *, resume: bool) -> dict[str, Any]:
             reached = f"in epoch {place.phase_epoch} of {phase.train.epochs} of phase {name}"
             training.place = place = Place(phase=place.phase + 1, epoch=place.epoch, step=place.step)
             place.__dict__.update(timer.totals)
-            (is_over,) = training.world.any(_is_over(phase, timer))
+            (is_over,) = training.world.any(timer.is_over(phase.train.max_minutes))
             later = [name for name, _ in training.phases[place.phase :]]
             if is_over:
                 if (is_cut or later) and training.world.is_first:
@@ -88,7 +88,7 @@ def _phase(training: AnyTraining, run: Run, log: Log, timer: Timer, stop: Stop, 
         _save(training, run, timer)
     if place.done or place.phase_epoch == phase.train.epochs:
         # Resumed at its very end.
-        return place.phase_epoch < phase.train.epochs and _is_over(phase, timer)
+        return place.phase_epoch < phase.train.epochs and timer.is_over(phase.train.max_minutes)
 
     def check() -> None:
         if stop.asked:
@@ -109,7 +109,7 @@ def _phase(training: AnyTraining, run: Run, log: Log, timer: Timer, stop: Stop, 
             started, before = timer.totals, place.loss_count
             timer.begin_epoch(1 - before / count)
             for _ in steps(training, feed, timer):
-                is_asked, is_over = training.world.any(stop.asked, _is_over(phase, timer))
+                is_asked, is_over = training.world.any(stop.asked, timer.is_over(phase.train.max_minutes))
                 if timer.is_due(phase.train.save_every_min) or is_asked or is_over:
                     _save(training, run, timer)
                 if is_asked:
@@ -128,7 +128,7 @@ def _phase(training: AnyTraining, run: Run, log: Log, timer: Timer, stop: Stop, 
                 # Gone on with after the last step of an epoch, it has nothing left to see.
                 speed["images_per_s"] = seen / max(1e-9, spent_s)
             _end_epoch(training, run, log, timer, feed, speed)
-            is_asked, is_over = training.world.any(stop.asked, _is_over(phase, timer))
+            is_asked, is_over = training.world.any(stop.asked, timer.is_over(phase.train.max_minutes))
             if is_over and not place.done and place.phase_epoch < phase.train.epochs:
                 # Another step would have to be measured, too.
                 is_cut = place.done = True
@@ -274,7 +274,7 @@ def _ahead(training: AnyTraining, timer: Timer) -> str:
     """What is left of a phase at the pace of its last epoch, and the phases after it."""
     place = training.place
     _, phase = training.phases[place.phase]
-    if _is_over(phase, timer):
+    if timer.is_over(phase.train.max_minutes):
         return "  0.0 min left"
     # How long the epochs of others take is not known: other parts of the network learn in them.
     later = [name for name, _ in training.phases[place.phase + 1 :]]
@@ -291,10 +291,6 @@ def _score(monitor: str, values: dict[str, Any]) -> float | None:
         return None
     value = float(values[monitor])
     return -value if monitor == "val_loss" else value
-
-
-def _is_over(phase: AnyPhase, timer: Timer) -> bool:
-    return phase.train.max_minutes is not None and timer.spent_s >= phase.train.max_minutes * 60
 
 
 def _save(training: AnyTraining, run: Run, timer: Timer) -> None:

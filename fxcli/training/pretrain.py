@@ -303,7 +303,7 @@ def _epoch(pretraining: Pretraining, run: Run, timer: Timer, stop: Stop) -> None
             # stop
             if is_asked:
                 raise stop.interrupted(run, place.step)
-            if _is_over(recipe, timer):
+            if timer.is_over(recipe.train.max_minutes):
                 place.done = True
                 break
 
@@ -339,13 +339,9 @@ def _end_epoch(
     if every and "embedding_spread" in learnt:
         watch.check_embeddings(learnt["embedding_spread"], place.flat_epochs)
     # Else another step would be looked at, too.
-    place.done = place.done or _is_over(pretraining.recipe, timer)
+    place.done = place.done or timer.is_over(pretraining.recipe.train.max_minutes)
     # save
     _save(pretraining, run, timer)
-
-
-def _is_over(recipe: PretrainRecipe, timer: Timer) -> bool:
-    return recipe.train.max_minutes is not None and timer.spent_s >= recipe.train.max_minutes * 60
 
 
 def _tell(pretraining: Pretraining, run: Run, found: Mapping[str, float], rest: str = "") -> None:

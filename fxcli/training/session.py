@@ -250,6 +250,10 @@ class Timer:
         """Notes that the steps of the epoch are through; validating follows."""
         self._stepped = self.spent_s
 
+    def is_over(self, max_minutes: float | None) -> bool:
+        """Whether the run took so many minutes; never where none are said."""
+        return max_minutes is not None and self.spent_s >= max_minutes * 60
+
     @property
     def epoch_s(self) -> float | None:
         """Seconds that the whole of such an epoch takes; None where no step of it was seen."""
