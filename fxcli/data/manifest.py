@@ -9,7 +9,7 @@ import json
 import os
 import stat
 from collections import Counter
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Any
@@ -294,8 +294,8 @@ def _lies_within(path: Path, root: str) -> bool:
     return Path(os.path.realpath(path)).is_relative_to(root)
 
 
-def read_table(path: Path) -> tuple[list[str], list[tuple[str, dict[str, str]]]]:
-    """Header, and "file:line" and cells of each row, of a CSV with one header line, or of Parquet.
+def read_table(path: Path, clean: Callable[[str], str] = str) -> tuple[list[str], list[tuple[str, dict[str, str]]]]:
+    """Header, and "file:line" and cells of each row, of a CSV with one header line (its names cleaned), or of Parquet.
 
     Raises:
         DataError: It cannot be read, a column's name stands there twice, or a row has more or fewer cells.
@@ -308,8 +308,7 @@ def read_table(path: Path) -> tuple[list[str], list[tuple[str, dict[str, str]]]]
             raise DataError(f"larger than {_SIZE_LIMIT_BYTES >> 20} MiB: this is no list of pictures", where=path)
         with path.open(newline="", encoding="utf-8-sig") as handle:
             reader = csv.reader(handle, strict=True)
-            # A blank after a comma is no part of a name.
-            header = [name.strip() for name in next(reader, [])]
+            header = [clean(name) for name in next(reader, [])]
             rows = [(f"{path}:{reader.line_num}", cells) for cells in reader if cells]
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise DataError(f"this CSV cannot be read: {error}", where=path) from error

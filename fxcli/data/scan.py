@@ -154,7 +154,8 @@ def table(path: Path, columns: Columns, *, labelled: bool = True) -> list[Source
         DataError: The file cannot be read, lacks a column, or lists nothing; or a row has no path, no label, an
             unknown split, or a picture that stands there twice.
     """
-    header, rows = read_table(path)
+    # A blank after a comma is no part of a name.
+    header, rows = read_table(path, str.strip)
     wanted = columns.model_dump(exclude={"folder"} if labelled else {"folder", "label"})
     # Columns that a recipe does not name are taken where they stand under their customary names.
     for role in _ALIKE:
