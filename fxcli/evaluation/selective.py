@@ -103,7 +103,7 @@ def aurc(
     # By groups: all errors may be of one patient.
     rarer = min(len(np.unique(codes[order[its]])) for its in (wrong, ~wrong))
     n = alike_n(codes) if rarer < FEW_OUTCOMES else None
-    return percentile(float(risk_coverage(logits, targets).risk.mean()), found["aurc"], n_groups, n=n)
+    return percentile(float(area(np.ones((n_groups, 1)))["aurc"][0]), found["aurc"], n_groups, n=n)
 
 
 def abstention(logits: np.ndarray, targets: np.ndarray, groups: Groups = None, *, target: float) -> Abstention | None:
