@@ -18,6 +18,7 @@ from fxcli.data.radiograph import MAX_PIXELS, Caution, Radiograph
 from fxcli.data.read import read
 from fxcli.data.window import to_8_bit
 from fxcli.errors import DataError, UnreadableImage
+from fxcli.zoo.specs import LEAST_SIZE_PX, MOST_SIZE_PX
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -218,7 +219,7 @@ class Preprocessing:
                 and all(x > 0 for x in std)
                 and made.resize in ("letterbox", "squash", "crop")
                 and made.interpolation in _FILTERS
-                and _is_whole(made.image_size_px, 32, 2048)
+                and _is_whole(made.image_size_px, LEAST_SIZE_PX, MOST_SIZE_PX)
             )
         except (KeyError, TypeError, ValueError) as error:
             raise DataError(f"not a preprocessing of fx: {error}") from error

@@ -40,6 +40,7 @@ from fxcli.recipe.fields import (
     VFlip,
     Zoom,
 )
+from fxcli.zoo.specs import LEAST_SIZE_PX, MOST_SIZE_PX
 
 
 class Data(Section):
@@ -59,7 +60,10 @@ class Data(Section):
         "seed; a smaller share is a part of a larger one",
     )
     image_size_px: int | None = Field(
-        None, ge=32, le=2048, description="side of the model's square input in pixels; null = the backbone's own"
+        None,
+        ge=LEAST_SIZE_PX,
+        le=MOST_SIZE_PX,
+        description="side of the model's square input in pixels; null = the backbone's own",
     )
     resize: Literal["letterbox", "squash", "crop"] = Field(
         "letterbox",

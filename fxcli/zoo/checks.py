@@ -20,6 +20,8 @@ from pydantic import BaseModel
 from fxcli.errors import PluginError
 from fxcli.zoo import hookspecs
 from fxcli.zoo.specs import (
+    LEAST_SIZE_PX,
+    MOST_SIZE_PX,
     BackboneFamily,
     BackboneSpec,
     DetectorSpec,
@@ -174,9 +176,9 @@ def _input_problems(seen: object, where: str) -> Iterator[str]:
     if not isinstance(seen, InputSpec):
         yield f"{where} must be an InputSpec"
         return
-    if not isinstance(seen.size_px, int) or not 32 <= seen.size_px <= 2048:
+    if not isinstance(seen.size_px, int) or not LEAST_SIZE_PX <= seen.size_px <= MOST_SIZE_PX:
         # As `data.image_size_px`: a model file of another size could be written, and not be read.
-        yield f"{where}.size_px must be a whole number from 32 to 2048"
+        yield f"{where}.size_px must be a whole number from {LEAST_SIZE_PX} to {MOST_SIZE_PX}"
     if len(seen.mean) != 3 or len(seen.std) != 3 or min(seen.std) <= 0:
         yield f"{where}.mean and {where}.std have three numbers each, those of std above 0"
     if seen.interpolation not in ("bilinear", "bicubic"):

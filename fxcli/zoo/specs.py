@@ -15,6 +15,9 @@ from pydantic import BaseModel, ConfigDict
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
+# Sides of square inputs that recipes, plugins and model files may have.
+LEAST_SIZE_PX, MOST_SIZE_PX = 32, 2048
+
 Interpolation = str
 StateDict = dict[str, "Tensor"]
 
@@ -30,7 +33,7 @@ class InputSpec:
     """What a backbone expects to see.
 
     Attributes:
-        size_px: Side of the square input, from 32 to 2048.
+        size_px: Side of the square input, from LEAST_SIZE_PX to MOST_SIZE_PX.
         mean: Per channel, subtracted from pixels in [0, 1].
         std: Per channel, divided by after that.
         interpolation: "bilinear" or "bicubic", as the weights were trained.
