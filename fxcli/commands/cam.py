@@ -14,7 +14,6 @@ from fxcli.commands.startup import import_torch
 from fxcli.console import console
 from fxcli.data.paths import PathStyle
 from fxcli.errors import SomeRowsFailed, UsageError
-from fxcli.zoo.specs import LEAST_SIZE_PX, MOST_SIZE_PX
 
 if TYPE_CHECKING:
     from fxcli.explain.draw import Explainer
@@ -58,8 +57,9 @@ def cam(
         typer.Option(
             "--size",
             metavar="PX",
-            min=LEAST_SIZE_PX,
-            max=MOST_SIZE_PX,
+            # As zoo/specs has them, which would make --help import pydantic.
+            min=32,
+            max=2048,
             help="With --layer or --against: size of the input that is explained; default: the model's.",
         ),
     ] = None,
