@@ -16,8 +16,9 @@ pytestmark = pytest.mark.bench
 
 COUNTS = [int(count) for count in os.environ.get("FX_BENCH_AUDIT", "1000,10000,100000").split(",")]
 METHOD = (
-    "one run each, one thread; 1,000 are drawn phantoms of which every tenth has a distorted copy, more are random "
-    "keypoints, hashes and pixels (40 keypoints a picture). Indexing is measured whole, comparing on 1,000 candidates"
+    "one run each, processor time of one thread; 1,000 are drawn phantoms of which every tenth has a distorted copy, "
+    "more are random keypoints, hashes and pixels (40 keypoints a picture). Indexing is measured whole, comparing on "
+    "1,000 candidates"
 )
 
 
