@@ -109,10 +109,10 @@ def huge(path, start, size):
 
 
 def reason(path):
-    began = time.perf_counter()
+    began = time.process_time()
     with pytest.raises(UnreadableImage) as caught:
         read(path)
-    assert time.perf_counter() - began < 1
+    assert time.process_time() - began < 1
     return caught.value.reason
 
 
@@ -135,8 +135,10 @@ def test_a_jpeg_whose_end_is_far_away(tmp_path):
     assert reason(path) == "a file of 256 MiB: more than 256 is no radiograph"
 
 
-def test_a_jpeg_of_zeros_behind_its_header(tmp_path):
-    path = huge(tmp_path / "a.jpg", jpeg_file(tmp_path)[:20], 200 << 20)
+@pytest.mark.parametrize("start", [slice(20), None], ids=["header", "end"])
+def test_a_jpeg_of_zeros_in_place_of_a_picture(tmp_path, start):
+    """Pillow would go over them one by one, behind an end marker, too."""
+    path = huge(tmp_path / "a.jpg", jpeg_file(tmp_path)[start] if start else b"\xff\xd8\xff\xd9", 200 << 20)
     assert reason(path) == "damaged: no marker of a JPEG where one must stand"
 
 

@@ -31,7 +31,6 @@ _MARKER = re.compile(rb"\xff([^\x00\xd0-\xd7\xff])")
 _BLOCK_BYTES = 64 << 10
 # Writers make some dozens.
 _MOST_MARKERS = 10_000
-_TOO_MANY_MARKERS = f"damaged: a JPEG of more than {_MOST_MARKERS:,} markers"
 # TEM and RST0 to RST7 stand alone: no length follows. Nor do decoders skip what no marker is called.
 _ALONE = {*range(0xC0), *range(0xD0, 0xD8)}
 
@@ -59,20 +58,19 @@ def check(handle: BinaryIO, path: Path) -> None:
     if size > most:
         raise UnreadableImage(path, f"a file of {size >> 20:,} MiB: more than {most >> 20:,} is no radiograph")
     if start.startswith(_JPEG):
-        handle.seek(len(_JPEG))
         _check_markers(handle, path)
-        _check_scans(handle, path)
     elif start == _PNG:
         _check_chunks(handle, path)
     handle.seek(0)
 
 
-def markers(handle: BinaryIO) -> Iterator[tuple[int, int]]:
-    """Kind and place of each marker of a JPEG that a decoder comes by, the end marker last (ITU T.81, B.1.1).
+def markers(handle: BinaryIO) -> Iterator[tuple[int, int, int]]:
+    """Each marker of a JPEG that a decoder comes by, the end marker last (ITU T.81, B.1.1): kind, place, bytes skipped.
 
-    Not what looks like one in a segment, as in a preview, or behind the end, where telephones put films.
+    Not what looks like one in a segment, as in a preview, or behind the end, where telephones put films. What is
+    skipped in front of a marker is the data of a scan, or junk.
     """
-    place = len(_JPEG)
+    place = end = len(_JPEG)
     while True:
         handle.seek(place)
         block = handle.read(_BLOCK_BYTES)
@@ -85,53 +83,35 @@ def markers(handle: BinaryIO) -> Iterator[tuple[int, int]]:
         kind, at = found[1][0], place + found.start()
         if kind == _START:
             return  # another picture, as a preview behind this one: a decoder ends here
-        yield kind, at
+        yield kind, at, at - end
         if kind == _END:
             return
-        place = at + 2
+        place = end = at + 2
         if kind not in _ALONE:
             handle.seek(place)
-            place += int.from_bytes(handle.read(2), "big")
+            place = end = place + int.from_bytes(handle.read(2), "big")
 
 
 def end_of(handle: BinaryIO) -> int:
     """Where the end marker of a JPEG stands; -1 if it has none."""
-    return next((place for kind, place in markers(handle) if kind == _END), -1)
+    return next((place for kind, place, _ in markers(handle) if kind == _END), -1)
 
 
 def _check_markers(handle: BinaryIO, path: Path) -> None:
-    """From marker to marker up to the first scan (ITU T.81, B.1.1)."""
-    junk_bytes = count = 0
-    while junk_bytes < _MOST_JUNK_BYTES:
-        byte = handle.read(1)
-        if not byte:
-            return  # cut short: the decoder says so
-        if byte != b"\xff":
-            junk_bytes += 1
-            continue
-        while byte == b"\xff":
-            byte = handle.read(1)
-            junk_bytes += 1
-        kind = byte[0] if byte else _END
-        if kind in (SCAN, _END):
-            return
-        count += 1
-        if count > _MOST_MARKERS:
-            raise UnreadableImage(path, _TOO_MANY_MARKERS)
-        if kind not in _ALONE:
-            length = int.from_bytes(handle.read(2), "big")
-            handle.seek(max(0, length - 2), os.SEEK_CUR)
-    raise UnreadableImage(path, "damaged: no marker of a JPEG where one must stand")
-
-
-def _check_scans(handle: BinaryIO, path: Path) -> None:
-    scans = 0
-    for count, (kind, _) in enumerate(markers(handle)):
+    scans = junk_bytes = 0
+    for count, (kind, _, skipped_bytes) in enumerate(markers(handle)):
+        # In front of the first scan Pillow goes over them one by one.
+        junk_bytes += 0 if scans else skipped_bytes
         scans += kind == SCAN
+        if junk_bytes > _MOST_JUNK_BYTES:
+            break
         if scans > MOST_SCANS:
             raise UnreadableImage(path, f"damaged: a JPEG of more than {MOST_SCANS} scans")
         if count > _MOST_MARKERS:
-            raise UnreadableImage(path, _TOO_MANY_MARKERS)
+            raise UnreadableImage(path, f"damaged: a JPEG of more than {_MOST_MARKERS:,} markers")
+    # Nor does Pillow know of an end before the first scan.
+    if not scans or junk_bytes > _MOST_JUNK_BYTES:
+        raise UnreadableImage(path, "damaged: no marker of a JPEG where one must stand")
 
 
 def _check_chunks(handle: BinaryIO, path: Path) -> None:

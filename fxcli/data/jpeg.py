@@ -68,7 +68,7 @@ def _is_refined(data: bytes) -> bool:
     """Whether no scan of a progressive JPEG is missing: all bits of all coefficients are there (ITU T.81, G.1.1.1)."""
     is_progressive = False
     lowest_bit: dict[tuple[int, int], int] = {}
-    for kind, at in containers.markers(io.BytesIO(data)):
+    for kind, at, _ in containers.markers(io.BytesIO(data)):
         is_progressive |= kind == _PROGRESSIVE
         if kind == containers.SCAN:
             end = at + 5 + 2 * data[at + 4]
