@@ -223,8 +223,10 @@ def test_given_without_any():
     ids=["one group", "one picture a class", "one picture"],
 )
 def test_too_few_to_draw_from(labels, group):
-    with pytest.raises(DataError, match="are too few to draw a part of them"):
+    with pytest.raises(DataError, match="are too few to draw a part of them") as caught:
         assign(Split(), 0, labels, group, [None] * len(labels))
+    assert "split.policy=train in fx prepare" in caught.value.hint
+    assert set(assign(Split(policy="train"), 0, labels, group, [None] * len(labels))) == {"train"}
 
 
 @pytest.mark.slow

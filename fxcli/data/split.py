@@ -176,7 +176,8 @@ def drawn(labels: Sequence[str], group: Sequence[str], frac: float, seed: int) -
     if not drawn.any() or drawn.all():
         raise DataError(
             f"{len(labels)} pictures in {len(set(group))} groups are too few to draw a part of them",
-            hint="add pictures, give the split yourself (folders Train and Test), or set split.val_frac=0 for no val",
+            hint="add pictures, give the split yourself (folders Train and Test), or draw none: split.policy=train in "
+            "fx prepare, train.monitor=none in fx train",
         )
     return drawn
 
