@@ -1,6 +1,7 @@
 """Boxes on the pictures that are prepared: found, turned, checked."""
 
 import math
+import shlex
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,8 +12,10 @@ from PIL import Image
 from fxcli.data import box_check
 from fxcli.data.annotations import Annotated, Annotation, Source
 from fxcli.data.box_check import are_turned, checked, label, match, placed
+from fxcli.data.names import class_name
 from fxcli.data.read import read
 from fxcli.errors import DataError
+from fxcli.recipe.load import load_default
 
 SIZE = (100, 50)
 
@@ -263,12 +266,21 @@ def test_labels_that_name_no_class_are_refused_before_pictures_are_read():
     known = source({"a.png": Annotated((), SIZE)}, ("distal radius", "ulna"))
     with pytest.raises(DataError, match=r"boxes\.json: 'distal radius' cannot name a class of boxes") as caught:
         match(known, {}, ["a.png"])
-    assert "\"boxes.classes={'distal radius': distal_radius}\"" in caught.value.hint
+    assert """--set 'boxes.classes={"distal radius": distal_radius}'""" in caught.value.hint
     with pytest.raises(DataError, match="'-ulna' cannot name a class"):
         match(known, {"distal radius": "radius", "ulna": "-ulna"}, ["a.png"])
     assert match(known, {"distal radius": "radius", "ulna": "ulna"}, ["a.png"]).by_name
     with pytest.raises(DataError, match="no label of these boxes has a class"):
         match(source({"a.png": Annotated((), SIZE)}, ()), {}, ["a.png"])
+
+
+@pytest.mark.parametrize("name", ["Colles' fracture", 'grade "II", open', "Brüche"])
+def test_what_to_do_about_such_a_label_can_be_typed(name):
+    with pytest.raises(DataError, match="cannot name a class of boxes") as caught:
+        match(source({"a.png": Annotated((), SIZE)}, (name,)), {}, ["a.png"])
+    (option,) = shlex.split(caught.value.hint.partition("--set ")[2])
+    known = load_default(["data.source=x", "boxes.source=y", option], name="mine").recipe.boxes.classes
+    assert known == {name: class_name(name)}
 
 
 def test_labels_of_pictures():

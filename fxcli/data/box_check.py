@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import math
+import shlex
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -137,8 +139,10 @@ def _check_names(classes: Mapping[str, str | None], file: Path) -> None:
     """Now, not when a detector is trained: preparing may take long."""
     for label, name in classes.items():
         if name is not None and not is_class_name(name):
-            example = f"{{{label[:80]!r}: {class_name(label)[:80] or 'NAME'}}}"
-            hint = f'boxes.classes names each label\'s class: --set "boxes.classes={example}"'
+            example = (
+                f"boxes.classes={{{json.dumps(label[:80], ensure_ascii=False)}: {class_name(label)[:80] or 'NAME'}}}"
+            )
+            hint = f"boxes.classes names each label's class: --set {shlex.quote(example)}"
             raise DataError(f"{name[:80]!r} cannot name a class of boxes", where=file, hint=hint)
     if not any(classes.values()):
         raise DataError("no label of these boxes has a class", where=file)
