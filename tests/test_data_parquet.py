@@ -7,10 +7,11 @@ from pathlib import Path
 
 import pytest
 
-from fxcli.data import parquet
+from fxcli.data import parquet, scan
 from fxcli.data.parquet import Kind
 from fxcli.errors import DataError, MissingDependency
 from fxcli.evaluation.table import csv_line, kind_of
+from fxcli.recipe.preparation import Columns
 
 pa = pytest.importorskip("pyarrow")
 pq = pytest.importorskip("pyarrow.parquet")
@@ -126,6 +127,16 @@ def test_a_list_of_others_is_read_as_text():
     assert cells[0] == ["a.png", "x", "41", "0.1", "true", "2020-01-02"]
     assert cells[1][1:] == ["", "", cells[1][3], "false", ""]
     assert float(cells[1][3]) == 2.0
+
+
+def test_names_of_a_lists_columns_lose_their_blanks_as_those_of_a_csv():
+    """pandas keeps them where it makes a Parquet of a CSV."""
+    pq.write_table(pa.table({"path": ["1.png"], " label": ["a"], " hospital": ["b"]}), "list.parquet")
+    (found,) = scan.table(Path("list.parquet"), Columns())
+    assert (found.folder, found.extra) == ("a", {"hospital": "b"})
+    pq.write_table(pa.table({"path": ["1.png"], "label": ["a"], " label": ["b"]}), "list.parquet")
+    with pytest.raises(DataError, match="two columns are called 'label'"):
+        scan.table(Path("list.parquet"), Columns())
 
 
 def test_paths_are_those_of_rows():

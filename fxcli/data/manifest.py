@@ -295,14 +295,14 @@ def _lies_within(path: Path, root: str) -> bool:
 
 
 def read_table(path: Path, clean: Callable[[str], str] = str) -> tuple[list[str], list[tuple[str, dict[str, str]]]]:
-    """Header, and "file:line" and cells of each row, of a CSV with one header line (its names cleaned), or of Parquet.
+    """Header, its names cleaned, and "file:line" and cells of each row, of a CSV with one header line, or of Parquet.
 
     Raises:
         DataError: It cannot be read, a column's name stands there twice, or a row has more or fewer cells.
         MissingDependency: It is Parquet, and pyarrow is not installed.
     """
     if path.suffix.lower() == parquet.SUFFIX:
-        return parquet.read_table(path)
+        return parquet.read_table(path, clean)
     try:
         if path.stat().st_size > _SIZE_LIMIT_BYTES:
             raise DataError(f"larger than {_SIZE_LIMIT_BYTES >> 20} MiB: this is no list of pictures", where=path)

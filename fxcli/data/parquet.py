@@ -184,8 +184,8 @@ def texts_of(file: Path, column: str) -> list[str]:
         return []
 
 
-def read_table(path: Path) -> tuple[list[str], list[tuple[str, dict[str, str]]]]:
-    """Header, and "file:row" and cells as text of each row; see manifest.read_table.
+def read_table(path: Path, clean: Callable[[str], str] = str) -> tuple[list[str], list[tuple[str, dict[str, str]]]]:
+    """Header, its names cleaned, and "file:row" and cells as text of each row; see manifest.read_table.
 
     Raises:
         MissingDependency: pyarrow is not installed.
@@ -196,7 +196,7 @@ def read_table(path: Path) -> tuple[list[str], list[tuple[str, dict[str, str]]]]
         groups = (file.metadata.row_group(index) for index in range(file.num_row_groups))
         if sum(group.total_byte_size for group in groups) > _LIST_LIMIT_BYTES:
             raise _too_large(path)
-        header = list(file.schema_arrow.names)
+        header = [clean(name) for name in file.schema_arrow.names]
         left = _LIST_LIMIT_BYTES
         if doubled := {name for name in header if header.count(name) > 1}:
             raise DataError(f"two columns are called '{min(doubled)}'", where=path)
