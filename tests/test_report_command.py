@@ -377,6 +377,8 @@ def test_detectors(own):
     assert rows["sensitivity at 1"] == told(figures["sensitivity_at_1_fp"])
     assert f"fx evaluate {run.path} --split val" in found.text
     assert "boxes around what it finds" in found.text
+    count = sum(row.split == "train" for row in kept(run).rows)
+    assert f": {count} pictures, of which those whose boxes are known" in found.text, "others may be unknown"
 
 
 @pytest.mark.slow

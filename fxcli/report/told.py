@@ -238,6 +238,7 @@ def card(run: Kept, headline: Sequence[str]) -> Section:
     parts = LEARNT if run.is_in_folds else _list(run.section("data", "splits")) or ["train"]
     learnt, frac = sum(row.split in parts for row in run.rows), run.section("data", "train_frac")
     share = f", {100 * frac:g} % of them drawn" if isinstance(frac, float) and frac < 1 else ""
+    share += ", of which those whose boxes are known" if run.task == "detect" else ""
     facts = [
         ("model", f"{run.name}, recipe {text_of(run.info.get('recipe'))}"),
         (
