@@ -331,7 +331,7 @@ def _end_epoch(
     waited, computed = round(spent["data_wait_s"], 2), round(spent["compute_s"], 2)
     values = {"epoch": place.epoch, "train_loss": place.loss, **learnt, "seconds": round(timer.spent_s, 1)}
     log.write(place.step, {**values, **found, "data_wait_s": waited, "compute_s": computed})
-    run.update(seconds={name: round(value, 1) for name, value in timer.totals.items()})
+    run.update(epoch=place.epoch, seconds={name: round(value, 1) for name, value in timer.totals.items()})
     ahead = "" if timer.epoch_s is None else f"  {timer.epoch_s * (epochs - place.epoch) / 60:.1f} min left"
     times = f"data {waited:.1f} s, compute {computed:.1f} s"
     _tell(pretraining, run, {"train_loss": place.loss, **learnt, **found}, f"  {times}{ahead}")

@@ -38,6 +38,7 @@ def test_the_loss_falls_and_the_file_says_what_it_is(recipe_of, go, method):
     found, header = checkpoint.load_model_file(run.model_file)
     assert all(name.startswith("backbone.") for name in found)
     assert (header["task"], header["method"], header["epoch"]) == ("pretrain", method, 8)
+    assert run.info()["epoch"] == 8, "as fx runs lists it"
     assert Preprocessing.from_mapping(header["preprocessing"]).image_size_px == 32
 
 
