@@ -117,7 +117,8 @@ def learnt_from(recipe: TrainRecipe, manifest: Manifest, *, told: bool = False) 
     splits = recipe.data.splits if isinstance(recipe, PretrainRecipe) else ("train",)
     taken = split.learnt(manifest, recipe.data.train_frac, recipe.seed, splits)
     if told and taken is not manifest:
-        whole, parts = sum(row.split in splits for row in manifest.rows), ", ".join(splits)
-        why = "data.train_frac" if parts == "train" else f"data.splits: {parts}; data.train_frac"
-        console.note(f"learns from {len(taken.part('train'))} of {whole} pictures for training ({why})")
+        whole = sum(row.split in splits for row in manifest.rows)
+        why = [f"data.splits: {', '.join(splits)}"] if set(splits) != {"train"} else []
+        why += ["data.train_frac"] if recipe.data.train_frac < 1 else []
+        console.note(f"learns from {len(taken.part('train'))} of {whole} pictures for training ({'; '.join(why)})")
     return taken

@@ -15,7 +15,7 @@ from fxcli.cli import app
 from fxcli.data.manifest import write_manifest
 from fxcli.inference import measured
 from fxcli.run import directory
-from fxcli.training import pretrain
+from fxcli.training import pictures, pretrain
 
 
 def test_without_labels_it_looks_for_collapse_alone(recipe_of, demo_zoo, manifest):
@@ -54,6 +54,23 @@ def test_pictures_without_labels_are_pretrained_on_and_nothing_else(recipe_of, m
     fx("train", "fine.yaml", "--out", "runs/fine")
     evaluate = ("evaluate", "runs/fine", "--data", "prepared/pool/manifest.csv", "--split", "train")
     assert told in fx(*evaluate, code=4).stderr
+
+
+@pytest.mark.parametrize(
+    ("sets", "told"),
+    [
+        ((), ""),
+        (("data.train_frac=0.5",), "learns from 12 of 24 pictures for training (data.train_frac)\n"),
+        (("data.splits=[train,val]",), "learns from 30 of 30 pictures for training (data.splits: train, val)\n"),
+        (
+            ("data.splits=[train,val]", "data.train_frac=0.5"),
+            "learns from 16 of 30 pictures for training (data.splits: train, val; data.train_frac)\n",
+        ),
+    ],
+)
+def test_why_other_pictures_are_learnt_from_is_told(recipe_of, manifest, capsys, sets, told):
+    pictures.learnt_from(recipe_of("simclr", *sets), manifest, told=True)
+    assert capsys.readouterr().err == told
 
 
 @pytest.mark.slow
