@@ -90,7 +90,7 @@ def test_a_picture_of_another_size():
         (box(1, 1, math.nan, 3), "not a finite number"),
         (box(-math.inf, 1, 2, 3), "not a finite number"),
         (box(1, 1, 5, 5, label="x" * 100), "unknown class 'x"),
-        (box(1, 1, 5, 5, label=""), "unknown class ''"),
+        (box(1, 1, 5, 5, label=""), "its number is that of no class"),
         (box(5, 1, 1, 3), "inverted"),
         (box(1, 5, 3, 1), "inverted"),
         (box(1, 1, 1, 3), "empty"),

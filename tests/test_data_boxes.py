@@ -211,7 +211,7 @@ def test_labels_without_boxes_are_a_contradiction():
         (lambda values: values["images"][0].update(file_name="pictures/x.png"), "a picture that the manifest lacks"),
         (lambda values: values["images"][0].update(width=1), "refer to another size"),
         (lambda values: values["annotations"][0].update(bbox=[0, 0, -1, 5]), "inverted"),
-        (lambda values: values["annotations"][0].update(category_id=7), "unknown class"),
+        (lambda values: values["annotations"][0].update(category_id=7), "its number is that of no class"),
         (lambda values: values["categories"][0].update(name="=cmd"), "do not name classes"),
         (lambda values: values.update(categories=[]), "do not name classes"),
     ],

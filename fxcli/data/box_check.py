@@ -281,7 +281,7 @@ def checked(
         if not all(map(math.isfinite, box.corners)):
             wrong = "not a finite number"
         elif box.label not in labels:
-            wrong = f"unknown class {box.label[:80]!r}"
+            wrong = f"unknown class {box.label[:80]!r}" if box.label else "its number is that of no class"
         elif right < left or bottom < top:
             wrong = "inverted: its right or lower border lies before the other"
         elif right - left < least_px or bottom - top < least_px:
