@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -195,6 +196,18 @@ def test_parts_without_boxes_are_told_before_a_run_is_made(begin, tiny_detect, p
     with pytest.raises(DataError, match=told):
         job.create(recipe, read_manifest(Path("copy/manifest.csv")), None)
     assert not Path("runs").exists()
+
+
+@pytest.mark.parametrize(("is_labelled", "told"), [(True, "split.val_frac above 0"), (False, "split.policy=grouped")])
+def test_how_to_come_to_a_validation_part(tiny_detect, prepared_boxes, is_labelled, told):
+    """Of pictures without labels fx prepare draws none, whatever split.val_frac says."""
+    recipe = changed(tiny_detect, prepared_boxes, drop("val"))
+    manifest = read_manifest(Path("copy/manifest.csv"))
+    if not is_labelled:
+        manifest = replace(manifest, rows=tuple(replace(row, label="") for row in manifest.rows))
+    with pytest.raises(DataError, match="no validation picture with a box") as caught:
+        detect.check_parts(recipe, manifest)
+    assert told in caught.value.hint
 
 
 def test_a_manifest_without_boxes(tiny_detect, prepared):

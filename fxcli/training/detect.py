@@ -54,10 +54,12 @@ def check_parts(recipe: DetectRecipe, manifest: Manifest) -> str:
     if "val_auroc" in monitors and all(has_box):
         lacks = lacks or "without a box"
     if monitors and lacks:
+        # Of pictures without labels nothing is drawn else.
+        draws = "split.val_frac above 0" if manifest.classes else "split.policy=grouped"
         raise DataError(
             f"no validation picture {lacks}, which train.monitor needs",
             where=manifest.file,
-            hint="prepare with split.val_frac above 0, or set train.monitor=none to keep the last epoch",
+            hint=f"prepare with {draws}, or set train.monitor=none to keep the last epoch",
         )
     return sha256_of(manifest.root / FILE)
 
