@@ -17,6 +17,7 @@ from typer.testing import CliRunner
 from fxcli.cli import app
 from fxcli.errors import DataError, RunError
 from fxcli.inference import on_ray, shards
+from fxcli.inference.notes import write_notes
 from fxcli.inference.opened import open_model
 from fxcli.inference.verdict import open_judge
 from fxcli.run import checkpoint
@@ -282,6 +283,32 @@ def test_rows_of_another_model_are_not_beside_these(name):
             pass
         assert error.value.where == Path("out") / name
     assert [file.name for file in Path("out").iterdir()] == [name]
+
+
+def test_an_overwrite_that_was_killed_at_its_beginning():
+    """Shards of one model are never taken for those of another."""
+    TABLE.mkdir(parents=True)
+    write_notes(TABLE, {"model": "a"})
+    (TABLE / "part-000000-abc.parquet").touch()
+
+    def going(model, **again):
+        return shards.going_to(Path("out"), {"model": model}, **{"resume": False, "overwrite": False, **again})
+
+    with pytest.MonkeyPatch.context() as patch:
+
+        def killed(*arguments):
+            write_notes(*arguments)
+            raise KeyboardInterrupt
+
+        patch.setattr(shards, "write_notes", killed)
+        with pytest.raises(KeyboardInterrupt), going("b", overwrite=True):
+            pass
+    with going("b", resume=True) as kept:
+        assert kept.folder.is_dir(), "they are begun anew"
+        assert list(kept.folder.iterdir()) == []
+    assert [file.name for file in TABLE.iterdir()] == ["part-000000-abc.parquet"]
+    with pytest.raises(RunError, match="model was"), going("a", resume=True):
+        pass
 
 
 def test_stopped_while_shards_are_put_in_order(judge, raw, monkeypatch):

@@ -270,8 +270,9 @@ def _open(kept: ShardFolder, made_with: Mapping[str, Any], *, resume: bool, over
         return
     with saying(part):
         _remove(part)
-        write_notes(part, made_with)
+        # Before its notes: alone they would be taken for those of complete shards.
         part.mkdir()
+        write_notes(part, made_with)
 
 
 def _file(folder: Path, key: str) -> Path:
