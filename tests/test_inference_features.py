@@ -1,6 +1,7 @@
 """features.npy and paths.csv: read by numpy and csv as they are, and told where they cannot be."""
 
 import csv
+import os
 from pathlib import Path
 
 import numpy as np
@@ -42,6 +43,21 @@ def test_what_is_not_finite_is_no_feature(value):
     with pytest.raises(RunError, match="the features are not finite"):
         keep([np.full((1, 6), value, dtype=np.float32)], ["a.png"])
     assert list(Path("learnt").iterdir()) == []
+
+
+def test_features_are_never_named_by_the_paths_of_others(monkeypatch):
+    keep([np.zeros((1, 6), np.float32)], ["a.png"])
+
+    def killed(source, target):
+        if target.name == "features.npy":
+            raise KeyboardInterrupt
+        os.replace(source, target)
+
+    monkeypatch.setattr("fxcli.run.files.replace", killed)
+    with pytest.raises(KeyboardInterrupt):
+        keep([np.ones((1, 6), np.float32)], ["b.png"])
+    assert Path("learnt/paths.csv").read_text() == "path\nb.png\n"
+    assert not Path("learnt/features.npy").exists()
 
 
 def test_nowhere():

@@ -98,6 +98,7 @@ def going_to(
         with contextlib.nullcontext() if is_locked else Lock(folder), replacing(file) as part:
             with part.open("wb") as handle:
                 yield FeatureFile(handle, len(paths), width)
-            # Those of other features must not stand beside these.
-            (folder / SHEET).unlink(missing_ok=True)
+            # Those of other features must not stand beside these, nor be named by their paths.
+            for name in (SHEET, FEATURES):
+                (folder / name).unlink(missing_ok=True)
             write_text(folder / PATHS, "".join(f"{csv_line([cell])}\n" for cell in ("path", *paths)))
