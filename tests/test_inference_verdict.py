@@ -131,6 +131,17 @@ def test_only_a_model_with_a_negative_class_is_a_gate_and_none_of_itself(folds, 
     assert "--model RUN_OR_FILE" in done.stderr
 
 
+def test_a_class_called_finding_would_share_the_column_of_the_gate(folds, gate, pictures):
+    tensors, info = checkpoint.load_model_file(folds.model_file)
+    info["classes"][1] = "finding"
+    checkpoint.save_model_file(folds.model_file, tensors, info)
+    done = fx("predict", *pictures, "--model", folds.path, "--gate", gate.path)
+    assert done.exit_code == 2, done.output
+    assert "has a class called finding, and its column p_finding is the gate's" in done.stderr
+    done = fx("predict", *pictures, "--model", folds.path)
+    assert "p_finding" in rows_of(done)[0]
+
+
 def test_what_is_not_answered_is_not_drawn(folds, gate, pictures):
     change(gate, threshold=0.9999)
     done = fx("predict", *pictures, "--model", folds.path, "--gate", gate.path, "--cam", "maps")

@@ -153,6 +153,11 @@ class Judge:
                 f"{self.opened.name} says itself whether there is a fracture: it needs no gate",
                 hint="name the model of fracture types: --model RUN_OR_FILE",
             )
+        if "finding" in self.opened.model.classes:
+            raise UsageError(
+                f"{self.opened.name} has a class called finding, and its column p_finding is the gate's",
+                hint="without --gate, or train it with another name of that class: data.classes",
+            )
         if gate.uncertainty.threshold is None:
             console.warn(
                 f"{gate.name} has no threshold of its own and rejects what it gives less than {_EVEN}; {_FOLDS}"
