@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import functools
 from collections.abc import Generator, Sequence
-from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,7 +16,6 @@ if TYPE_CHECKING:
     from fxcli.commands.outputs import Begun, Outputs
     from fxcli.data.paths import PathStyle
     from fxcli.evaluation.predictions import PredictionTable
-    from fxcli.explain.places import Drawing
     from fxcli.inference.features import FeatureFile
     from fxcli.inference.pipeline import Answer
     from fxcli.inference.rows import Rows
@@ -25,27 +23,6 @@ if TYPE_CHECKING:
 
 # Pictures that a gate looks at before the model does: what it said of them is lost when the command is stopped.
 BLOCK = 256
-
-
-@dataclass(frozen=True)
-class Beside:
-    """What is drawn beside rows.
-
-    Attributes:
-        maps: A heat map of each, or none at all.
-        outlines: Likewise of boxes.
-        with_views: Whether views for a page are wanted, too.
-        notice: That outlines carry.
-    """
-
-    maps: Sequence[Drawing]
-    outlines: Sequence[Drawing]
-    with_views: bool
-    notice: str
-
-    def within(self, block: slice) -> Beside:
-        """What is drawn beside some of the rows."""
-        return replace(self, maps=self.maps[block], outlines=self.outlines[block])
 
 
 def answer(judge: Judge, files: list[Path], names: PathStyle, wanted: Outputs) -> None:
@@ -79,17 +56,12 @@ def answer(judge: Judge, files: list[Path], names: PathStyle, wanted: Outputs) -
 def _answer(judge: Judge, begun: Begun, table: PredictionTable, rows: Rows, kept: FeatureFile | None) -> None:
     """Answers each picture that has no row."""
     from fxcli.data.radiograph import Caution, warn_of
-    from fxcli.evaluation.box_table import BoxTable
 
     cautions: list[Caution] = []
     todo = begun.missing(rows)
-    chosen = [begun.files[index] for index in todo]
-    maps, outlines = ([each[index] for index in todo] if each else [] for each in (begun.maps, begun.outlines))
-    about = BoxTable(judge.boxes.opened.model.info).notice if judge.boxes else table.notice
-    beside = Beside(maps, outlines, begun.gallery is not None, about)
     # Closed where the loop is left early, or threads would go on with pictures that nobody hears of.
-    with contextlib.closing(_verdicts(judge, chosen, beside)) as verdicts:
-        bar = console.progress(verdicts, total=len(begun.files), done=len(begun.files) - len(chosen), what="predict")
+    with contextlib.closing(_verdicts(judge, begun, todo)) as verdicts:
+        bar = console.progress(verdicts, total=len(begun.files), done=len(begun.files) - len(todo), what="predict")
         for verdict, features in bar:
             path = verdict.pop("path")
             cautions += verdict.pop("cautions")
@@ -102,21 +74,21 @@ def _answer(judge: Judge, begun: Begun, table: PredictionTable, rows: Rows, kept
 
 
 def _verdicts(
-    judge: Judge, files: Sequence[Path], beside: Beside
+    judge: Judge, begun: Begun, todo: Sequence[int]
 ) -> Generator[tuple[dict[str, Any], np.ndarray | None], None, None]:
-    """What is told of each picture, and its features.
+    """What is told of each picture, by its index, and its features.
 
     The gate looks at some pictures and the model at the same, and so on: whatever stops the command, their rows stay.
     """
-    size = BLOCK if judge.gate else max(1, len(files))
-    for start in range(0, len(files), size):
-        block = slice(start, start + size)
-        judge.ask_gate(files[block])
-        tell = functools.partial(_told, judge, beside.within(block))
-        yield from judge.opened.pipeline.map(tell, files[block])
+    size = BLOCK if judge.gate else max(1, len(todo))
+    for start in range(0, len(todo), size):
+        block = todo[start : start + size]
+        files = [begun.files[index] for index in block]
+        judge.ask_gate(files)
+        yield from judge.opened.pipeline.map(functools.partial(_told, judge, begun, block), files)
 
 
-def _told(judge: Judge, beside: Beside, answer: Answer) -> tuple[dict[str, Any], np.ndarray | None]:
+def _told(judge: Judge, begun: Begun, block: Sequence[int], answer: Answer) -> tuple[dict[str, Any], np.ndarray | None]:
     """Tells and draws an answer on the thread that it was computed on; what is not answered has no heat map."""
     from fxcli.explain import outline
     from fxcli.explain.draw import draw_answer
@@ -124,18 +96,19 @@ def _told(judge: Judge, beside: Beside, answer: Answer) -> tuple[dict[str, Any],
     from fxcli.run.files import saying
 
     verdict, sighting = judge.seen(answer)
-    boxes, is_mapped = verdict.get("boxes", ()), bool(beside.maps) or beside.with_views
+    index, boxes = block[answer.index], verdict.get("boxes", ())
+    is_mapped = bool(begun.maps) or begun.gallery is not None
     made = draw_answer(judge.opened, answer) if is_mapped and verdict["status"] == "ok" else None
-    if beside.maps:
-        target = beside.maps[answer.index]
+    if begun.maps:
+        target = begun.maps[index]
         if made:
             with saying(target.file):
                 target.file.parent.mkdir(parents=True, exist_ok=True)
             made.save_overlay(target.file, boxes, target.of)
         else:
             target.remove()
-    if beside.outlines:
-        outline.save(sighting.cleaned if sighting else None, verdict, beside.outlines[answer.index], beside.notice)
-    if beside.with_views and answer.cleaned is not None:
+    if judge.boxes and begun.outlines:
+        outline.save(sighting.cleaned if sighting else None, verdict, begun.outlines[index], judge.boxes.notice)
+    if begun.gallery and answer.cleaned is not None:
         verdict["views"] = views(answer.cleaned, made.coloured if made else None, boxes)
     return verdict, answer.features

@@ -204,6 +204,11 @@ class BoxesBeside:
     opened: OpenedDetector
     least: float
 
+    @property
+    def notice(self) -> str:
+        """The line that what it drew carries."""
+        return box_table.BoxTable(self.opened.model.info).notice
+
     def look(self, path: Path) -> tuple[dict[str, Any], Sighting]:
         """What rows tell of a picture: boxes, or why there are none, which makes an error of the row; and all of it."""
         sighting = self.opened.finder.look(path)
