@@ -155,6 +155,10 @@ def test_resume_does_what_is_missing_and_coco_has_all(detector):
     assert [row["path"] for row in rows_of(Path("rows/predictions.csv").read_text())] == ["in/a.png", "in/b.png"]
     assert len(json.loads(Path("out/found.coco.json").read_text())["images"]) == 2
     fx("predict", "in", "--model", detector, "--out", "rows", "--resume", "--score", 0.9, code=6)
+    before = files_in("out")
+    told = fx("predict", "in/a.png", "--model", detector, "--boxes", "out", "--out", "other", "--resume", code=4).stderr
+    assert "out/found.coco.json: this file exists, and is not of the rows in other" in told
+    assert files_in("out") == before, "what another prediction found stays"
 
 
 def test_outlines_of_another_score_are_drawn_again_and_none_stays_beside_an_error(detector):
@@ -163,8 +167,14 @@ def test_outlines_of_another_score_are_drawn_again_and_none_stays_beside_an_erro
     fx("predict", "in", "--model", detector, "--boxes", "out", "--score", 0.3)
     rows = ("predict", "in", "--model", detector, "--score", 0.99, "--out", "rows")
     fx(*rows)
+    before = files_in("out")
+    told = fx(*rows, "--boxes", "out", "--resume", code=4).stderr
+    assert "out/found.coco.json: this file exists, and is not of the rows in rows" in told
+    assert files_in("out") == before
+    Path("out/found.coco.json").unlink()
     told = fx(*rows, "--boxes", "out", "--resume").stderr
     assert "going on: 0 of 2" in told
+    assert "nothing is missing" in fx(*rows, "--boxes", "out", "--resume").stderr
     Path("in/b.png").write_bytes(b"no")
     fx(*rows, "--boxes", "out", "--overwrite", code=9)
     assert sorted(path.name for path in Path("out").iterdir()) == ["a.png.png", "found.coco.json"]
@@ -257,7 +267,11 @@ def test_beside_a_classifier_boxes_go_where_they_go_alone(detector, trained):
     for kind in ("csv", "json"):
         options = [kind, "--cam", f"{kind}-maps", "--out", f"{kind}-rows", *(["--json"] if kind == "json" else [])]
         fx(*both, *options, code=9)
-        assert files_in(kind) == found, "rows in a file tell the same"
+        told = files_in(kind)
+        own = json.loads(told.pop("found.coco.json"))
+        assert {**own, "info": coco["info"]} == coco, "rows in a file tell the same"
+        assert told == {name: bytes for name, bytes in found.items() if name in told}
+        assert own["info"].keys() == coco["info"].keys()
         assert sorted(files_in(f"{kind}-maps")) == ["a/one.png.png", "b/none.png.png"]
     assert "exists" in fx(*both, "csv", code=4).stderr
 

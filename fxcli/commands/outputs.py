@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib.util import find_spec
@@ -134,11 +135,22 @@ class Outputs:
         for files_drawn in places.values():
             check_places(files_drawn, files)
         check_apart({**places, "the sheet of neighbours": sheet})
-        if self.boxes and (self.boxes / COCO).exists() and not (self.overwrite or self.resume):
-            hint = "--overwrite replaces it; --boxes names another folder"
-            raise DataError("this file exists", where=self.boxes / COCO, hint=hint)
+        coco = self._coco(outlines_with)
         gallery = Gallery.begun(self.report, len(files), classes, overwrite=self.overwrite) if self.report else None
-        return Begun(self, list(files), shown, rows_with, gallery, maps, outlines)
+        return Begun(self, list(files), shown, rows_with, gallery, maps, outlines, coco)
+
+    def _coco(self, drawn_with: Mapping[str, Any]) -> Drawing | None:
+        """The COCO file, which --resume replaces where it is of the rows in --out DIR alone."""
+        from fxcli.explain.places import Drawing
+
+        if self.boxes is None:
+            return None
+        rows = os.path.realpath(self.out) if self.out else ""
+        coco = Drawing.beside(self.boxes / COCO, rows, drawn_with)
+        if coco.file.exists() and not (self.overwrite or (self.resume and coco.is_of_row())):
+            what = f"this file exists, and is not of the rows in {self.out}" if self.resume else "this file exists"
+            raise DataError(what, where=coco.file, hint="--overwrite replaces it; --boxes names another folder")
+        return coco
 
 
 @dataclass
@@ -153,6 +165,7 @@ class Begun:
         gallery: The page to look at, if it is wanted.
         maps: A heat map of each picture, or none at all.
         outlines: Likewise of its boxes.
+        coco: The COCO file of all boxes, if it is wanted.
     """
 
     wanted: Outputs
@@ -162,6 +175,7 @@ class Begun:
     gallery: Gallery | None
     maps: list[Drawing]
     outlines: list[Drawing]
+    coco: Drawing | None
     # For COCO, where rows on stdout are all there is.
     _records: list[Mapping[str, Any]] = field(default_factory=list, repr=False)
 
@@ -239,18 +253,21 @@ class Begun:
             SomeRowsFailed: Some could not be read.
         """
         from fxcli.evaluation.box_table import found_coco, read_told
+        from fxcli.explain.png import OF
         from fxcli.run.files import write_json
 
         wanted, rows = self.wanted, str(self.wanted.out / file_name) if self.wanted.out else "the output"
         if self.gallery:
             self.gallery.write(notice, about)
-        if wanted.boxes:
-            wanted.boxes.mkdir(parents=True, exist_ok=True)
+        if self.coco:
+            self.coco.file.parent.mkdir(parents=True, exist_ok=True)
             records = self._records
             if wanted.out:
                 with (wanted.out / file_name).open(encoding="utf-8", newline="") as lines:
                     records = read_told(lines, json_lines=wanted.json)
-            write_json(wanted.boxes / COCO, found_coco(records, classes))
+            made = found_coco(records, classes)
+            # Near the beginning, where it is looked for.
+            write_json(self.coco.file, {**made, "info": {OF: self.coco.of, **made["info"]}})
         places = (("heat maps", wanted.cam), ("boxes", wanted.boxes), ("features", wanted.features))
         beside = [f"{what} in {where}" for what, where in places if where]
         console.note(", ".join([f"{len(self.files)} pictures", *beside, *([rows] if wanted.out else [])]))

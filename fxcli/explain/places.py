@@ -33,7 +33,7 @@ _DIGEST_BYTES = 8
 
 @dataclass(frozen=True)
 class Drawing:
-    """A heat map or outlines that stand beside a row.
+    """A heat map or outlines that stand beside a row; or the COCO file of all rows.
 
     Attributes:
         file: It.
@@ -57,7 +57,11 @@ class Drawing:
 
     def is_there(self, picture: Path) -> bool:
         """Whether the file is of this row, and not of another model's or picture's, nor of what the picture was."""
-        return f'"{OF}": "{self.of}"'.encode() in _start(self.file) and self.file.stat().st_mtime >= changed(picture)
+        return self.is_of_row() and self.file.stat().st_mtime >= changed(picture)
+
+    def is_of_row(self) -> bool:
+        """Whether the file is of this row, or of these rows."""
+        return f'"{OF}": "{self.of}"'.encode() in _start(self.file)
 
     def remove(self) -> None:
         """Takes away what an earlier command drew there: the row has no answer now."""
