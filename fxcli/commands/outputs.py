@@ -200,18 +200,13 @@ class Begun:
         """
         from fxcli.explain.png import sweep
 
-        kept = []
-
         def is_drawn(index: int, is_answer: bool) -> bool:
-            has_map = not self.maps or self.maps[index].is_there(self.files[index])
-            if not (has_map or is_answer):
-                kept.append(index)
-            has_outlines = not self.outlines or self.outlines[index].is_there(self.files[index])
-            return has_outlines and (has_map or not is_answer)
+            if self.maps and not is_answer:
+                self.maps[index].remove()
+            wanted = [*(self.maps[index : index + 1] if is_answer else ()), *self.outlines[index : index + 1]]
+            return all(each.is_there(self.files[index]) for each in wanted)
 
         todo = rows.missing(self.files, self.called, is_drawn)
-        for index in set(kept).difference(todo):
-            self.maps[index].remove()  # the row stays, and is no answer
         if self.wanted.resume:
             sweep([each[index].file for each in (self.maps, self.outlines) if each for index in todo])
         return todo
