@@ -299,6 +299,49 @@ def test_killed_between_the_name_of_the_rows_and_that_of_their_notes(files, monk
     assert names() == ["predictions.csv", "predictions.csv.json"]
 
 
+def killed(files, monkeypatch, name, **options):
+    """As a kill leaves it: nothing is tidied up. Killed after the call of this name in `output`."""
+    real = getattr(output, name)
+
+    def killing(*arguments, **more):
+        made = real(*arguments, **more)
+        if name == "Growing":
+            made.handle.close()
+        raise Stopped
+
+    with monkeypatch.context() as patch:
+        patch.setattr(output, name, killing)
+        with pytest.raises(Stopped):
+            predict(files, **options)
+
+
+OTHER = MADE_WITH | {"model": "xyz"}
+
+
+@pytest.mark.parametrize("name", ["write_notes", "Growing"])
+@pytest.mark.parametrize("after", [None, 3])
+def test_an_overwrite_that_was_killed_before_its_first_row(files, monkeypatch, name, after):
+    """Only who says --overwrite replaces rows, and none is ever taken for one of another model."""
+    if after is None:
+        predict(files)
+    else:
+        stopped(files, after)
+    before = FILE.read_bytes() if after is None else b""
+    killed(files, monkeypatch, name, overwrite=True, made_with=OTHER)
+    if after is None:
+        third = MADE_WITH | {"model": "third"}
+        with pytest.raises(RunError, match='model was "abc", and is "third"'):
+            predict(files, resume=True, made_with=third)
+        assert FILE.read_bytes() == before
+        assert predict(files, resume=True) == ([], 0), "one may go on with what was to be replaced"
+        assert FILE.read_bytes() == before
+        killed(files, monkeypatch, name, overwrite=True, made_with=OTHER)
+    assert predict(files, resume=True, made_with=OTHER, mark=0.5) == (list(range(12)), 0)
+    assert {row["p_y"] for row in table()} == {"0.500000"}
+    assert predict(files, resume=True, made_with=OTHER) == ([], 0)
+    assert names() == ["predictions.csv", "predictions.csv.json"]
+
+
 # --- the folder is not as it was ---
 
 

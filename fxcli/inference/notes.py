@@ -91,6 +91,15 @@ def check_notes(rows: Path, made_with: Mapping[str, Any]) -> float:
     return started
 
 
+def are_of(rows: Path, made_with: Mapping[str, Any]) -> bool:
+    """Whether the rows of a file were made with the same, as their notes tell; without any they were not."""
+    try:
+        check_notes(rows, made_with)
+    except RunError:
+        return False
+    return True
+
+
 def changed(path: Path) -> float:
     """When a file last changed; now, if that cannot be told."""
     try:

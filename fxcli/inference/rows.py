@@ -23,7 +23,17 @@ from fxcli.data import parquet
 from fxcli.errors import DataError, RunError
 from fxcli.evaluation.lines import Found, Lines, Place
 from fxcli.evaluation.table import kind_of
-from fxcli.inference.notes import changed, check_notes, keep_notes, notes_of, part_of, taken, warn_of_gone, write_notes
+from fxcli.inference.notes import (
+    are_of,
+    changed,
+    check_notes,
+    keep_notes,
+    notes_of,
+    part_of,
+    taken,
+    warn_of_gone,
+    write_notes,
+)
 from fxcli.run.files import copy, replace, saying, sync_folder
 from fxcli.run.lock import Lock
 
@@ -262,18 +272,19 @@ def _check_free(file: Path, *, may_replace: bool) -> None:
 def _opened(
     file: Path, lines: Lines, made_with: Mapping[str, Any], *, resume: bool, overwrite: bool, as_parquet: bool
 ) -> Growing:
-    part = part_of(file)
-    if resume and not part.exists() and file.exists():
+    part, found = part_of(file), Found()
+    if part.exists() and not overwrite:
+        _check_head(part, lines, made_with)
+        found = _found(part, lines)
+    if resume and file.exists() and not found.order and not (part.exists() and are_of(part, made_with)):
         # Complete, and perhaps no longer: it stays as it is until another is.
-        keep_notes(file)  # killed between its name and theirs
+        if not part.exists():
+            keep_notes(file)  # killed between its name and theirs
         _check_head(file, lines, made_with)
         check_notes(file, made_with)
         with saying(part, _KEPT):
             copy(notes_of(file), notes_of(part))
             copy(file, part)
-    found = Found()
-    if part.exists() and not overwrite:
-        _check_head(part, lines, made_with)
         found = _found(part, lines)
     if found.order and not resume:
         raise taken(part, f"a prediction that was stopped left {len(found.order)} rows here", "--resume goes on; ")
@@ -283,7 +294,11 @@ def _opened(
         started = check_notes(part, made_with)
         os.truncate(part, found.end)
         return Growing(file, lines, found, started, as_parquet=as_parquet)
-    return Growing(file, lines, None, write_notes(part, made_with), as_parquet=as_parquet)
+    with saying(part, _KEPT):
+        # Killed between the two, it must not leave notes beside rows of something else.
+        part.write_bytes(b"")
+        started = write_notes(part, made_with)
+    return Growing(file, lines, None, started, as_parquet=as_parquet)
 
 
 def _check_head(file: Path, lines: Lines, made_with: Mapping[str, Any]) -> None:
