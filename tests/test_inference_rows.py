@@ -345,6 +345,18 @@ def test_an_overwrite_that_was_killed_before_its_first_row(files, monkeypatch, n
 # --- the folder is not as it was ---
 
 
+def test_a_folder_that_grows_every_day(files):
+    predict(files[:4])
+    for number in (6, 9, 12):
+        for path in files[number - 3 : number]:
+            path.unlink()
+            path.touch()
+        time.sleep(0.02)
+        assert predict(files[:number], resume=True)[0] == list(range(number - 3, number)), "what came before is done"
+    files[0].touch()
+    assert predict(files, resume=True)[0] == [0]
+
+
 def test_pictures_that_came_and_went(files, capsys):
     stopped([path for path in files if path.name not in ("a.png", "d.png")], 4)
     left = [path for path in files if path.name != "c.png"]
@@ -446,7 +458,7 @@ def test_killed_at_every_write(files):
 @forks
 @pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
 @pytest.mark.parametrize("are_reordered", [False, True])
-@pytest.mark.parametrize("number", range(9))
+@pytest.mark.parametrize("number", range(12))
 def test_killed_while_it_gets_its_name(files, number, are_reordered):
     """At each step that changes what is on the disk."""
     predict(files)
@@ -472,7 +484,7 @@ def test_killed_while_it_gets_its_name(files, number, are_reordered):
 
     ended = in_a_child(lambda: predict(files, resume=are_reordered, at_last=at_last))
     assert ended in (-signal.SIGKILL, 0)
-    assert ended == 0 or number < 8, "the last step is among them"
+    assert ended == 0 or number < 11, "the last step is among them"
     assert predict(files, resume=True)[0] == []
     assert FILE.read_bytes() == whole
     assert names() == ["predictions.csv", "predictions.csv.json"]

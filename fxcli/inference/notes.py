@@ -100,6 +100,12 @@ def are_of(rows: Path, made_with: Mapping[str, Any]) -> bool:
     return True
 
 
+def renew_notes(rows: Path, started: float) -> None:
+    """Has complete rows be of their pictures since another time: what changed before it is not done again."""
+    notes = json.loads(notes_of(rows).read_text(encoding="utf-8"))
+    write_json(notes_of(rows), {**notes, "started": started})
+
+
 def changed(path: Path) -> float:
     """When a file last changed; now, if that cannot be told."""
     try:

@@ -14,6 +14,7 @@ import contextlib
 import io
 import os
 import sys
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
@@ -30,6 +31,7 @@ from fxcli.inference.notes import (
     keep_notes,
     notes_of,
     part_of,
+    renew_notes,
     taken,
     warn_of_gone,
     write_notes,
@@ -118,6 +120,8 @@ class Growing:
         self.as_parquet = as_parquet
         self.failed = 0
         self.has_changed = found is None
+        # Since when all rows are of the pictures as they are, once they are complete; None: since the first was made.
+        self.looked: float | None = None
         self.count = len(found.order) if found else 0
         self.end = found.end if found else 0
         # Where the row of each path stands, if the rows must be put in order at the end; and that order.
@@ -136,6 +140,7 @@ class Growing:
         """See Rows."""
         if self.found is None:
             return range(len(files))
+        self.looked = time.time()
         order, places = self.found.order, self.found.places
         self.found = None
         cells = [shown(path) for path in files]
@@ -174,6 +179,8 @@ class Growing:
             part = part_of(self.file)
             if self.places is not None:
                 replace(self._ordered(self.places), part)  # not to the name: rows beside it would have no notes
+            if self.looked is not None:
+                renew_notes(part, self.looked)
             replace(part, self.file)
             keep_notes(self.file)
             sync_folder(self.file.parent)
