@@ -16,6 +16,8 @@ from fxcli.cli import app
 from fxcli.data.names import path_of
 from fxcli.evaluation.metrics import softmax
 from fxcli.evaluation.predictions import PredictionTable
+from fxcli.explain import neighbours
+from fxcli.inference import rows as output
 from fxcli.model import classifier as models
 from fxcli.run import checkpoint
 from fxcli.testing import tiny_dataset
@@ -106,6 +108,21 @@ def test_what_cannot_be_read_is_a_row_of_nan(raw):
     done = predict("--features", "strict", "--strict", code=4)
     assert "raw/class_0/00.png: cannot read this picture" in done.stderr
     assert written("strict") == []
+
+
+def test_a_picture_that_goes_before_the_sheet_is_drawn_costs_the_sheet_alone(raw, monkeypatch):
+    finish = output.Printed.finish
+
+    def going(self):
+        (raw / "class_1/1.png").unlink()
+        finish(self)
+
+    monkeypatch.setattr(output.Printed, "finish", going)
+    monkeypatch.setattr(neighbours, "QUERIES", 12)
+    done = predict("--features", "learnt", "--report", "page.html")
+    assert "warning: no sheet of neighbours: raw/class_1/1.png" in done.stderr
+    assert written("learnt") == ["features.npy", "paths.csv"]
+    assert Path("page.html").is_file()
 
 
 @pytest.mark.slow

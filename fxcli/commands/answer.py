@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fxcli.console import console
+from fxcli.errors import UnreadableImage
 
 if TYPE_CHECKING:
     import numpy as np
@@ -48,7 +49,11 @@ def answer(judge: Judge, files: list[Path], names: PathStyle, wanted: Outputs) -
     with begun.going_to(lines) as rows, features.going_to(folder, cells, width, beside=wanted.out) as kept:
         _answer(judge, begun, table, rows, kept)
     if folder and kept:
-        save_sheet(folder, kept.readable, begun.files, output_names(begun.files, begun.shown), opened)
+        try:
+            save_sheet(folder, kept.readable, begun.files, output_names(begun.files, begun.shown), opened)
+        except UnreadableImage as error:
+            # Gone since: the page and COCO are still to be written, and need it no more.
+            console.warn(f"no sheet of neighbours: {error.where}: {error.reason}")
     of_boxes, least = (boxes.opened.model.classes, boxes.least) if boxes else ((), None)
     begun.finish(lines.file_name, rows.failed, table.notice, opened.described, of_boxes, least)
 
