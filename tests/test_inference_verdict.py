@@ -148,8 +148,9 @@ def test_what_is_not_answered_is_not_drawn(folds, gate, pictures):
     answered = sum(row["status"] == "ok" for row in rows_of(done))
     assert len(list(Path("maps").rglob("*.png"))) == answered < len(pictures)
     change(folds, abstentions=[[0.3, 0.9999]])
-    fx("predict", *pictures, "--model", folds.path, "--abstain", 0.3, "--cam", "unsure")
+    done = fx("predict", *pictures, "--model", folds.path, "--abstain", 0.3, "--cam", "unsure")
     assert not list(Path("unsure").rglob("*.png"))
+    assert "heat maps in" not in done.stderr, "there is no such folder"
 
 
 def test_what_is_not_answered_has_features(folds, gate, pictures):

@@ -264,7 +264,8 @@ class Begun:
             # Near the beginning, where it is looked for.
             write_json(self.coco.file, {**made, "info": {OF: self.coco.of, **made["info"]}})
         places = (("heat maps", wanted.cam), ("boxes", wanted.boxes), ("features", wanted.features))
-        beside = [f"{what} in {where}" for what, where in places if where]
+        # Of no answer there is no heat map, and where there was none no folder.
+        beside = [f"{what} in {where}" for what, where in places if where and where.is_dir()]
         console.note(", ".join([f"{len(self.files)} pictures", *beside, *([rows] if wanted.out else [])]))
         console.note(notice if least is None else f"boxes of a score of {least:.3f} or more; {notice}")
         if failed:
