@@ -1,11 +1,13 @@
 """Boxes in rows, in COCO and on pictures."""
 
+import io
 import json
 
 import numpy as np
 
 from fxcli.evaluation import box_table
 from fxcli.evaluation.detection import Detections
+from fxcli.evaluation.lines import Lines
 from fxcli.evaluation.table import csv_line
 from fxcli.explain import outline
 
@@ -53,6 +55,17 @@ def test_coco_leaves_out_what_was_not_read():
     assert box_table.found_coco(box_table.read_told(as_csv, json_lines=False), ["a", "b"]) == coco
     as_json = [json.dumps(row) for row in rows]
     assert box_table.found_coco(box_table.read_told(as_json, json_lines=True), ["a", "b"]) == coco
+
+
+def test_rows_of_very_many_boxes_are_found_again():
+    table = box_table.BoxTable({})
+    one = box_table.told(FOUND, ["a", "b"], (40, 30), 0.1)
+    rows = [table.record(f"{n}.png", **{**one, "boxes": one["boxes"] * (2000 if n == 1 else 1)}) for n in range(3)]
+    lines = Lines(table, json=False)
+    text = lines.head + "".join(map(lines.line, rows))
+    assert lines.found(io.BytesIO(text.encode())).order == ["0.png", "1.png", "2.png"]
+    told = box_table.read_told(io.StringIO(text, newline=""), json_lines=False)
+    assert [row["boxes"] for row in told] == [row["boxes"] for row in rows]
 
 
 def test_outlines_lie_where_the_box_is_at_any_scale():

@@ -8,6 +8,10 @@ from collections.abc import Sequence
 
 from fxcli.data.parquet import Kind
 
+# As data/parquet takes rows: of more than some 1,300 boxes a cell is longer than the csv module reads unasked, and
+# --resume would take that row for one that is cut short, with all after it.
+csv.field_size_limit(8 << 20)
+
 # Of columns of predictions, by name, and by what it begins with; class names end those.
 _KINDS = {
     "distance": Kind.NUMBER,
