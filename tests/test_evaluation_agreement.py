@@ -58,6 +58,7 @@ def test_without_a_clear_answer_all_count():
     close = logits_of([0.4, 0.35, 0.25], [0.36, 0.34, 0.3])
     found = compare(close, close[:, ::-1])
     assert (found.n_clear, found.agree_clear) == (0, 0.0)
+    assert "of 2 pictures, none of which has a clear answer, mean" in found.told()
 
 
 def test_a_header_is_read_back_or_not_at_all():

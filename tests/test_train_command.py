@@ -17,7 +17,7 @@ from typer.testing import CliRunner
 
 from fxcli.cli import app
 from fxcli.data import dataset
-from fxcli.data.manifest import read_manifest
+from fxcli.data.manifest import read_manifest, write_manifest
 from fxcli.model.hardware import Compute
 from fxcli.model.init import Origin
 from fxcli.recipe.load import load
@@ -29,6 +29,13 @@ from fxcli.zoo.plugins import load_zoo
 
 def fx(*arguments):
     return CliRunner().invoke(app, [str(argument) for argument in arguments])
+
+
+def said(*arguments):
+    """On one line."""
+    done = fx(*arguments)
+    assert done.exit_code == 0, done.output
+    return " ".join(done.output.split())
 
 
 def test_a_run_holds_what_the_design_promises(trained):
@@ -54,6 +61,18 @@ def test_a_run_holds_what_the_design_promises(trained):
     assert info["compute"]["threads"] >= 1
     assert set(info["figures"]) >= {"accuracy", "macro_f1", "confusion"}
     assert not [name for name in names if name.endswith((".pt", ".pth", ".pkl"))]
+
+
+def test_what_to_do_next_is_a_command_that_works(tiny_recipe, prepared):
+    """Without a test part nothing can be evaluated but what chose the epoch, which another line names."""
+    tiny_recipe("train.epochs=1")
+    told = said("train", "tiny.yaml", "--out", "runs/a")
+    assert "next: fx evaluate runs/a or fx predict FOLDER --model runs/a" in told
+    whole = read_manifest(prepared / "manifest.csv")
+    without = [row for row in whole.rows if row.split != "test"]
+    write_manifest(prepared / "without.csv", without)
+    sets = ("--set", f"data.manifest={prepared / 'without.csv'}")
+    assert "next: fx predict FOLDER --model runs/b" in said("train", "tiny.yaml", *sets, "--out", "runs/b")
 
 
 def test_the_resolved_recipe_alone_reproduces_the_run(trained):

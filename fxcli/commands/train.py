@@ -133,7 +133,7 @@ def _train(recipe: TrainRecipe | None, out: Path | None, resume: Path | None) ->
         world.heard(str(run.path))
         with held(run):
             figures = job.execute(run, recipe, manifest, resume=resume is not None, world=world)
-    _report(run, recipe, figures)
+    _report(run, recipe, figures, has_test=bool(manifest.part("test")))
 
 
 def _load(name: str, sets: list[str], *, folds: int | None, seeds: int | None) -> Loaded:
@@ -152,7 +152,7 @@ def _load(name: str, sets: list[str], *, folds: int | None, seeds: int | None) -
     return load(name, [*sets, *(f"ensemble.{key}={count}" for key, count in counts.items())])
 
 
-def _report(run: Run, recipe: TrainRecipe, figures: dict[str, Any]) -> None:
+def _report(run: Run, recipe: TrainRecipe, figures: dict[str, Any], *, has_test: bool) -> None:
     is_pretrain = recipe.task == "pretrain"
     several = recipe.task == "classify" and recipe.ensemble.folds > 1
     what = "training" if is_pretrain else "out-of-fold" if several else "validation"
@@ -172,7 +172,8 @@ def _report(run: Run, recipe: TrainRecipe, figures: dict[str, Any]) -> None:
         console.note(f"next: {started}   or   fx predict FOLDER --model {path} --features DIR")
         return
     pictures = "--cam" if recipe.task == "classify" else "--boxes"
-    console.note(f"next: fx evaluate {path}   or   fx predict FOLDER --model {path} {pictures} out/")
+    measure = f"fx evaluate {path}   or   " if has_test else ""
+    console.note(f"next: {measure}fx predict FOLDER --model {path} {pictures} out/")
 
 
 def _dry_run(recipe: TrainRecipe) -> None:

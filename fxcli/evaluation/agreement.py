@@ -67,9 +67,10 @@ class Agreement:
     def told(self) -> str:
         """In words, for people."""
         drop = "" if self.accuracy_drop is None else f", accuracy {-100 * self.accuracy_drop:+.1f} points"
+        clear = f"{100 * self.agree_clear:.1f} % of the {self.n_clear} with" if self.n_clear else "none of which has"
         return (
-            f"same class on {100 * self.agree:.1f} % of {self.n} pictures, {100 * self.agree_clear:.1f} % of the "
-            f"{self.n_clear} with a clear answer, mean |Δp| {self.mean_abs_dp:.4f}{drop}"
+            f"same class on {100 * self.agree:.1f} % of {self.n} pictures, {clear} a clear answer, "
+            f"mean |Δp| {self.mean_abs_dp:.4f}{drop}"
         )
 
     @classmethod
