@@ -1,6 +1,7 @@
 """Finding pictures: nothing is passed over that is one, and nothing is guessed."""
 
 import os
+import shlex
 from pathlib import Path
 
 import pytest
@@ -188,7 +189,8 @@ def test_table_says_which_columns_are_not_used(capsys):
     said = capsys.readouterr().err.splitlines()
     assert said[0] == "list.csv: left out, for the manifest has its own columns of these names: sha256, source"
     told = [("Patient", "patient"), ("patient_id", "patient"), ("Subject ID", "patient"), ("Split", "split")]
-    assert [line.rpartition("--set ")[2] for line in said[1:]] == [f"data.columns.{role}={name}" for name, role in told]
+    sets = [shlex.split(line.rpartition("; if so: ")[2]) for line in said[1:]]
+    assert sets == [["--set", f"data.columns.{role}={name}"] for name, role in told]
     assert all(line.startswith("warning: list.csv: the column '") for line in said[1:])
     table(write("path,class,label,who,patient_id\n1.png,a,b,c,d\n"), Columns(label="class", patient="who"))
     assert capsys.readouterr().err == (

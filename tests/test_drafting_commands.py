@@ -1,6 +1,7 @@
 """`fx recipe new` and `fx train FOLDER`: from a folder of pictures to a recipe, and to a run."""
 
 import json
+import shlex
 import shutil
 from pathlib import Path
 
@@ -72,7 +73,7 @@ def test_as_json_it_is_the_text_and_what_will_run(prepared, tiny, monkeypatch):
 def test_a_raw_folder_is_not_prepared_by_recipe_new(raw, tiny):
     done = fx("recipe", "new", raw, code=4)
     assert "was not prepared" in done.stderr
-    assert "fx train" in done.stderr
+    assert "fx prepare 'my pictures' makes one; or all in one go: fx train 'my pictures'" in done.stderr
 
 
 @pytest.mark.slow
@@ -90,7 +91,7 @@ def test_a_folder_of_pictures_is_prepared_and_trained_on(raw, tiny):
     text = file.read_text(encoding="utf-8").replace("folds: 5", "folds: 3")
     file.write_text(text, encoding="utf-8")
     done = fx("train", raw, *sets[:4], "--dry-run")
-    assert "as they were prepared" in done.stderr
+    assert "as they were prepared; fx prepare 'my pictures' --overwrite does it again" in done.stderr
     assert "as it stands there" in done.stderr
     assert file.read_text(encoding="utf-8") == text
     assert "3 trainings" in done.stderr
@@ -103,6 +104,8 @@ def test_other_pictures_of_the_same_name_are_refused(raw, tiny):
     shutil.copytree(raw, Path("elsewhere", raw.name))
     done = fx("train", Path("elsewhere", raw.name), code=4)
     assert "was prepared of other pictures" in done.stderr
+    again = shlex.quote(str(Path("elsewhere", raw.name)))
+    assert f"fx prepare {again} --out prepared/OTHER" in done.stderr
     assert not Path("prepared/my_pictures/train.yaml").exists()
 
 

@@ -256,9 +256,10 @@ def test_round_trip(demo_zoo, detector):
 
 
 def test_each_kind_of_file_says_what_it_is(demo_zoo):
-    trained(demo_zoo).save(Path("where.safetensors"))
-    with pytest.raises(ModelFileError, match="holds a detector, not a classifier"):
-        classifiers.load(Path("where.safetensors"), demo_zoo)
+    trained(demo_zoo).save(Path("my where.safetensors"))
+    with pytest.raises(ModelFileError, match="holds a detector, not a classifier") as caught:
+        classifiers.load(Path("my where.safetensors"), demo_zoo)
+    assert caught.value.hint == "fx predict FOLDER --model 'my where.safetensors' finds boxes"
     checkpoint.save_model_file(Path("what.safetensors"), {"a": torch.zeros(1)}, {"task": "classify"})
     with pytest.raises(ModelFileError, match="not the file of a detector"):
         detectors.load(Path("what.safetensors"), demo_zoo)

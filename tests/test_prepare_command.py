@@ -32,6 +32,17 @@ def test_command_on_a_csv():
     assert {name: sum(row.values()) for name, row in record["counts"].items()} == {"c0": 6, "c1": 6}
 
 
+def test_what_is_to_be_typed_next_is_quoted_for_a_shell():
+    draw(*(f"{i}.png" for i in range(12)))
+    rows = (f"{i}.png,c{i % 2},p{i}\n" for i in range(12))
+    Path("list.csv").write_text("path,label,Patient ID\n" + "".join(rows))
+    told = fx("list.csv", "--set", "audit.search=false", "--out", "my pictures").stderr
+    assert "--set 'data.columns.patient=Patient ID'" in told
+    assert f"--set 'data.manifest={Path('my pictures/manifest.csv')}'" in told
+    Path("my recipe.yaml").write_text("name: a\n")
+    assert "run it with: fx train 'my recipe.yaml'" in fx("my recipe.yaml", code=3).stderr
+
+
 @pytest.mark.slow
 def test_command_on_a_recipe():
     tree()

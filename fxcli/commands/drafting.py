@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
@@ -30,7 +31,8 @@ def drafted(folder: Path) -> str:
 
     file = folder / MANIFEST
     if not file.is_file():
-        hint = f"fx prepare {folder} makes one; or all in one go: fx train {folder}"
+        quoted = shlex.quote(str(folder))
+        hint = f"fx prepare {quoted} makes one; or all in one go: fx train {quoted}"
         raise DataError("this folder has no manifest.csv, so it was not prepared", where=folder, hint=hint)
     return draft(plain_name(folder.resolve().name) or "pictures", read_manifest(file), file.as_posix(), _means())
 
@@ -96,9 +98,10 @@ def _prepared(folder: Path) -> Path:
         return target
     source = read_manifest(target / MANIFEST).fingerprint().get("source")
     if source is None or os.path.realpath(source) != os.path.realpath(folder):
-        hint = f"fx prepare {folder} --out prepared/OTHER, then fx train prepared/OTHER"
+        hint = f"fx prepare {shlex.quote(str(folder))} --out prepared/OTHER, then fx train prepared/OTHER"
         raise DataError("this folder holds what was prepared of other pictures", where=target, hint=hint)
-    console.note(f"pictures {target}, as they were prepared; fx prepare {folder} --overwrite does it again")
+    again = f"fx prepare {shlex.quote(str(folder))} --overwrite"
+    console.note(f"pictures {target}, as they were prepared; {again} does it again")
     return target
 
 

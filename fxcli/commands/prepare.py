@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, cast
 
@@ -80,7 +81,7 @@ def prepare(
             console.note(made.boxes.told())
         console.note(f"the pairs: {made.folder / 'audit.html'}")
         recipe = "RECIPE" if any(table) else "pretrain_simclr"
-        console.note(f"train with: fx train {recipe} --set data.manifest={made.manifest}")
+        console.note(f"train with: fx train {recipe} --set {shlex.quote(f'data.manifest={made.manifest}')}")
     if len(table) == 1 and any(table):
         console.warn(f"there is one class, {next(iter(table))}; if its folder holds class folders, it is the source")
     warn_of(Caution(entry["reason"]) for entry in made.warnings)

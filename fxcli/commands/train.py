@@ -93,7 +93,8 @@ def train(
         if is_folder(recipe, "fx train"):
             if processes() > 1:
                 raise UsageError(
-                    "torchrun is for a recipe", hint=f"fx recipe new prepared/NAME, after fx prepare {recipe}"
+                    "torchrun is for a recipe",
+                    hint=f"fx recipe new prepared/NAME, after fx prepare {shlex.quote(recipe)}",
                 )
             from fxcli.commands.drafting import recipe_of
 
@@ -142,7 +143,7 @@ def _load(name: str, sets: list[str], *, folds: int | None, seeds: int | None) -
     loaded = load(name, sets)
     task = loaded.recipe.task
     if task == "prepare":
-        raise UsageError(f"{name} prepares pictures", hint=f"fx prepare {name}")
+        raise UsageError(f"{name} prepares pictures", hint=f"fx prepare {shlex.quote(name)}")
     counts = {key: count for key, count in (("folds", folds), ("seeds", seeds)) if count is not None}
     if not counts:
         return loaded

@@ -7,6 +7,7 @@ import hashlib
 import io
 import json
 import os
+import shlex
 import stat
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Sequence
@@ -113,7 +114,7 @@ class Manifest:
             raise DataError(
                 "these pictures have no labels, to learn from or to measure by",
                 where=self.file,
-                hint=f"what needs none is pretraining: fx train pretrain_simclr --set data.manifest={self.file}",
+                hint=f"pretraining can: fx train pretrain_simclr --set {shlex.quote(f'data.manifest={self.file}')}",
             )
 
     def divided(self, splits: Sequence[str]) -> Manifest:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import os
+import shlex
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
@@ -187,7 +188,7 @@ def _tell_unused(path: Path, header: Iterable[str], wanted: Mapping[str, str | N
             plain = "".join(filter(str.isalnum, name)).casefold()
             if difflib.get_close_matches(plain, _ALIKE[role], 1, _LEAST_ALIKE):
                 what = f"the column '{name}' is copied and not used, though it may name the {role} of pictures"
-                console.warn(f"{path}: {what}; if so: --set data.columns.{role}={name}")
+                console.warn(f"{path}: {what}; if so: --set {shlex.quote(f'data.columns.{role}={name}')}")
 
 
 def _picture(root: Path, place: str, row: Mapping[str, str], wanted: Mapping[str, str | None]) -> SourcePicture:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import shlex
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -332,18 +333,18 @@ def _statistics(state: dict[str, Tensor], num_features: int, file: Path) -> Feat
 
 
 def _check_task(file: Path, info: dict[str, Any]) -> None:
-    task = info.get("task")
+    task, named = info.get("task"), shlex.quote(str(file))
     if task == "pretrain":
         backbone = info.get("backbone")
         raise ModelFileError(
             f"holds a pretrained backbone ({backbone}), not a classifier",
             where=file,
-            hint=f"train one from it: fx train RECIPE --set model.backbone={backbone} --set model.init={file}; "
-            f"or see what it makes of pictures: fx predict FOLDER --model {file} --features DIR",
+            hint=f"train one from it: fx train RECIPE --set model.backbone={backbone} --set model.init={named}; "
+            f"or see what it makes of pictures: fx predict FOLDER --model {named} --features DIR",
         )
     if task == "detect":
         raise ModelFileError(
-            "holds a detector, not a classifier", where=file, hint=f"fx predict FOLDER --model {file} finds boxes"
+            "holds a detector, not a classifier", where=file, hint=f"fx predict FOLDER --model {named} finds boxes"
         )
     if task != "classify":
         raise ModelFileError("not the file of a classifier", where=file)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shlex
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
@@ -215,7 +216,8 @@ def _resolve(
     task = _task(tree, shown)
     if expect is not None and task != expect:
         command = "fx prepare" if TASKS[task] is PrepareRecipe else "fx train"
-        raise RecipeError([f"task is {task}, not {expect}"], recipe=shown, hint=f"run it with: {command} {shown}")
+        hint = f"run it with: {command} {shlex.quote(shown)}"
+        raise RecipeError([f"task is {task}, not {expect}"], recipe=shown, hint=hint)
     model = TASKS[task]
     problems: list[str] = []
     runs: dict[str, ClassifyRecipe] = {}
