@@ -236,7 +236,7 @@ def test_table_suggests_columns():
 
 
 def test_table_in_another_encoding():
-    with pytest.raises(DataError, match="cannot be read: 'utf-8' codec can't decode"):
+    with pytest.raises(DataError, match=r"cannot be read: 'utf-8' codec can't decode[^\n]*\n  → save it as UTF-8"):
         table(write("path,label\nü.png,a\n", encoding="latin-1"), Columns())
 
 
@@ -293,6 +293,9 @@ def test_mapped_classes():
         (["a b", "a_b"], {}, "'a b' and 'a_b' would become one class, a_b"),
         (["..", "a"], {}, "'..' gives no usable class name"),
         (["橈骨", "a"], {}, "'橈骨' gives no usable class name"),
+        # Nothing is left of either: they do not become one class.
+        (["橈骨", "正常"], {}, "'橈骨' gives no usable class name"),
+        (["橈骨", "正常"], {}, '--set "data.classes={FOLDER: class, …}" names all of them'),
         (["a"], {"a": ".."}, "'a' gives no usable class name"),
         (["a"], {"a": "-x"}, "'a' gives no usable class name"),
         (["a"], {"a": "<x>"}, "'a' gives no usable class name"),

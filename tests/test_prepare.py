@@ -311,8 +311,12 @@ def test_csv_rows_without_a_file():
     reasons = {entry["path"]: entry["reason"] for entry in made("list.csv").unreadable}
     assert reasons == {"12.png": "no such file", "a\0b.png": "no such file", ".": "this is a folder"}
     Path("list.csv").write_text("path,label,split\n13.png,c0,train\n")
-    with pytest.raises(DataError, match=r"13\.png: no picture can be read; the first: no such file"):
+    with pytest.raises(DataError, match=r"13\.png: no picture can be read; the first: no such file") as caught:
         made("list.csv", "other", split__policy="given")
+    assert caught.value.hint == "paths in list.csv are looked for from . on"
+    with pytest.raises(DataError) as caught:
+        made("list.csv", "other", split__policy="given", data__columns={"folder": "images"})
+    assert caught.value.hint == "paths in list.csv are looked for from images on"
 
 
 def test_nothing_readable():

@@ -113,8 +113,10 @@ def convert(
         # After Ctrl-C nothing that still waits may start.
         pool.shutdown(cancel_futures=True)
     if not made:
-        first = unreadable[0]
-        raise DataError(f"no picture can be read; the first: {first['reason']}", where=first["path"])
+        first, source = unreadable[0], Path(str(recipe.data.source))
+        beside = source.parent / (recipe.data.columns.folder or "")
+        hint = "" if source.is_dir() else f"paths in {source.name} are looked for from {beside} on"
+        raise DataError(f"no picture can be read; the first: {first['reason']}", where=first["path"], hint=hint)
     return made
 
 

@@ -312,7 +312,8 @@ def read_table(path: Path, clean: Callable[[str], str] = str) -> tuple[list[str]
             header = [clean(name) for name in next(reader, [])]
             rows = [(f"{path}:{reader.line_num}", cells) for cells in reader if cells]
     except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise DataError(f"this CSV cannot be read: {error}", where=path) from error
+        hint = "save it as UTF-8 (in Excel: CSV UTF-8)" if isinstance(error, UnicodeDecodeError) else None
+        raise DataError(f"this CSV cannot be read: {error}", where=path, hint=hint) from error
     if len(header) == 1 and (mark := next((mark for mark in _OTHER_MARKS if mark in header[0]), "")):
         # As Excel writes it where a comma stands in decimal numbers.
         raise DataError(f"{mark!r} stands between its cells, where a comma must", where=path)

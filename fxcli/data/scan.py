@@ -225,11 +225,6 @@ def labels(found: Iterable[SourcePicture], classes: Mapping[str, str], where: Pa
     folders = sorted({picture.folder for picture in found})
     if not classes:
         named = {folder: class_name(folder) for folder in folders}
-        by_name: dict[str, str] = {}
-        for folder, name in named.items():
-            if by_name.setdefault(name, folder) != folder:
-                both = f"'{by_name[name]}' and '{folder}'"
-                raise DataError(f"{both} would become one class, {name}", where=where, hint="set data.classes")
     else:
         unmapped = [folder for folder in folders if folder not in classes]
         absent = [folder for folder in classes if folder not in folders]
@@ -238,10 +233,15 @@ def labels(found: Iterable[SourcePicture], classes: Mapping[str, str], where: Pa
             lines += [f"without a picture: {', '.join(absent)}"] if absent else []
             raise DataError("folders and data.classes do not match\n  " + "\n  ".join(lines), where=where)
         named = {folder: classes[folder] for folder in folders}
+    mapped = '--set "data.classes={FOLDER: class, …}" names all of them, in letters of English, digits, _, . and -'
+    by_name: dict[str, str] = {}
     for folder, name in named.items():
         # A class names a folder too, and ".." would be another one; and a cell, where "-x" would be a formula.
         if not is_class_name(name):
-            raise DataError(f"'{folder}' gives no usable class name", where=where, hint="set data.classes")
+            raise DataError(f"'{folder}' gives no usable class name", where=where, hint=mapped)
+        if not classes and by_name.setdefault(name, folder) != folder:
+            both = f"'{by_name[name]}' and '{folder}'"
+            raise DataError(f"{both} would become one class, {name}", where=where, hint=mapped)
     by_letters: dict[str, str] = {}
     for name in sorted(set(named.values())):
         if (other := by_letters.setdefault(name.lower(), name)) != name:
