@@ -129,7 +129,7 @@ def test_json_names_the_run_and_its_figures(tiny_recipe):
         (["tiny.yaml", "--set", "optim.lr=fast"], 3, "optim.lr"),
         (["tiny.yaml", "--set", "model.backbone=resnet51"], 3, "did you mean resnet50"),
         (["tiny.yaml", "--set", "data.manifest=gone.csv"], 4, "no such manifest"),
-        (["tiny.yaml", "--set", "hardware.device=cuda:99"], 2, "device cuda:99 cannot be used"),
+        (["tiny.yaml", "--set", "hardware.device=cuda:99"], 2, "--set hardware.device=cpu always works"),
         (["--resume", "gone"], 6, "no such run directory"),
     ],
 )
