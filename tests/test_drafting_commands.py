@@ -17,6 +17,9 @@ from fxcli.recipe.load import load
 from fxcli.run.directory import all_runs
 from fxcli.training import dry
 
+# Of the estimate of one phase.
+ROW = {"phase": "main", "epochs": 1, "images_per_s": 1.0, "minutes": 1.0, "memory_mib": None}
+
 
 def fx(*arguments, code=0):
     done = CliRunner().invoke(app, [str(each) for each in arguments])
@@ -107,6 +110,25 @@ def test_other_pictures_of_the_same_name_are_refused(raw, tiny):
     again = shlex.quote(str(Path("elsewhere", raw.name)))
     assert f"fx prepare {again} --out prepared/OTHER" in done.stderr
     assert not Path("prepared/my_pictures/train.yaml").exists()
+
+
+def test_from_elsewhere_the_pictures_beside_the_recipe_are_meant_or_none(prepared, tiny, monkeypatch):
+    named = Path("prepared", "mine")
+    shutil.copytree(prepared, named)
+    folder = named.resolve()
+    file = folder / "train.yaml"
+    file.write_text(fx("recipe", "new", named, "--no-estimate").stdout, encoding="utf-8")
+    # Other pictures lie there under the path that the recipe names.
+    shutil.copytree(folder, Path("elsewhere", named))
+    monkeypatch.chdir("elsewhere")
+    done = fx("train", folder, "--dry-run", code=4)
+    assert f"{file}: its data.manifest, " in done.stderr
+    assert f"--set data.manifest={folder / 'manifest.csv'} takes the one beside it" in done.stderr
+    asked = []
+    monkeypatch.setattr(dry, "estimate", lambda recipe, manifest: asked.append(manifest.root) or ([ROW], 1))
+    fx("train", folder, "--dry-run", "--set", f"data.manifest={folder / 'manifest.csv'}")
+    fx("train", file, "--dry-run")
+    assert [root.resolve() for root in asked] == [folder, named.resolve()]
 
 
 def test_a_folder_called_like_a_recipe_is_ambiguous(tiny):

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from fxcli.data.drafting import Means
     from fxcli.recipe.preparation import PrepareRecipe
     from fxcli.recipe.schema import ClassifyRecipe
+    from fxcli.recipe.tasks import Recipe
 
 MANIFEST = "manifest.csv"
 
@@ -80,6 +81,26 @@ def recipe_of(folder: Path) -> Path:
     write_text(file, drafted(prepared))
     console.note(f"recipe {file}: made for these pictures; what you change there stays")
     return file
+
+
+def require_own(recipe: Recipe, file: Path) -> None:
+    """For who named a folder: its recipe names the manifest as it was seen from where the recipe was made.
+
+    Args:
+        recipe: As loaded from there.
+        file: What `recipe_of` gave.
+
+    Raises:
+        DataError: Seen from here, that is not the manifest beside it.
+    """
+    named, own = getattr(recipe.data, "manifest", None), file.with_name(MANIFEST)
+    if named is not None and os.path.realpath(named) != os.path.realpath(own):
+        takes_own, as_it_is = shlex.quote(f"data.manifest={own}"), shlex.quote(str(file))
+        raise DataError(
+            f"its data.manifest, {named}, is not the one beside it, as seen from the current folder",
+            where=file,
+            hint=f"--set {takes_own} takes the one beside it, fx train {as_it_is} the one that it names",
+        )
 
 
 def _prepared(folder: Path) -> Path:

@@ -96,10 +96,13 @@ def train(
                     "torchrun is for a recipe",
                     hint=f"fx recipe new prepared/NAME, after fx prepare {shlex.quote(recipe)}",
                 )
-            from fxcli.commands.drafting import recipe_of
+            from fxcli.commands.drafting import recipe_of, require_own
 
-            recipe = str(recipe_of(Path(recipe)))
-        loaded = _load(recipe, set_ or [], folds=folds, seeds=seeds)
+            file = recipe_of(Path(recipe))
+            loaded = _load(str(file), set_ or [], folds=folds, seeds=seeds)
+            require_own(loaded.recipe, file)
+        else:
+            loaded = _load(recipe, set_ or [], folds=folds, seeds=seeds)
         if processes() > 1 and (dry_run or loaded.recipe.task == "study"):
             raise UsageError("torchrun is for one training: a study and --dry-run take a single process")
         if loaded.recipe.task == "study":
