@@ -66,15 +66,16 @@ class RecipeError(FxError):
 
     Args:
         problems: One line per problem, each with its own place; printed together.
-        recipe: The recipe as the user named it.
+        recipe: The recipe as the user named it; None where that is not known.
     """
 
     exit_code = 3
 
-    def __init__(self, problems: Sequence[str], *, recipe: str | Path, hint: str | None = None) -> None:
+    def __init__(self, problems: Sequence[str], *, recipe: str | Path | None, hint: str | None = None) -> None:
         self.problems = list(problems)
         count = "1 problem" if len(self.problems) == 1 else f"{len(self.problems)} problems"
-        text = "\n".join([f"{count} in recipe {recipe}", *(f"  {line}" for line in self.problems)])
+        named = "the recipe" if recipe is None else f"recipe {recipe}"
+        text = "\n".join([f"{count} in {named}", *(f"  {line}" for line in self.problems)])
         super().__init__(text, hint=hint)
 
 

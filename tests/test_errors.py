@@ -66,6 +66,7 @@ def test_messages_of_the_classes():
         == "2 problems in recipe r\n  r:1: a\n  r:2: b\n  → h"
     )
     assert str(RecipeError(["r:1: a"], recipe=Path("r"))) == "1 problem in recipe r\n  r:1: a"
+    assert str(RecipeError(["model: a"], recipe=None)) == "1 problem in the recipe\n  model: a"
     unknown = UnknownName("backbone", "x", known=["a", "b"], close=["a", "b"], not_loaded=["p: it broke"])
     assert str(unknown).splitlines() == [
         "unknown backbone 'x' — did you mean a or b?",

@@ -200,12 +200,12 @@ def build_backbone(spec: BackboneSpec, settings: Model, image_size_px: int, seed
 
 
 def _backbone(spec: BackboneSpec, settings: Model, image_size_px: int) -> nn.Module:
-    options = options_of(spec.options, settings.options, "model.options", settings.backbone)
+    options = options_of(spec.options, settings.options, "model.options")
     args = BackboneArgs(image_size_px=image_size_px, drop_path=settings.drop_path, options=options)
     try:
         backbone = built("backbone", settings.backbone, lambda: spec.build(args))
     except ValueError as error:
-        raise RecipeError([f"model: {spec.name}: {error}"], recipe=settings.backbone) from error
+        raise RecipeError([f"model: {spec.name}: {error}"], recipe=None) from error
     for stage in spec.stages:
         try:
             for name in stage.modules:

@@ -135,7 +135,7 @@ def build(
         RecipeError: The backbone or the detector refuses its options, or each other.
         PluginError: A plugin is broken, or what the detector's plugin built is none.
     """
-    options = options_of(detector.options, settings.options, "detect.options", settings.detector)
+    options = options_of(detector.options, settings.options, "detect.options")
     backbone = build_backbone(spec, model, image_size_px, seed)
     args = DetectorArgs(
         image_size_px=image_size_px,
@@ -151,7 +151,7 @@ def build(
         try:
             network = built("detector", settings.detector, lambda: detector.build(backbone, args))
         except ValueError as error:
-            raise RecipeError([f"detect: {detector.name} over {spec.name}: {error}"], recipe=model.backbone) from error
+            raise RecipeError([f"detect: {detector.name} over {spec.name}: {error}"], recipe=None) from error
     if not any(module is backbone for module in network.modules()):
         raise broken("detector", settings.detector, "build did not return a module that holds its backbone")
     return Detector(network, backbone)

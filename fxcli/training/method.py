@@ -54,7 +54,7 @@ def build(pretrainer: PretrainerSpec, backbone: nn.Module, args: PretrainArgs) -
     try:
         module = models.built("pretrainer", name, lambda: pretrainer.build(backbone, args))
     except ValueError as error:
-        raise RecipeError([f"pretrain: {name}: {error}"], recipe=name) from error
+        raise RecipeError([f"pretrain: {name}: {error}"], recipe=None) from error
     if getattr(module, "backbone", None) is not backbone:
         raise models.broken("pretrainer", name, "build did not return a module with the backbone as its backbone")
     lacking = [part for part in ("loss", "after_step") if not callable(getattr(module, part, None))]

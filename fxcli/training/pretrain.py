@@ -220,7 +220,7 @@ def build(
     args = PretrainArgs(
         image_size_px=preprocessing.image_size_px,
         num_features=spec.num_features,
-        options=options_of(pretrainer.options, recipe.pretrain.options, "pretrain.options", pretrainer.name),
+        options=options_of(pretrainer.options, recipe.pretrain.options, "pretrain.options"),
     )
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(randomness.derive(recipe.seed, "init", "method"))

@@ -325,14 +325,13 @@ def _discover(zoo: Zoo) -> list[tuple[Plugin, EntryPoint]]:
     ]
 
 
-def options_of(model: type[M], values: Mapping[str, Any], place: str, name: str) -> M:
+def options_of(model: type[M], values: Mapping[str, Any], place: str) -> M:
     """A plugin's options, checked by its own model.
 
     Args:
         model: `options` of its spec.
         values: As a recipe or a header has them.
         place: Key of the recipe.
-        name: Of what the options are of, for people.
 
     Raises:
         RecipeError: They are not what the plugin takes.
@@ -342,7 +341,7 @@ def options_of(model: type[M], values: Mapping[str, Any], place: str, name: str)
         return model.model_validate_json(json.dumps(values))
     except ValidationError as error:
         problems = [f"{place}: {'.'.join(map(str, item['loc']))}: {item['msg']}" for item in error.errors()]
-        raise RecipeError(problems, recipe=name) from error
+        raise RecipeError(problems, recipe=None) from error
 
 
 def _last_line(error: BaseException) -> str:
