@@ -286,6 +286,20 @@ def test_a_last_batch_of_one_that_a_backbone_cannot_learn_from_is_told_at_once(t
     assert not Path("runs").exists()
 
 
+@pytest.mark.parametrize(("batch_size", "told"), [(21, True), (2, True), (8, False), (20, False)])
+def test_a_single_picture_for_one_of_two_processes_is_told_at_once(tiny_recipe, monkeypatch, batch_size, told):
+    """24 pictures: a last batch of three, which is two for one process and one for the other, and so on."""
+    monkeypatch.setattr(trial, "processes", lambda: 2)
+    recipe = tiny_recipe(*ALONE, f"train.batch_size={batch_size}")
+    manifest = read_manifest(Path(recipe.data.manifest))
+    if not told:
+        job.check(recipe, manifest)
+        return
+    with pytest.raises(RecipeError) as error:
+        job.check(recipe, manifest)
+    assert f"of 24 pictures in batches of {batch_size} one of 2 processes gets a single one" in str(error.value)
+
+
 def test_it_would_fail_after_an_epoch(tiny_recipe, monkeypatch):
     """Were it not told: what is tried is what happens."""
     recipe = tiny_recipe(*ALONE, "train.epochs=1")

@@ -17,6 +17,7 @@ from fxcli.model.hardware import Compute
 from fxcli.recipe.detection import DetectRecipe
 from fxcli.recipe.schema import ClassifyRecipe, PhaseModel, PretrainRecipe
 from fxcli.recipe.tasks import TrainRecipe
+from fxcli.run.launch import processes
 from fxcli.training import session
 from fxcli.zoo.specs import BackboneSpec
 
@@ -109,7 +110,7 @@ def _told(value: object) -> str:
 
 
 def last_batch(recipe: ClassifyRecipe | DetectRecipe, spec: BackboneSpec, counts: Collection[int]) -> None:
-    """Runs the backbone on one picture as each phase trains it that would leave one to its last batch.
+    """Runs the backbone on one picture as each phase trains it that would leave one to its last batch, or to a process.
 
     Args:
         recipe: Of the training, or of several.
@@ -120,8 +121,9 @@ def last_batch(recipe: ClassifyRecipe | DetectRecipe, spec: BackboneSpec, counts
         RecipeError: BatchNorm needs more than one number of each channel, and has one: it would fail after an epoch.
     """
     for name, phase in recipe.phases.items():
-        size = phase.train.batch_size
-        left = next((count for count in counts if (count - 1) % size == 0), None)
+        size, shared_by = phase.train.batch_size, processes()
+        # Shared, a batch gives its smallest share as many as divide evenly, and at least one.
+        left = next((count for count in counts if (count % size or size) < 2 * shared_by), None)
         if left is None or phase.model.bn == "eval" or freeze.is_frozen(spec, phase.model.freeze):
             continue
         side_px = session.size_px(recipe, spec)
@@ -132,6 +134,8 @@ def last_batch(recipe: ClassifyRecipe | DetectRecipe, spec: BackboneSpec, counts
                 module(torch.zeros(1, 3, side_px, side_px))
             except ValueError as error:
                 what = f"{left} pictures in batches of {size} leave a last one of a single picture"
+                if shared_by > 1:
+                    what = f"of {left} pictures in batches of {size} one of {shared_by} processes gets a single one"
                 raise RecipeError(
                     [f"phases.{name}.train.batch_size: {what}, from which {spec.name} cannot learn here: {error}"],
                     recipe=recipe.name,
