@@ -123,7 +123,7 @@ def _check_cover(spec: BackboneSpec, module: nn.Module) -> None:
                 raise _broken(spec, f"{names[parameter]} is in stage {stage.name} and in stage {owner[parameter]}")
             owner[parameter] = stage.name
     if left := freeze.left_out(module, spec):
-        raise _broken(spec, f"{len(left)} parameters are in no stage: {', '.join(left[:3])}")
+        raise _broken(spec, left)
 
 
 def _part(spec: BackboneSpec, module: nn.Module, stage: Stage, part: str) -> nn.Module:

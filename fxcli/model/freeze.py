@@ -35,10 +35,11 @@ def _parameters(backbone: nn.Module, stage: Stage) -> Iterator[nn.Parameter]:
         yield backbone.get_parameter(name)
 
 
-def left_out(backbone: nn.Module, spec: BackboneSpec) -> list[str]:
-    """The names of parameters that are in no stage, which nothing would freeze."""
+def left_out(backbone: nn.Module, spec: BackboneSpec) -> str:
+    """Which parameters are in no stage, so that nothing would freeze them, in words; "" where there are none."""
     covered = {parameter for stage in spec.stages for parameter in _parameters(backbone, stage)}
-    return [name for name, parameter in backbone.named_parameters() if parameter not in covered]
+    names = [name for name, parameter in backbone.named_parameters() if parameter not in covered]
+    return f"{len(names)} parameters are in no stage: {', '.join(names[:3])}" if names else ""
 
 
 def apply(network: nn.Module, backbone: nn.Module, spec: BackboneSpec, settings: PhaseModel | DetectPhaseModel) -> None:

@@ -56,7 +56,7 @@ def backbone(recipe: TrainRecipe, spec: BackboneSpec, compute: Compute) -> None:
     # Not the one that is trained: in training mode it may change, by BatchNorm's statistics.
     module = compute.place(models.build_backbone(spec, recipe.model, side_px, seed=0)).eval()
     if left := freeze.left_out(module, spec):
-        raise models.broken("backbone", name, f"{len(left)} parameters are in no stage: {', '.join(left[:3])}")
+        raise models.broken("backbone", name, left)
     before = _shapes(name, module)
     pictures = compute.send(torch.zeros(2, 3, side_px, side_px))
     with of_plugin("backbone", name, f"seeing a picture of {side_px} px"), torch.no_grad(), compute.autocast():
