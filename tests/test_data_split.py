@@ -208,6 +208,7 @@ def test_partly_given(policy, told):
 def test_all_may_be_for_training_but_what_is_given():
     group = [str(index) for index in range(20)]
     assert assign(Split(policy="train"), 0, [""] * 20, group, [None] * 20) == ["train"] * 20
+    assert assign(Split(), 0, [""] * 20, group, [None] * 20) == ["train"] * 20, "null means it without labels"
     given = ["test", None, "val", "train"]
     assert assign(Split(policy="train"), 0, [""] * 4, group[:4], given) == ["test", "train", "val", "train"]
 

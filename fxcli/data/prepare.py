@@ -34,7 +34,7 @@ from fxcli.data.radiograph import Radiograph
 from fxcli.data.read import read
 from fxcli.data.views import View
 from fxcli.errors import DataError
-from fxcli.recipe.preparation import Columns, PrepareRecipe, Split
+from fxcli.recipe.preparation import Columns, PrepareRecipe
 from fxcli.run import ledger
 from fxcli.run.files import replace, saying, sha256_of, write_json
 from fxcli.run.key import hashed
@@ -97,7 +97,7 @@ def prepare(
     unreadable: list[dict[str, str]] = []
     boxes, items = _phantoms(recipe) if recipe.data.source == PHANTOM else _files(recipe, unreadable, paths)
     if items:  # else the error to come tells why there is none
-        split.is_given(_division(recipe), [item.split for item in items])
+        split.policy_of(recipe.split, [item.label for item in items], [item.split for item in items])
     with saying(folder), making(target) as part:
         _check_target(recipe, folder, overwrite)  # another process may have made it meanwhile
         # Phantoms are drawn in known groups, and views of one patient would be all that is found.
@@ -248,20 +248,13 @@ def _audit(made: Sequence[Made], recipe: PrepareRecipe) -> Audit:
     studies, listed = [picture.study for picture in made], [item.group or "" for item in items]
     together = [*((pair.a, pair.b) for pair in pairs), *joined, *people.same(studies), *people.same(listed)]
     groups = split.groups([patient or None for patient in patients], digests, together)
-    division = _division(recipe)
-    splits = split.assign(division, recipe.seed, labels, groups, [item.split for item in items])
-    if "test" not in splits and division.policy != "train":
+    given = [item.split for item in items]
+    splits = split.assign(recipe.split, recipe.seed, labels, groups, given)
+    if "test" not in splits and split.policy_of(recipe.split, labels, given) != "train":
         console.warn("the source names no test part, and none was drawn; split.policy=grouped draws one")
     sizes = [picture.width_px * picture.height_px for picture in made]
     odd = oddities.find(views, [picture.colour_frac for picture in made], sizes)
     return audit.conclude(recipe.audit, names, labels, splits, pairs, groups, sizes, digests, odd)
-
-
-def _division(recipe: PrepareRecipe) -> Split:
-    """The section `split`; of pictures without labels all is for training, unless it says more."""
-    if recipe.data.labels == "none" and recipe.split.policy is None:
-        return recipe.split.model_copy(update={"policy": "train"})
-    return recipe.split
 
 
 def _patients(made: Sequence[Made]) -> tuple[list[str], list[tuple[int, int]]]:

@@ -46,64 +46,66 @@ def groups(patients: Sequence[str | None], digests: Sequence[str], pairs: Iterab
     return [numbers.setdefault(root(f"file:{digest}"), f"g{len(numbers):05d}") for digest in digests]
 
 
-def is_given(policy: Split, given: Sequence[str | None]) -> bool:
-    """Whether the source's own split is kept, as far as it goes; what is wrong with it is known before any picture is.
+def policy_of(settings: Split, labels: Sequence[str], given: Sequence[str | None]) -> str:
+    """What split.policy is, or means where it is null; what is wrong with a given split is known before any picture is.
 
     Args:
-        policy: The recipe's section.
-        given: See `assign`.
+        settings: The recipe's section.
+        labels: See `assign`; all are "" of pictures without labels.
+        given: Likewise.
 
     Raises:
         DataError: The given split is absent, or partly so; or it has no picture to draw a part from.
     """
     missing = sum(split is None for split in given)
-    if policy.policy == "train":
-        return True
-    if policy.policy == "grouped" or (policy.policy is None and missing == len(given)):
-        return False
+    meant = "train" if not any(labels) else "grouped" if missing == len(given) else "given"
+    policy = settings.policy or meant
+    if policy != "given":
+        return policy
     if missing:
-        whose = "split.policy is given, but " if policy.policy else ""
+        whose = "split.policy is given, but " if settings.policy else ""
         raise DataError(
             f"{whose}{missing} of {len(given)} pictures have no split",
             hint="give each one, or set split.policy=grouped to draw all anew",
         )
-    for name, frac in (("val", policy.val_frac), ("calibration", policy.calibration_frac)):
+    for name, frac in (("val", settings.val_frac), ("calibration", settings.calibration_frac)):
         if frac and name not in given and "train" not in given:
             raise DataError(
                 f"no picture is for training, so no {name} part can be drawn",
                 hint=f"set split.policy=grouped to draw a split, or split.{name}_frac=0 to do without",
             )
-    return True
+    return policy
 
 
 def assign(
-    policy: Split, seed: int, labels: Sequence[str], group: Sequence[str], given: Sequence[str | None]
+    settings: Split, seed: int, labels: Sequence[str], group: Sequence[str], given: Sequence[str | None]
 ) -> list[str]:
     """The split of each picture.
 
     Args:
-        policy: The recipe's section.
+        settings: The recipe's section.
         seed: Of the drawing.
         labels: Class of each picture.
         group: Group of each picture.
         given: The source's own split of each picture, or None.
 
     Raises:
-        DataError: See `is_given`; or there are too few groups to draw from.
+        DataError: See `policy_of`; or there are too few groups to draw from.
     """
-    if not is_given(policy, given):
-        test = drawn(labels, group, policy.test_frac, derive(seed, "test"))
+    policy = policy_of(settings, labels, given)
+    if policy == "grouped":
+        test = drawn(labels, group, settings.test_frac, derive(seed, "test"))
         result = ["test" if is_test else "train" for is_test in test]
-        _tell("test", test, group, policy.test_frac)
+        _tell("test", test, group, settings.test_frac)
     else:
         result = [split or "train" for split in given]
-    if policy.policy == "train":
+    if policy == "train":
         return result
-    calibration_frac = policy.calibration_frac
+    calibration_frac = settings.calibration_frac
     if calibration_frac is None:
         many = len({its for its, split in zip(group, result, strict=True) if split == "train"}) >= CALIBRATION_GROUPS
         calibration_frac = _CALIBRATION_FRAC if many else 0.0
-    for name, frac in (("val", policy.val_frac), ("calibration", calibration_frac)):
+    for name, frac in (("val", settings.val_frac), ("calibration", calibration_frac)):
         if name not in result and frac > 0:
             _draw(result, name, frac, labels, group, seed)
     return result
