@@ -48,7 +48,8 @@ def work(study: StudyRecipe, entries: Sequence[Entry], folder: Path, results: Re
     """
     index = results.index()
     left = [entry for entry in entries if not results.find(entry, index)]
-    manifests = {entry.data: read_manifest(Path(str(entry.recipe.data.manifest))) for entry in left}
+    files = {entry.data: Path(str(entry.recipe.data.manifest)) for entry in left}
+    manifests = {data: read_manifest(file) for data, file in files.items()}
     for manifest in manifests.values():
         pictures.warn_of_leaks(manifest)
     for entry in left:
