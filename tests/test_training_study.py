@@ -329,6 +329,16 @@ def test_a_manifest_without_a_test_part_is_refused_at_once(study, trainings):
     assert trainings[0] == []
 
 
+def test_results_that_cannot_be_written_are_told_before_anything_is_trained(study, trainings):
+    """Else after hours, with a look at the test part already noted."""
+    Path("results").touch()
+    done = fx("train", study, "--quiet")
+    assert done.exit_code == 4
+    assert "error: results: cannot be written: File exists" in done.stderr
+    assert trainings[0] == []
+    assert not Path("data", ledger.NAME).exists()
+
+
 @pytest.mark.parametrize(
     ("without", "sets", "told"),
     [
@@ -380,7 +390,7 @@ def test_a_damaged_test_picture_stops_and_the_training_is_kept(study, trainings)
     assert done.exit_code == 4
     assert "1 of 12 test pictures cannot be read" in done.stderr
     assert row.path in done.stderr
-    assert not Path("results").exists()
+    assert not any(Path("results").iterdir())
     Path("data", row.path).write_bytes(good)
     assert fx("train", study, "--set", "seeds=[0]", "--quiet").exit_code == 0
     assert trainings[0] == ORDER[:2]

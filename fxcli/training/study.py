@@ -6,6 +6,7 @@ same command finds what was begun. The results decide what is done: a machine th
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -26,6 +27,7 @@ from fxcli.recipe.schema import ClassifyRecipe, StudyComparison, StudyRecipe
 from fxcli.recipe.study import Entry
 from fxcli.run import provenance
 from fxcli.run.directory import Run, held
+from fxcli.run.files import saying
 from fxcli.run.lock import Lock
 from fxcli.training import job, pictures
 from fxcli.training.results import Results, deciding_digest, start_digest
@@ -42,7 +44,8 @@ def work(study: StudyRecipe, entries: Sequence[Entry], folder: Path, results: Re
 
     Raises:
         Interrupted: After saving, when the user stopped it.
-        DataError: One of them cannot be trained or measured, or then not be compared; told before the first.
+        DataError: One of them cannot be trained or measured, or then not be compared, or the results cannot be
+            written; told before the first.
         RunError: A result or a run that was begun is of another recipe or other pictures, or the folder is in use.
         FxError: As a training raises it; what was done before it is kept.
     """
@@ -59,6 +62,11 @@ def work(study: StudyRecipe, entries: Sequence[Entry], folder: Path, results: Re
         if all(data in manifests for _, data in asked.sides):
             _check_comparison(f"comparisons.{number}", asked, *(manifests[data] for _, data in asked.sides))
     folder.mkdir(parents=True, exist_ok=True)
+    if left:
+        # Else it would show after hours, and after a look at the test part that nothing keeps.
+        with saying(results.folder, hint="another place for the results: --set results=FOLDER"):
+            results.folder.mkdir(parents=True, exist_ok=True)
+            tempfile.TemporaryFile(dir=results.folder).close()
     with Lock(folder):
         for number, entry in enumerate(left, 1 + len(entries) - len(left)):
             if results.find(entry, results.index()):
