@@ -279,10 +279,9 @@ def _ahead(training: AnyTraining, timer: Timer) -> str:
     # How long the epochs of others take is not known: other parts of the network learn in them.
     later = [name for name, _ in training.phases[place.phase + 1 :]]
     told = [f"then {', '.join(later)}"] if later else []
-    if timer.epoch_s is not None:
-        minutes = timer.epoch_s * (phase.train.epochs - place.phase_epoch) / 60
-        allowed = (phase.train.max_minutes or math.inf) - timer.spent_s / 60
-        told.insert(0, f"{min(minutes, allowed):.1f} min left")
+    minutes = timer.left_min(phase.train.epochs - place.phase_epoch, phase.train.max_minutes)
+    if minutes is not None:
+        told.insert(0, f"{minutes:.1f} min left")
     return f"  {', '.join(told)}" if told else ""
 
 

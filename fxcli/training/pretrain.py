@@ -332,7 +332,8 @@ def _end_epoch(
     values = {"epoch": place.epoch, "train_loss": place.loss, **learnt, "seconds": round(timer.spent_s, 1)}
     log.write(place.step, {**values, **found, "data_wait_s": waited, "compute_s": computed})
     run.update(epoch=place.epoch, seconds={name: round(value, 1) for name, value in timer.totals.items()})
-    ahead = "" if timer.epoch_s is None else f"  {timer.epoch_s * (epochs - place.epoch) / 60:.1f} min left"
+    minutes = timer.left_min(epochs - place.epoch, pretraining.recipe.train.max_minutes)
+    ahead = "" if minutes is None else f"  {minutes:.1f} min left"
     times = f"data {waited:.1f} s, compute {computed:.1f} s"
     _tell(pretraining, run, {"train_loss": place.loss, **learnt, **found}, f"  {times}{ahead}")
     # stop: before it is saved, so that no resume gets past it

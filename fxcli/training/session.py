@@ -254,6 +254,12 @@ class Timer:
         """Whether the run took so many minutes; never where none are said."""
         return max_minutes is not None and self.spent_s >= max_minutes * 60
 
+    def left_min(self, epochs: int, max_minutes: float | None) -> float | None:
+        """Minutes that so many more of such epochs take, and no more than are allowed; None: their pace is unknown."""
+        if self.epoch_s is None:
+            return None
+        return min(self.epoch_s * epochs / 60, max(0.0, (max_minutes or math.inf) - self.spent_s / 60))
+
     @property
     def epoch_s(self) -> float | None:
         """Seconds that the whole of such an epoch takes; None where no step of it was seen."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import signal
 from dataclasses import replace
 from pathlib import Path
@@ -25,6 +26,7 @@ from fxcli.recipe.load import load, shipped
 from fxcli.recipe.schema import Model
 from fxcli.run import checkpoint, directory
 from fxcli.training import pretrain
+from fxcli.training.session import Timer
 
 
 @pytest.mark.slow
@@ -94,6 +96,14 @@ def test_what_time_cuts_short_is_told_and_looked_at(recipe_of, go, capsys, sets,
     assert run.info().get("ended_by") == (story if cut else None)
     assert (f"warning: {story}" in capsys.readouterr().err) == cut
     assert (story in (run.path / "log.txt").read_text(encoding="utf-8")) == cut
+
+
+def test_the_minutes_left_are_no_more_than_is_allowed(recipe_of, go, monkeypatch, capsys):
+    monkeypatch.setattr(Timer, "epoch_s", property(lambda timer: 3600.0))
+    go(recipe_of("simclr", "train.epochs=2", "train.max_minutes=30"))
+    first, last = re.findall(r"(\d+\.\d) min left", capsys.readouterr().err)
+    assert 20 < float(first) <= 30
+    assert last == "0.0"
 
 
 def test_time_that_runs_out_in_a_look_ends_it_there(recipe_of, go, monkeypatch):
