@@ -1,5 +1,7 @@
 import csv
+import errno
 import json
+import os
 import shutil
 from pathlib import Path
 
@@ -11,6 +13,7 @@ from typer.testing import CliRunner
 
 from fxcli.cli import app
 from fxcli.model import classifier as models
+from fxcli.run import ledger
 from fxcli.run.files import sha256_of
 
 
@@ -258,3 +261,28 @@ def test_what_is_odd_about_a_picture_is_a_reason_and_a_line(trained, own_picture
     assert reasons == {files[0].relative_to("own").as_posix(): "blank: next to no contrast"}
     assert {row["status"] for row in table(file)} == {"ok"}
     assert "warning: 1 picture: blank" in done.stderr
+
+
+@pytest.mark.parametrize("model", ["runs/trained", "alone.safetensors"])
+def test_results_that_cannot_be_written_are_told_before_a_look(trained, prepared, model):
+    shutil.copytree(prepared, "data", ignore=shutil.ignore_patterns(ledger.NAME))
+    shutil.copy(trained.model_file, "alone.safetensors")
+    Path("evaluations").touch()
+    out = [] if model.startswith("alone") else ["--out", "evaluations/of_it"]
+    done = fx("evaluate", model, "--data", "data/manifest.csv", *out, "--quiet")
+    assert done.exit_code == 4
+    assert "cannot be written: " in done.stderr
+    assert "evaluations" in done.stderr
+    assert not Path("data", ledger.NAME).exists()
+
+
+def test_no_space_for_figures_says_where(trained, monkeypatch):
+    """A full disk's own error names no file."""
+
+    def full(*_, **__):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(Path, "write_text", full)
+    done = fx("evaluate", trained.path, "--out", "figures", "--quiet")
+    assert done.exit_code == 4
+    assert f"error: {Path('figures/evaluation/test.json')}: No space left on device" in done.stderr

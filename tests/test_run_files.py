@@ -7,8 +7,9 @@ from pathlib import Path
 
 import pytest
 
+from fxcli.errors import DataError
 from fxcli.run import files
-from fxcli.run.files import append_line, copy, replace, replacing, sha256_of, write_json, write_text
+from fxcli.run.files import append_line, check_writable, copy, replace, replacing, sha256_of, write_json, write_text
 
 
 def test_replacing():
@@ -50,6 +51,21 @@ def test_failure_to_rename_keeps_the_old_file(monkeypatch):
         part.write_bytes(b"new")
     assert path.read_bytes() == b"old"
     assert os.listdir() == ["a.bin"]
+
+
+def test_a_full_disk_is_seen_before_the_work_that_ends_there():
+    """A file can be made there, and nothing be written to it."""
+    resource = pytest.importorskip("resource")
+    check_writable(Path("new/folder"))
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (0, before[1]))
+    try:
+        with pytest.raises(DataError, match="cannot be written: File too large") as told:
+            check_writable(Path("new/folder"))
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert told.value.where == Path("new/folder")
+    assert not any(Path().iterdir())
 
 
 def test_nothing_written_is_an_error():

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from fxcli.commands import completion
-from fxcli.commands.evaluated import columns_of, folder_of, noted_look, warn_of_learnt, write_result
+from fxcli.commands.evaluated import check_places, columns_of, folder_of, noted_look, warn_of_learnt, write_result
 from fxcli.commands.options import BatchSize, Debug, Device, Engine, Json, Out, Parquet, Precision, Quiet, Workers
 from fxcli.commands.startup import import_torch
 from fxcli.console import console
@@ -137,6 +137,7 @@ def evaluate(
             without = "--split oof, --study, --tta, --engine, --precision and --named-beforehand"
             raise UsageError(f"a detector is measured without {without}")
         place = partial(open_detector, device=device, workers=workers, batch_size=batch_size)
+        check_places(found, out)
         detectors = [place(*each) for each in found]
         evaluate_boxes(detectors, data=data, split=split, by=by or (), out=out, json=json, parquet=parquet)
         return
@@ -144,6 +145,7 @@ def evaluate(
         if run is None:
             raise UsageError(f"{file} lies in no run, and out-of-fold answers are kept in runs")
         out_of_fold(run)
+    check_places(found, out)
     done: list[Evaluated] = []
     names = [(run.path if run else file).name for file, run in found]
     for file, _ in found:

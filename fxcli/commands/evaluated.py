@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fxcli.console import console
 from fxcli.run import ledger
-from fxcli.run.files import write_json
+from fxcli.run.files import check_writable, write_json
 
 if TYPE_CHECKING:
     from fxcli.data.manifest import Manifest, Row
     from fxcli.inference.detected import OpenedDetector
     from fxcli.inference.opened import ModelFile, Opened
+    from fxcli.run.directory import Run
+
+# For model files outside any run.
+EVALUATIONS = Path("evaluations")
 
 
 def columns_of(rows: Sequence[Row], by: Sequence[str]) -> list[str]:
@@ -49,6 +53,16 @@ def folder_of(model: ModelFile, names: Sequence[str], out: Path | None) -> Path 
     return out / (model.name if model.is_final and names.count(model.name) == 1 else model.unique_name)
 
 
+def check_places(found: Iterable[tuple[Path, Run | None]], out: Path | None) -> None:
+    """Whether results of models (files and their runs) can be written: found out later, a look would be for nothing.
+
+    Raises:
+        DataError: They cannot.
+    """
+    for folder in {out or (run.path if run else EVALUATIONS) for _, run in found}:
+        check_writable(folder)
+
+
 def write_result(
     model: ModelFile, name: str, result: Mapping[str, Any], out: Path | None, *, own_data: bool
 ) -> tuple[Path, Path]:
@@ -58,13 +72,13 @@ def write_result(
         model: It.
         name: Of the part that was measured, and how.
         result: For people and programs.
-        out: Where to; None: its run, or ./evaluations for a file outside any.
+        out: Where to; None: its run, or EVALUATIONS for a file outside any.
         own_data: Whether the manifest is that of the run.
 
     Returns:
         The file of the figures, and that for its predictions, of the same name; its folder exists.
     """
-    base = out or (model.run.path if model.run else Path("evaluations") / model.unique_name)
+    base = out or (model.run.path if model.run else EVALUATIONS / model.unique_name)
     if base == (model.run and model.run.path) and not model.is_final:
         # A checkpoint's figures beside those of the run's own model.
         name += f"-model-{model.digest[:8]}"

@@ -8,6 +8,7 @@ import hashlib
 import json
 import os
 import shutil
+import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -25,10 +26,12 @@ def replacing(path: Path) -> Iterator[Path]:
         with part.open("rb+") as handle:
             os.fsync(handle.fileno())
         replace(part, path)
-    except BaseException:
+    except BaseException as error:
         # Not missing_ok alone: what went wrong must not be hidden by what is wrong with the folder.
         with contextlib.suppress(OSError):
             part.unlink()
+        if isinstance(error, OSError) and error.filename is None:
+            error.filename = str(path)  # a full disk's error names no file
         raise
     sync_folder(path.parent)
 
@@ -42,6 +45,19 @@ def saying(where: str | Path, hint: str = "make space there, or write elsewhere"
         raise
     except OSError as error:
         raise DataError(f"cannot be written: {error.strerror or error}", where=where, hint=hint) from error
+
+
+def check_writable(folder: Path, hint: str = "make space there, or write elsewhere") -> None:
+    """Sees that files can be written in a folder, or where it is to be made, before work that ends with them.
+
+    Raises:
+        DataError: They cannot.
+    """
+    with saying(folder, hint):
+        place = next(each for each in (folder, *folder.parents) if each.exists())
+        # On a full disk a file can often be made, and nothing be written to it.
+        with tempfile.TemporaryFile(dir=place, buffering=0) as handle:
+            handle.write(b"\0")
 
 
 def sync_folder(folder: Path) -> None:

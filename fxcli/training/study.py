@@ -6,7 +6,6 @@ same command finds what was begun. The results decide what is done: a machine th
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -27,7 +26,7 @@ from fxcli.recipe.schema import ClassifyRecipe, StudyComparison, StudyRecipe
 from fxcli.recipe.study import Entry
 from fxcli.run import provenance
 from fxcli.run.directory import Run, held
-from fxcli.run.files import saying
+from fxcli.run.files import check_writable
 from fxcli.run.lock import Lock
 from fxcli.training import job, pictures
 from fxcli.training.results import Results, deciding_digest, start_digest
@@ -64,9 +63,7 @@ def work(study: StudyRecipe, entries: Sequence[Entry], folder: Path, results: Re
     folder.mkdir(parents=True, exist_ok=True)
     if left:
         # Else it would show after hours, and after a look at the test part that nothing keeps.
-        with saying(results.folder, hint="another place for the results: --set results=FOLDER"):
-            results.folder.mkdir(parents=True, exist_ok=True)
-            tempfile.TemporaryFile(dir=results.folder).close()
+        check_writable(results.folder, hint="another place for the results: --set results=FOLDER")
     with Lock(folder):
         for number, entry in enumerate(left, 1 + len(entries) - len(left)):
             if results.find(entry, results.index()):
