@@ -140,6 +140,24 @@ def test_a_lock_that_was_taken_over_a_moment_before_is_left_alone(monkeypatch, o
     assert sorted(path.name for path in tmp_path.glob("lock*")) == ["lock.json"]
 
 
+def test_another_process_is_waited_for_if_that_is_wanted(monkeypatch, other, tmp_path):
+    file = held_by(tmp_path, other.pid)
+    naps = []
+
+    def nap(_):
+        naps.append(1)
+        if len(naps) == 3:
+            file.unlink()
+
+    monkeypatch.setattr(lock.time, "sleep", nap)
+    with Lock(tmp_path, wait_s=60):
+        assert json.loads(file.read_text())["pid"] == os.getpid()
+    assert len(naps) == 3
+    held_by(tmp_path, other.pid)
+    with pytest.raises(RunError, match=f"process {other.pid}"), Lock(tmp_path, wait_s=0.01):
+        pytest.fail("it must not be entered")
+
+
 def test_a_takeover_that_was_killed_stands_in_nobodys_way(monkeypatch, tmp_path):
     monkeypatch.setattr(lock.time, "sleep", lambda _: None)
     held_by(tmp_path, 0)

@@ -1,6 +1,8 @@
 """Results of a study on disk: what is kept, what counts as the same recipe, and the table that follows."""
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -52,6 +54,37 @@ def kept(results, listed, words):
         if word := words.get(f"{entry.run}{entry.seed}"):
             line = {"data": entry.data, "run": entry.run, "minutes": 3.0 + entry.seed, "manifest_sha256": "m"}
             results.keep(entry, {"test": answers(word)}, line | {"recipe_sha256": deciding_digest(entry.recipe)})
+
+
+ADDING = """
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+from fxcli.training.results import Results
+
+results = Results(Path("results"))
+line = {"run": "low", "minutes": 1.0, "recipe_sha256": "r", "manifest_sha256": "m"}
+print("ready", flush=True)
+sys.stdin.readline()
+for number in range(30):
+    results.keep(SimpleNamespace(name=f"{sys.argv[1]}{number}", data="one"), {}, line)
+"""
+
+
+def test_of_two_processes_that_add_at_once_no_line_is_lost():
+    command = [sys.executable, "-c", ADDING]
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
+    both = [subprocess.Popen([*command, name], **pipes) for name in "ab"]
+    for each in both:
+        assert each.stdout.readline() == "ready\n"
+    for each in both:
+        each.stdin.write("\n")
+        each.stdin.flush()
+    for each in both:
+        each.communicate(timeout=60)
+    assert [each.returncode for each in both] == [0, 0]
+    assert Results(Path("results")).index().keys() == {f"{name}{number}" for name in "ab" for number in range(30)}
+    assert [each.name for each in Path("results").iterdir()] == ["index.json"]
 
 
 @pytest.fixture

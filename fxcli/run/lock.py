@@ -21,13 +21,14 @@ class Lock:
     Args:
         folder: Where its file lies.
         name: Of that file, where it is for something beside it.
+        wait_s: How long to wait for another process that holds it.
 
     Raises:
         RunError: On entering, when another process holds it.
     """
 
-    def __init__(self, folder: Path, name: str = "lock.json") -> None:
-        self.file = folder / name
+    def __init__(self, folder: Path, name: str = "lock.json", *, wait_s: float = 0.0) -> None:
+        self.file, self.wait_s = folder / name, wait_s
 
     def __enter__(self) -> None:
         mine = json.dumps({"pid": os.getpid(), "host": socket.gethostname(), "begun": _begun(os.getpid())})
@@ -62,13 +63,16 @@ class Lock:
         return _alive(pid) and (begun is None or _begun(pid) in (None, begun))
 
     def _take_over(self) -> None:
-        if self.is_held:
-            pid, host, _ = self._holder()
-            raise RunError(
-                f"process {pid} on {host} is at work in this folder",
-                where=self.file,
-                hint="wait for it; if that process is gone, delete the file",
-            )
+        until = time.monotonic() + self.wait_s
+        while self.is_held:
+            if time.monotonic() >= until:
+                pid, host, _ = self._holder()
+                raise RunError(
+                    f"process {pid} on {host} is at work in this folder",
+                    where=self.file,
+                    hint="wait for it; if that process is gone, delete the file",
+                )
+            time.sleep(0.05)
         # One at a time: what lies here after the look may be the new lock of another that took over, too.
         taking = self.file.with_name(f"{self.file.name}.taking")
         try:

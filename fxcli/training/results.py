@@ -31,11 +31,14 @@ from fxcli.recipe.study import Entry
 from fxcli.run import provenance
 from fxcli.run.directory import find_model, last_pretraining
 from fxcli.run.files import sha256_of, write_json, write_text
+from fxcli.run.lock import Lock
 from fxcli.zoo.plugins import load_zoo
 
 PICTURES = ("path", "label", "group", "leaked")
 _LOGIT = "logit_"
 _NAMED = "named.json"
+# Another process takes as long as a few small files do.
+_WAIT_S = 60.0
 
 
 def deciding_digest(recipe: ClassifyRecipe) -> str:
@@ -113,10 +116,10 @@ class Results:
     def name(self, comparisons: Sequence[StudyComparison]) -> None:
         """Before the first result: keeps which comparison is named beforehand, the first. Later it does nothing."""
         file = self.folder / _NAMED
-        if not file.exists() and not self.index():
-            first = comparisons[0].model_dump(exclude_defaults=True) if comparisons else None
-            self.folder.mkdir(parents=True, exist_ok=True)
-            write_json(file, {"comparison": first, "when": provenance.now()})
+        with self._alone():
+            if not file.exists() and not self.index():
+                first = comparisons[0].model_dump(exclude_defaults=True) if comparisons else None
+                write_json(file, {"comparison": first, "when": provenance.now()})
 
     def named(self) -> Named | None:
         """What was named beforehand; None where nobody wrote that down.
@@ -175,6 +178,11 @@ class Results:
             hint="undo the change; or delete this line, to train it anew; or keep both: --set results=ANOTHER_FOLDER",
         )
 
+    def _alone(self) -> Lock:
+        """The folder, made where it is not there, for this process alone: machines may share it, and add at once."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        return Lock(self.folder, "index.lock.json", wait_s=_WAIT_S)
+
     def file(self, entry: Entry, part: str) -> Path:
         """The logits of an entry."""
         return self.folder / f"{entry.name}-{part}.csv"
@@ -185,20 +193,21 @@ class Results:
 
     def keep(self, entry: Entry, answers: Mapping[str, Answers], known: Mapping[str, Any]) -> None:
         """Writes what a training said of each part, and at last its line in the index."""
-        for part, answer in answers.items():
-            said, pictures = answer.said, self.pictures(entry.data, part)
-            labels = [answer.classes[target] for target in said.targets]
-            rows = [csv_line(row) for row in zip(said.paths, labels, said.groups, answer.leaked, strict=True)]
-            text = "\n".join([csv_line(PICTURES), *rows]) + "\n"
-            pictures.parent.mkdir(parents=True, exist_ok=True)
-            write_text(pictures, text)
-            columns = csv_line([f"{_LOGIT}{name}" for name in answer.classes])
-            rows = [csv_line([f"{value:.6g}" for value in logits]) for logits in said.mean_logits]
-            write_text(self.file(entry, part), "\n".join([columns, *rows]) + "\n")
-        # Read anew: another process may have added to it.
-        index = self.index() | {entry.name: dict(known)}
-        lines = [f"{json.dumps(name)}: {json.dumps(index[name], ensure_ascii=False)}" for name in sorted(index)]
-        write_text(self.folder / "index.json", "{\n" + ",\n".join(lines) + "\n}\n")
+        with self._alone():
+            for part, answer in answers.items():
+                said, pictures = answer.said, self.pictures(entry.data, part)
+                labels = [answer.classes[target] for target in said.targets]
+                rows = [csv_line(row) for row in zip(said.paths, labels, said.groups, answer.leaked, strict=True)]
+                text = "\n".join([csv_line(PICTURES), *rows]) + "\n"
+                pictures.parent.mkdir(parents=True, exist_ok=True)
+                write_text(pictures, text)
+                columns = csv_line([f"{_LOGIT}{name}" for name in answer.classes])
+                rows = [csv_line([f"{value:.6g}" for value in logits]) for logits in said.mean_logits]
+                write_text(self.file(entry, part), "\n".join([columns, *rows]) + "\n")
+            # Read anew: another process may have added to it.
+            index = self.index() | {entry.name: dict(known)}
+            lines = [f"{json.dumps(name)}: {json.dumps(index[name], ensure_ascii=False)}" for name in sorted(index)]
+            write_text(self.folder / "index.json", "{\n" + ",\n".join(lines) + "\n}\n")
 
     def read(self, entries: Sequence[Entry], part: str) -> Answers:
         """What the trainings of one run on one data said, one a seed.
