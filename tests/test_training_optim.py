@@ -47,6 +47,12 @@ def test_warmup_rises_linearly_then_cosine_starts_at_one():
     assert found[10] == 1.0
 
 
+@pytest.mark.parametrize("name", ["cosine", "constant", "step"])
+def test_warmup_of_nearly_all_epochs_reaches_the_rate_with_one_step_an_epoch(name):
+    assert rates(Schedule(name=name, warmup_epochs=1.6), 2, per_epoch=1) == [0.5, 1.0]
+    assert rates(Schedule(name=name, warmup_epochs=0.6), 1, per_epoch=1) == [1.0]
+
+
 def test_step_drops_by_gamma():
     found = rates(Schedule(name="step", step_epochs=2, gamma=0.5), 60)
     assert found[:20] == [1.0] * 20

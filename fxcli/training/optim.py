@@ -48,7 +48,8 @@ def rate(settings: Schedule, step: int, total: int, steps_per_epoch: int) -> flo
     """
     if settings.name == "onecycle":
         return _onecycle(settings, step, total)
-    warmup = round(settings.warmup_epochs * steps_per_epoch)
+    # One step is left at least: of very few steps an epoch all could round to warm-up, which never reaches 1.
+    warmup = min(round(settings.warmup_epochs * steps_per_epoch), total - 1)
     if step < warmup:
         return (step + 1) / (warmup + 1)
     if settings.name == "cosine":
