@@ -245,6 +245,18 @@ def test_dry_run_estimates_and_writes_nothing(tiny_recipe):
     assert "peak memory" in fx("train", "tiny.yaml", "--dry-run").stderr
 
 
+def test_dry_run_knows_that_max_minutes_ends_a_training(tiny_recipe):
+    tiny_recipe(phases="phases: {warm: {}, tune: {}}")
+    sets = ["--set", "train.epochs=100000", "--set", "train.max_minutes=0.25"]
+    done = fx("train", "tiny.yaml", "--dry-run", "--json", *sets)
+    assert done.exit_code == 0, done.output
+    assert [row["minutes"] for row in json.loads(done.stdout)["phases"]] == [0.25, 0.0]
+    told = "train.max_minutes ends the training in phase "
+    assert done.stderr.count(told) == done.stderr.count(f"{told}warm, whose 100000 epochs take ") == 1
+    done = fx("train", "tiny.yaml", "--dry-run", "--set", "train.max_minutes=999")
+    assert "max_minutes" not in done.stderr
+
+
 def test_dry_run_takes_no_out_and_knows_a_phase_of_one_step(tiny_recipe):
     tiny_recipe()
     assert fx("train", "tiny.yaml", "--dry-run", "--out", "x").exit_code == 2

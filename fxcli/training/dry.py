@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import math
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from fxcli.console import console
 from fxcli.data import dataset
 from fxcli.data.manifest import Manifest
 from fxcli.model import hardware
@@ -41,8 +44,8 @@ def run(training: AnyTraining) -> list[dict[str, Any]]:
     """Times the second of two optimizer steps in each phase.
 
     Returns:
-        Per phase: phase, epochs, images_per_s, minutes (training alone), memory_mib (peak of the process, or of the
-        GPU; None where the system does not tell).
+        Per phase: phase, epochs, images_per_s, minutes (training alone, up to train.max_minutes), memory_mib (peak of
+        the process, or of the GPU; None where the system does not tell).
     """
     rows: list[dict[str, Any]] = []
     for index, (name, phase) in enumerate(training.phases):
@@ -60,16 +63,25 @@ def run(training: AnyTraining) -> list[dict[str, Any]]:
         rate = (training.place.loss_count - done) / (time.perf_counter() - before)
         steps.close()
         dataset.ended(feed.loader)
+        minutes = count * training.task.passes(training, phase) / rate / 60
+        if minutes > (left := _left_min(rows, phase.train.max_minutes)) > 0:
+            what = f"{phase.train.epochs} epochs take {minutes:.1f} minutes"
+            console.warn(f"train.max_minutes ends the training in phase {name}, whose {what}")
         rows.append(
             {
                 "phase": name,
                 "epochs": phase.train.epochs,
                 "images_per_s": rate,
-                "minutes": count * training.task.passes(training, phase) / rate / 60,
+                "minutes": min(minutes, left),
                 "memory_mib": _peak_memory_mib(training.compute.device),
             }
         )
     return rows
+
+
+def _left_min(rows: Sequence[dict[str, Any]], max_minutes: float | None) -> float:
+    """Minutes that are left to a phase after those before it."""
+    return max(0.0, (max_minutes or math.inf) - sum(row["minutes"] for row in rows))
 
 
 def _peak_memory_mib(device: torch.device) -> float | None:
