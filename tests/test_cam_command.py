@@ -1,6 +1,9 @@
+import contextlib
 import csv
+import errno
 import io
 import json
+import os
 from pathlib import Path
 
 import numpy as np
@@ -37,6 +40,23 @@ def test_three_files_and_numbers(trained, picture):
     with Image.open(f"why/{picture.name}.overlay.png") as overlay, Image.open(f"why/{picture.name}.png") as pair:
         assert overlay.size == (64, 64)
         assert pair.width > 800
+
+
+def test_a_disk_that_fills_up_cuts_no_map(trained, picture, monkeypatch):
+    def full(file, *_, **__):
+        with open(file, "wb") if isinstance(file, str) else contextlib.nullcontext(file) as handle:
+            handle.write(b"cut")
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    assert fx("cam", picture, "--out", "why", "--quiet").exit_code == 0
+    file = Path(f"why/{picture.name}.map.npy")
+    before = file.read_bytes()
+    monkeypatch.setattr(np, "save", full)
+    done = fx("cam", picture, "--out", "why", "--quiet")
+    assert done.exit_code == 4
+    assert "cannot be written: No space left on device" in done.stderr
+    assert file.read_bytes() == before
+    assert len(list(Path("why").iterdir())) == 3
 
 
 def test_the_target_decides_what_is_explained(trained, picture):

@@ -180,6 +180,7 @@ def _write(opened: Opened, answer: Answer, target: int | None, explainer: Explai
     import numpy as np
 
     from fxcli.explain.draw import draw_answer
+    from fxcli.run.cache import storing
     from fxcli.run.files import saying
 
     made = draw_answer(opened, answer, target=target, explainer=explainer)
@@ -187,7 +188,8 @@ def _write(opened: Opened, answer: Answer, target: int | None, explainer: Explai
         stem.parent.mkdir(parents=True, exist_ok=True)
         made.save_overlay(Path(f"{stem}.overlay.png"))
         made.save_pair(Path(f"{stem}.png"))
-        np.save(f"{stem}.map.npy", made.saliency, allow_pickle=False)
+        with storing(Path(f"{stem}.map.npy")) as part, part.open("wb") as handle:
+            np.save(handle, made.saliency, allow_pickle=False)
     maximum, total = float(made.saliency.max()), float(made.saliency.sum())
     name = opened.model.classes[made.target]
     return [name, round(made.probability, 6), round(maximum, 6), round(total, 6)]
