@@ -187,6 +187,18 @@ def test_what_is_there_is_not_replaced_unasked(models, pictures):
     assert fx("predict", pictures, "--model", models / "folds", "--report", "in").exit_code == 2
 
 
+@pytest.mark.parametrize("name", ["other.png", "another.DCM", "without_ending"])
+def test_a_picture_is_never_replaced(models, pictures, name):
+    """As where a shell writes out --report *.png, which makes its first picture the page."""
+    for each in {name, "without_ending"}:
+        shutil.copy(pictures / "0.png", each)
+    before = Path(name).read_bytes()
+    done = fx("predict", "without_ending", pictures, "--model", models / "folds", "--report", name, "--overwrite")
+    assert done.exit_code == 2, done.output
+    assert name in done.stderr
+    assert Path(name).read_bytes() == before
+
+
 @pytest.mark.parametrize("model", ["folds", "boxes"])
 @pytest.mark.parametrize("where", ["a_file/page.html", f"{'x' * 248}.html", "/proc/page.html"])
 def test_what_cannot_be_written_is_told_before_the_first_picture(models, pictures, model, where):

@@ -130,7 +130,7 @@ class Outputs:
 
         maps, outlines = drawings(self.cam, rows_with), drawings(self.boxes, outlines_with)
         sheet = [self.features / SHEET] if self.features else []
-        check_places(sheet, files, may_replace=True)
+        check_places([*sheet, *([self.report] if self.report else [])], files, may_replace=True)
         places = {"a heat map": [each.file for each in maps], "the outlines of boxes": [each.file for each in outlines]}
         for files_drawn in places.values():
             check_places(files_drawn, files)

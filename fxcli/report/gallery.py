@@ -19,6 +19,7 @@ from markupsafe import Markup
 from fxcli.console import console
 from fxcli.data import page
 from fxcli.data.preprocess import Cleaned
+from fxcli.data.read import EXTENSIONS
 from fxcli.errors import DataError, UsageError
 from fxcli.explain import outline
 from fxcli.run.files import saying, write_text
@@ -61,10 +62,13 @@ class Gallery:
 
         Raises:
             DataError: There is a file already, or it cannot be written.
-            UsageError: They are too many, or it is a folder.
+            UsageError: They are too many, or it is a folder, or called as a picture is.
         """
         if file.is_dir():
             raise UsageError(f"{file} is a folder", hint=f"--report {file / 'gallery.html'}")
+        if file.suffix.lower() in EXTENSIONS:
+            # As when a shell writes out --report *.png, with --overwrite.
+            raise UsageError(f"--report {file}: that is a picture's name", hint="a page is HTML: --report FILE.html")
         if file.exists() and not overwrite:
             raise DataError("this file exists", where=file, hint="--overwrite replaces it; --report names another")
         if count > MOST:
