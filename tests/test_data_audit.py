@@ -23,12 +23,12 @@ PAIRS = [
     Pair(5, 6, "same_picture", 0.95),
     Pair(6, 7, "same_picture", 0.85),
 ]
-SIZES = [9, 9, 9, 10, 20, 30, 50, 40, 60]
+RANKS = [(size,) for size in (9, 9, 9, 10, 20, 30, 50, 40, 60)]
 
 
 def concluded(policy=None, splits=SPLITS, pairs=PAIRS, **changes):
     groups = split.groups([None] * 9, NAMES, [(pair.a, pair.b) for pair in pairs])
-    return conclude(Policy(**(policy or {})), NAMES, LABELS, splits, pairs, groups, SIZES, NAMES, **changes)
+    return conclude(Policy(**(policy or {})), NAMES, LABELS, splits, pairs, groups, RANKS, NAMES, **changes)
 
 
 def dropped(found):
@@ -62,7 +62,7 @@ def test_every_one_of_very_many_byte_equal_files_leaks():
     digests = ["x" if index < 40 else "y" for index in range(80)]
     pairs = find_pairs(names, digests, [], workers=1)
     groups = split.groups([None] * 80, digests, [(pair.a, pair.b) for pair in pairs])
-    found = conclude(Policy(), names, ["a"] * 80, splits, pairs, groups, [1] * 80, digests)
+    found = conclude(Policy(), names, ["a"] * 80, splits, pairs, groups, [(1,)] * 80, digests)
     assert sorted(found.leaked) == found.straddling == [0, 1, 2, 76, 77, 78, 79]
 
 
@@ -177,7 +177,7 @@ def test_refusing_names_pictures_of_one_patient():
     patients = ["", "q", "", "p", "p", "q", "", "", "p"]
     groups = split.groups([patient or None for patient in patients], NAMES)
     with pytest.raises(DataError, match="1 of 3 test pictures share a group") as caught:
-        conclude(Policy(leaks="refuse"), NAMES, LABELS, SPLITS, [], groups, SIZES, NAMES)
+        conclude(Policy(leaks="refuse"), NAMES, LABELS, SPLITS, [], groups, RANKS, NAMES)
     assert f"\n  t1 and {NAMES[5]} (same_group)" in str(caught.value)
     assert "its audit.json lists all groups" in caught.value.hint
 

@@ -2,6 +2,7 @@
 
 import csv
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -196,6 +197,25 @@ def test_wrong_boxes_are_refused_or_cut_and_listed():
     assert read_boxes(manifest).by_path[row.path].corners.tolist() == [[20, 30, 60, 100]]
     assert len(json.loads(Path("p/fingerprint.json").read_text())["boxes"]["wrong"]) == 2
     assert "2 boxes were cut or left out" in output
+
+
+@pytest.mark.parametrize("unlisted", ["unknown", "negative"])
+def test_of_copies_the_one_with_boxes_stays(unlisted):
+    draw()
+    coco()
+    shutil.copy("raw/fracture/a.png", "raw/fracture/0.png")
+    sets = (
+        "boxes.source=boxes.json",
+        f"boxes.unlisted={unlisted}",
+        "audit.duplicates=one_per_group",
+        "split.policy=train",
+    )
+    code, output = prepare(*sets)
+    assert code == 0, output
+    manifest = read_manifest(Path("p/manifest.csv"))
+    rows = {Path(row.source).stem: row for row in manifest.rows}
+    assert set(rows) == set(SIZES)
+    assert len(read_boxes(manifest).by_path[rows["a"].path]) == len(BOXES["a"])
 
 
 def test_labels_without_boxes_are_a_contradiction():

@@ -191,7 +191,7 @@ def conclude(
     splits: Sequence[str],
     pairs: Sequence[Pair],
     groups: Sequence[str],
-    sizes: Sequence[int],
+    ranks: Sequence[tuple[int, ...]],
     digests: Sequence[str],
     oddities: Sequence[Oddity] = (),
 ) -> Audit:
@@ -204,7 +204,7 @@ def conclude(
         splits: Likewise.
         pairs: From `find_pairs`.
         groups: From `split.groups`.
-        sizes: Pixels of each raw picture; of copies, the largest is kept.
+        ranks: Of copies, the one of the highest is kept, and of equal ones the first.
         digests: sha256 of each file.
         oddities: Found among the pictures.
 
@@ -222,14 +222,14 @@ def conclude(
     found = Audit(names, labels, splits, pairs, groups, copies, leaked, oddities)
     if policy.leaks == "refuse" and found.straddling:
         raise _refusal(found)
-    dropped = _dropped(policy, found, sizes)
+    dropped = _dropped(policy, found, ranks)
     if len(dropped) == len(names):
         hint = "audit.label_conflicts=report keeps them, and audit.html shows them"
         raise DataError(f"all {len(names)} pictures are left out: copies of each bear other labels", hint=hint)
     return replace(found, dropped=dropped)
 
 
-def _dropped(policy: Policy, found: Audit, sizes: Sequence[int]) -> dict[int, str]:
+def _dropped(policy: Policy, found: Audit, ranks: Sequence[tuple[int, ...]]) -> dict[int, str]:
     """Pictures that the policy leaves out, none of them from test, each with the first reason."""
     dropped: dict[int, str] = {}
     learnt = [index for index, part in enumerate(found.splits) if part in LEARNT]
@@ -244,7 +244,7 @@ def _dropped(policy: Policy, found: Audit, sizes: Sequence[int]) -> dict[int, st
         for index in learnt:
             if index not in dropped:
                 key = found.copies[index]
-                best[key] = max(best.get(key, index), index, key=lambda i: (sizes[i], -i))
+                best[key] = max(best.get(key, index), index, key=lambda i: (ranks[i], -i))
         dropped |= {
             index: f"a copy of {found.names[best[found.copies[index]]]}"
             for index in learnt

@@ -104,7 +104,7 @@ def prepare(
         is_searched = recipe.audit.search and recipe.data.source != PHANTOM
         made = convert(items, recipe, part, unreadable, searched=is_searched)
         gathered = _gathered(made, boxes, recipe) if boxes else None
-        found = _audit(made, recipe)
+        found = _audit(made, recipe, gathered)
         rows = _rows(made, found, part)
         if gathered:
             kept = [each for index, each in enumerate(gathered.boxes) if index not in found.dropped]
@@ -235,7 +235,7 @@ def _gathered(made: Sequence[Made], boxes: Matched, recipe: PrepareRecipe) -> Ga
     return found
 
 
-def _audit(made: Sequence[Made], recipe: PrepareRecipe) -> Audit:
+def _audit(made: Sequence[Made], recipe: PrepareRecipe, boxes: Gathered | None) -> Audit:
     """Looks for pictures that belong together, divides into splits by them, and says which ones are left out."""
     items = [picture.item for picture in made]
     names, labels = ([getattr(item, key) for item in items] for key in ("name", "label"))
@@ -254,7 +254,10 @@ def _audit(made: Sequence[Made], recipe: PrepareRecipe) -> Audit:
         console.warn("the source names no test part, and none was drawn; split.policy=grouped draws one")
     sizes = [picture.width_px * picture.height_px for picture in made]
     odd = oddities.find(views, [picture.colour_frac for picture in made], sizes)
-    return audit.conclude(recipe.audit, names, labels, splits, pairs, groups, sizes, digests, odd)
+    # A larger copy of which no boxes are known must not take them away.
+    known = [0 if each is None else 1 + bool(each) for each in boxes.boxes] if boxes else [0] * len(made)
+    ranks = list(zip(known, sizes, strict=True))
+    return audit.conclude(recipe.audit, names, labels, splits, pairs, groups, ranks, digests, odd)
 
 
 def _patients(made: Sequence[Made]) -> tuple[list[str], list[tuple[int, int]]]:

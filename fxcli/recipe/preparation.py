@@ -87,7 +87,7 @@ class Audit(Section):
         "preparation",
     )
     duplicates: Literal["keep", "one_per_group"] = Field(
-        "keep", description="copies of one picture in the training part: all, or the largest one"
+        "keep", description="copies of one picture in the training part: all, or one: with boxes if any, the largest"
     )
     label_conflicts: Literal["report", "drop"] = Field(
         "report",
