@@ -81,7 +81,8 @@ def run(training: AnyTraining) -> list[dict[str, Any]]:
 
 def _left_min(rows: Sequence[dict[str, Any]], max_minutes: float | None) -> float:
     """Minutes that are left to a phase after those before it."""
-    return max(0.0, (max_minutes or math.inf) - sum(row["minutes"] for row in rows))
+    spent = math.fsum(row["minutes"] for row in rows)
+    return max(0.0, (max_minutes or math.inf) - spent)
 
 
 def _peak_memory_mib(device: torch.device) -> float | None:
