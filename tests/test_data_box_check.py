@@ -134,6 +134,20 @@ def test_pictures_without_boxes_do_not_tell_how_those_with_boxes_are_turned(says
     assert found.boxes[0][0].corners == ((10, 10, 30, 20) if says else (70, 30, 90, 40))
 
 
+@pytest.mark.parametrize(("orientation", "other", "told"), [(3, 1, 1), (2, 4, 2), (1, 1, 0), (3, 6, 0)])
+def test_what_no_size_tells_is_warned_of(capsys, orientation, other, told):
+    """A picture that EXIF turns by 180° or mirrors has one size; one that lies on its side tells for all."""
+    known = source({name: Annotated((box(10, 10, 30, 20),), SIZE) for name in ("a.png", "b.png")})
+    size = SIZE[::-1] if other == 6 else SIZE
+    pictures = [("a.png", SIZE, orientation), ("b.png", size, other)]
+    gather(known, {}, pictures)
+    warned = capsys.readouterr().err
+    assert (f"those of {told} that EXIF turns are taken as stored" in warned) is bool(told)
+    assert bool(warned) is bool(told)
+    gather(replace(known, are_turned=True), {}, pictures)
+    assert not capsys.readouterr().err
+
+
 PICTURES = [("a.png", SIZE, 1), ("b.png", SIZE, 1), ("c.png", SIZE, 1)]
 
 

@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
+from fxcli.console import console
 from fxcli.data.annotations import Annotated, Annotation, Corners, Source
 from fxcli.data.names import class_name, is_class_name
 from fxcli.errors import DataError
@@ -166,11 +167,18 @@ def gather(
     turned = matched.source.are_turned
     if turned is None:
         # Who lists a picture without a box may have its size from elsewhere.
-        turned = are_turned(
+        sizes = [
             (found.size_px, size_px, orientation)
             for found, (_, size_px, orientation) in zip(known, pictures, strict=True)
             if found and found.boxes and found.size_px
-        )
+        ]
+        turned = are_turned(sizes)
+        if turned is None and (doubtful := sum(orientation in _TURNS for *_, orientation in sizes)):
+            console.warn(
+                f"{file}: no size tells whether boxes are on pictures as stored or as EXIF turns them; "
+                f"those of {doubtful} that EXIF turns are taken as stored "
+                '("info": {"turned_by_exif": true} in a COCO file says otherwise)'
+            )
     boxes, wrong = list[list[Annotation] | None](), list[str]()
     for (name, size_px, orientation), found in zip(pictures, known, strict=True):
         if found is None or not found.is_known:
@@ -211,8 +219,8 @@ def label(matched: Matched, name: str) -> str:
     return here.pop() if here else f"no_{every.pop()}" if len(every) == 1 else "no_box"
 
 
-def are_turned(sizes: Iterable[tuple[tuple[int, int], tuple[int, int], int]]) -> bool:
-    """Whether the boxes of a source are on pictures as EXIF turns them, or as they are stored.
+def are_turned(sizes: Iterable[tuple[tuple[int, int], tuple[int, int], int]]) -> bool | None:
+    """Whether the boxes of a source are on pictures as EXIF turns them, or as they are stored; None: no picture tells.
 
     Those that EXIF turns by 90° tell, by the size that their boxes refer to; most of them decide.
 
@@ -223,10 +231,10 @@ def are_turned(sizes: Iterable[tuple[tuple[int, int], tuple[int, int], int]]) ->
     for named, turned, orientation in sizes:
         if orientation >= _SIDEWAYS and turned[0] != turned[1] and named in (turned, turned[::-1]):
             votes[named == turned] += 1
-    return votes[True] > votes[False]
+    return votes[True] > votes[False] if votes else None
 
 
-def placed(found: Annotated, size_px: tuple[int, int], orientation: int, *, turned: bool) -> list[Annotation]:
+def placed(found: Annotated, size_px: tuple[int, int], orientation: int, *, turned: bool | None) -> list[Annotation]:
     """Boxes in pixels of a picture as EXIF turns it.
 
     Args:
