@@ -98,6 +98,18 @@ def test_each_thread_gets_its_own_maps(demo_zoo):
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize(("channels", "size_px"), [(32, 65), (64, 64), (32, 64)])
+def test_fcos_answers_for_a_single_picture_or_says_before_training_that_it_cannot(channels, size_px):
+    """One channel a group, and a last map of one cell: torch refuses to normalise a single number."""
+    if (channels, size_px) == (32, 64):
+        with pytest.raises(RecipeError, match="channels=32 are too few for pictures of 64 px: it takes 64 of them, or"):
+            make(load_zoo(), "fcos", "resnet18", size_px, options={"channels": channels})
+        return
+    network = make(load_zoo(), "fcos", "resnet18", size_px, options={"channels": channels}).eval()
+    with torch.inference_mode():
+        assert len(network(torch.zeros(1, 3, size_px, size_px))) == 1
+
+
 @pytest.mark.parametrize("detector", ["faster_rcnn", "fcos"])
 @pytest.mark.parametrize("backbone", ["demo_tiny", "resnet18", "efficientnet_lite0"])
 def test_contract(demo_zoo, detector, backbone):

@@ -21,6 +21,8 @@ _AS_IT_IS = {"image_mean": (0.0, 0.0, 0.0), "image_std": (1.0, 1.0, 1.0)}
 _MIN_SIDE_PX = 8.0
 # Sizes of anchors, in each place of each level.
 _SIDES = 4
+# Of GroupNorm in the heads of torchvision's FCOS.
+_GROUPS = 32
 
 
 class _Options(BaseModel):
@@ -118,6 +120,11 @@ def _fcos(backbone: nn.Module, args: DetectorArgs) -> nn.Module:
     # A level learns boxes that reach 4 to 8 of its sizes from a cell within 1.5 of their middle, the first smaller and
     # the last larger ones, too (torchvision's fcos.py): of smaller sizes than its strides many boxes have no cell.
     sizes = tuple((options.finest_stride * 2**level,) for level in range(levels))
+    coarsest_px = sizes[-1][0]
+    if options.channels == _GROUPS and args.image_size_px <= coarsest_px:
+        # A last map of one cell, whose group of one channel has one value in a single picture: torch refuses that.
+        what = f"channels={_GROUPS} are too few for pictures of {args.image_size_px} px"
+        raise ValueError(f"{what}: it takes {2 * _GROUPS} of them, or more than {coarsest_px} px")
     generator = AnchorGenerator(sizes, ((1.0,),) * levels)
     head = FCOSHead(options.channels, 1, args.num_classes + 1, num_convs=options.convolutions)
     network: nn.Module = FCOS(
