@@ -16,10 +16,10 @@ from fxcli.data.manifest import (
     counted,
     counts,
     read_manifest,
-    read_table,
     write_manifest,
 )
 from fxcli.data.preprocess import Clean
+from fxcli.data.table import read_table
 from fxcli.errors import DataError
 
 ROWS = [

@@ -205,6 +205,17 @@ def test_table_from_a_spreadsheet():
     assert (spaced.split, spaced.extra) == ("test", {"hospital": "b"}), "blanks after commas"
 
 
+@pytest.mark.parametrize("pad", [",", ",, ,"])
+def test_columns_that_excel_pads_are_none(pad):
+    """Where something once stood there; a column without a name that holds something is kept."""
+    assert [
+        (p.name, p.extra) for p in table(write(f"path,label{pad}\n1.png,a{pad.replace(' ', '')}\n"), Columns())
+    ] == [("1.png", {})]
+    assert table(write("path,label,\n1.png,a,7\n"), Columns())[0].extra == {"": "7"}
+    with pytest.raises(DataError, match="two columns are called ''"):
+        table(write("path,label,,,\n1.png,a,,6,7\n"), Columns())
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [

@@ -10,7 +10,7 @@ import os
 import shlex
 import stat
 from collections import Counter
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Any
@@ -19,6 +19,7 @@ from fxcli.data import parquet
 from fxcli.data.names import MAX_CLASSES, is_class_name, text_cell, text_of
 from fxcli.data.parquet import Kind
 from fxcli.data.preprocess import Clean
+from fxcli.data.table import read_table
 from fxcli.errors import DataError
 from fxcli.run.files import copy, sha256_of, write_text
 
@@ -29,11 +30,7 @@ LEARNT = SPLITS[:3]
 # Where the manifest of a part of a training in folds has the pictures that it holds out.
 HELD_OUT = "calibration"
 
-# A manifest of a million pictures has about as much.
-_SIZE_LIMIT_BYTES = 256 << 20
 _FINGERPRINT_LIMIT_BYTES = 64 << 20
-# Between cells, in tables that are no CSV.
-_OTHER_MARKS = (";", "\t")
 _LINK = "a link that leaves the folder, and could lead anywhere"
 
 
@@ -293,37 +290,6 @@ def _check_files(file: Path, base: Path, rows: Sequence[Row]) -> None:
 def _lies_within(path: Path, root: str) -> bool:
     """Whether a path, its links followed, lies within a folder whose links were followed."""
     return Path(os.path.realpath(path)).is_relative_to(root)
-
-
-def read_table(path: Path, clean: Callable[[str], str] = str) -> tuple[list[str], list[tuple[str, dict[str, str]]]]:
-    """Header, its names cleaned, and "file:line" and cells of each row, of a CSV with one header line, or of Parquet.
-
-    Raises:
-        DataError: It cannot be read, a column's name stands there twice, or a row has more or fewer cells.
-        MissingDependency: It is Parquet, and pyarrow is not installed.
-    """
-    if path.suffix.lower() == parquet.SUFFIX:
-        return parquet.read_table(path, clean)
-    try:
-        if path.stat().st_size > _SIZE_LIMIT_BYTES:
-            raise DataError(f"larger than {_SIZE_LIMIT_BYTES >> 20} MiB: this is no list of pictures", where=path)
-        with path.open(newline="", encoding="utf-8-sig") as handle:
-            reader = csv.reader(handle, strict=True)
-            header = [clean(name) for name in next(reader, [])]
-            rows = [(f"{path}:{reader.line_num}", cells) for cells in reader if cells]
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        hint = "save it as UTF-8 (in Excel: CSV UTF-8)" if isinstance(error, UnicodeDecodeError) else None
-        raise DataError(f"this CSV cannot be read: {error}", where=path, hint=hint) from error
-    if len(header) == 1 and (mark := next((mark for mark in _OTHER_MARKS if mark in header[0]), "")):
-        # As Excel writes it where a comma stands in decimal numbers.
-        raise DataError(f"{mark!r} stands between its cells, where a comma must", where=path)
-    doubled = [name for name, count in Counter(header).items() if count > 1]
-    if doubled:
-        raise DataError(f"two columns are called '{doubled[0]}'", where=path)
-    for place, cells in rows:
-        if len(cells) != len(header):
-            raise DataError(f"this row has {len(cells)} cells, the header {len(header)}", where=place)
-    return header, [(place, dict(zip(header, cells, strict=True))) for place, cells in rows]
 
 
 def _row(record: dict[str, str], place: str) -> Row:

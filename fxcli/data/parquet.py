@@ -185,7 +185,7 @@ def texts_of(file: Path, column: str) -> list[str]:
 
 
 def read_table(path: Path, clean: Callable[[str], str] = str) -> tuple[list[str], list[tuple[str, dict[str, str]]]]:
-    """Header, its names cleaned, and "file:row" and cells as text of each row; see manifest.read_table.
+    """Header, its names cleaned, and "file:row" and cells as text of each row; see table.read_table.
 
     Raises:
         MissingDependency: pyarrow is not installed.

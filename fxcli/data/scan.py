@@ -12,9 +12,10 @@ from pathlib import Path
 
 from fxcli.console import console
 from fxcli.data import tree
-from fxcli.data.manifest import COLUMNS, read_table
+from fxcli.data.manifest import COLUMNS
 from fxcli.data.names import class_name, escaped, is_class_name
 from fxcli.data.read import EXTENSIONS
+from fxcli.data.table import read_table
 from fxcli.errors import DataError, NothingFound
 from fxcli.recipe.preparation import Columns
 
