@@ -357,6 +357,42 @@ def test_a_folder_that_grows_every_day(files):
     assert predict(files, resume=True)[0] == [0]
 
 
+@pytest.mark.parametrize("is_json", [False, True])
+def test_what_was_done_of_a_folder_that_grew_is_not_done_again(files, is_json):
+    """A resume may be stopped, too, and more may come or change meanwhile."""
+
+    def come(*paths):
+        for path in paths:
+            path.unlink()
+            path.touch()
+        time.sleep(0.02)
+
+    def going_on(after):
+        stopped(files, after, json=is_json, resume=True)
+        time.sleep(0.02)
+
+    predict(files[:6], json=is_json)
+    come(files[0], *files[6:])
+    going_on(0)
+    going_on(1)
+    going_on(2)
+    come(files[6], files[1])
+    going_on(1)
+    assert predict(files, json=is_json, resume=True, mark=0.5)[0] == [6, 8, 9, 10, 11]
+    assert predict(files, json=is_json, resume=True)[0] == []
+    rows = list(map(json.loads, (OUT / "predictions.jsonl").read_text().splitlines())) if is_json else table()
+    assert [row["path"] for row in rows] == list(map(str, files))
+
+
+def test_a_picture_that_changed_while_others_were_asked_for_is_done_again(files):
+    stopped(files, 6)
+    files[0].unlink()
+    files[0].touch()
+    time.sleep(0.02)
+    stopped(files[1:], 2, resume=True)
+    assert predict(files, resume=True)[0] == [0, *range(8, 12)]
+
+
 def test_pictures_that_came_and_went(files, capsys):
     stopped([path for path in files if path.name not in ("a.png", "d.png")], 4)
     left = [path for path in files if path.name != "c.png"]

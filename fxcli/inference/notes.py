@@ -26,6 +26,8 @@ from fxcli.run.key import hashed
 
 # Of the folder that the names of rows are relative to, and of the key that they are hashed under.
 _FOLDER, _KEY = "folder_sha256", "names_key"
+# When the first rows were begun, in seconds since the epoch; and of those that were added later: from which byte on.
+_STARTED, _WENT_ON = "started", "went_on"
 _UNTOLD = {_FOLDER: "their paths are relative to another folder", _KEY: "their names are hashed under another key"}
 
 
@@ -63,22 +65,20 @@ def named_by(shown: Shown, files: Sequence[Path]) -> dict[str, str | None]:
     return {"paths": shown.style.value, _FOLDER: digest, _KEY: key}
 
 
-def write_notes(rows: Path, made_with: Mapping[str, Any]) -> float:
-    """Writes what the rows of a file are to be made with; when they are begun, in seconds since the epoch."""
-    started = time.time()
-    write_json(notes_of(rows), {"started": started, **made_with})
-    return started
+def write_notes(rows: Path, made_with: Mapping[str, Any]) -> None:
+    """Writes what the rows of a file, which are begun now, are to be made with."""
+    write_json(notes_of(rows), {_STARTED: time.time(), **made_with})
 
 
-def check_notes(rows: Path, made_with: Mapping[str, Any]) -> float:
-    """Whether the rows of a file were made with the same; when they were begun.
+def check_notes(rows: Path, made_with: Mapping[str, Any]) -> None:
+    """Whether the rows of a file were made with the same.
 
     Raises:
         RunError: They were not, or nothing tells.
     """
     try:
-        notes = json.loads(notes_of(rows).read_text(encoding="utf-8"))
-        started = float(notes.pop("started"))
+        times_of(rows)
+        notes = {key: value for key, value in _read(rows).items() if key not in (_STARTED, _WENT_ON)}
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         what = "nothing tells what these rows were made with"
         raise RunError(what, where=rows, hint="--overwrite begins anew") from error
@@ -88,7 +88,6 @@ def check_notes(rows: Path, made_with: Mapping[str, Any]) -> float:
         told = "; ".join(_told(key, notes.get(key), now.get(key)) for key in differ)
         hint = "give it what it was begun with, or --overwrite, which begins anew"
         raise RunError(f"these rows were made with something else: {told}", where=rows, hint=hint)
-    return started
 
 
 def are_of(rows: Path, made_with: Mapping[str, Any]) -> bool:
@@ -100,10 +99,23 @@ def are_of(rows: Path, made_with: Mapping[str, Any]) -> bool:
     return True
 
 
-def renew_notes(rows: Path, started: float) -> None:
-    """Has complete rows be of their pictures since another time: what changed before it is not done again."""
-    notes = json.loads(notes_of(rows).read_text(encoding="utf-8"))
-    write_json(notes_of(rows), {**notes, "started": started})
+def times_of(rows: Path) -> list[tuple[int, float]]:
+    """From which byte on rows are of their pictures since when: what changed before it is not done again."""
+    notes = _read(rows)
+    return [(0, float(notes[_STARTED])), *((int(end), float(when)) for end, when in notes.get(_WENT_ON, []))]
+
+
+def note_end(rows: Path, end: int, when: float) -> None:
+    """Has rows that are added behind the end be of their pictures since another time."""
+    notes = _read(rows)
+    write_json(notes_of(rows), {**notes, _WENT_ON: [*notes.get(_WENT_ON, []), [end, when]]})
+
+
+def renew_notes(rows: Path, when: float) -> None:
+    """Has all rows, complete now, be of their pictures since another time."""
+    notes = _read(rows)
+    notes.pop(_WENT_ON, None)
+    write_json(notes_of(rows), {**notes, _STARTED: when})
 
 
 def changed(path: Path) -> float:
@@ -130,6 +142,11 @@ def warn_of_gone(told: Iterable[str], cells: Iterable[str]) -> None:
 def taken(file: Path, what: str, instead: str = "") -> DataError:
     """The error that there is a file already."""
     return DataError(what, where=file, hint=f"{instead}--overwrite replaces it; --out names another folder")
+
+
+def _read(rows: Path) -> dict[str, Any]:
+    notes: dict[str, Any] = json.loads(notes_of(rows).read_text(encoding="utf-8"))
+    return notes
 
 
 def _told(key: str, was: object, now: object) -> str:

@@ -29,10 +29,12 @@ from fxcli.inference.notes import (
     changed,
     check_notes,
     keep_notes,
+    note_end,
     notes_of,
     part_of,
     renew_notes,
     taken,
+    times_of,
     warn_of_gone,
     write_notes,
 )
@@ -111,16 +113,15 @@ class Growing:
         file: That name.
         lines: What its lines are like.
         found: Rows that are there already; None begins anew.
-        started: When the first of them was made, in seconds since the epoch.
         as_parquet: Whether complete rows are wanted as Parquet, too.
     """
 
-    def __init__(self, file: Path, lines: Lines, found: Found | None, started: float, *, as_parquet: bool) -> None:
-        self.file, self.lines, self.found, self.started = file, lines, found, started
+    def __init__(self, file: Path, lines: Lines, found: Found | None, *, as_parquet: bool) -> None:
+        self.file, self.lines, self.found = file, lines, found
         self.as_parquet = as_parquet
         self.failed = 0
         self.has_changed = found is None
-        # Since when all rows are of the pictures as they are, once they are complete; None: since the first was made.
+        # Since when all rows are of their pictures, once they are complete; None: since the first was begun.
         self.looked: float | None = None
         self.count = len(found.order) if found else 0
         self.end = found.end if found else 0
@@ -143,12 +144,12 @@ class Growing:
         self.looked = time.time()
         order, places = self.found.order, self.found.places
         self.found = None
-        cells = [shown(path) for path in files]
+        times, cells = times_of(part_of(self.file)), [shown(path) for path in files]
         todo = []
         for index, (path, cell) in enumerate(zip(files, cells, strict=True)):
             place = places.get(cell)
             is_done = place is not None and is_drawn(index, place.is_answer)
-            if not is_done or changed(path) >= self.started:
+            if place is None or not is_done or changed(path) >= max(when for end, when in times if end <= place.start):
                 todo.append(index)
         if todo:
             console.note(f"going on: {len(files) - len(todo)} of {len(files)} pictures have their row")
@@ -158,6 +159,9 @@ class Growing:
         if order != cells[: len(order)] or todo != list(range(len(order), len(files))):
             self.places, self.cells = places, cells
         self.has_changed = bool(todo) or self.places is not None
+        if todo:
+            with saying(self.file, _KEPT):
+                note_end(part_of(self.file), self.end, self.looked)
         return todo
 
     def write(self, record: Mapping[str, Any]) -> None:
@@ -298,14 +302,14 @@ def _opened(
     if file.exists() and not (resume or overwrite):
         raise taken(file, "this file exists")
     if found.order:
-        started = check_notes(part, made_with)
+        check_notes(part, made_with)
         os.truncate(part, found.end)
-        return Growing(file, lines, found, started, as_parquet=as_parquet)
+        return Growing(file, lines, found, as_parquet=as_parquet)
     with saying(part, _KEPT):
         # Killed between the two, it must not leave notes beside rows of something else.
         part.write_bytes(b"")
-        started = write_notes(part, made_with)
-    return Growing(file, lines, None, started, as_parquet=as_parquet)
+        write_notes(part, made_with)
+    return Growing(file, lines, None, as_parquet=as_parquet)
 
 
 def _check_head(file: Path, lines: Lines, made_with: Mapping[str, Any]) -> None:
