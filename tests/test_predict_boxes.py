@@ -157,7 +157,7 @@ def test_resume_does_what_is_missing_and_coco_has_all(detector):
     fx("predict", "in", "--model", detector, "--out", "rows", "--resume", "--score", 0.9, code=6)
     before = files_in("out")
     told = fx("predict", "in/a.png", "--model", detector, "--boxes", "out", "--out", "other", "--resume", code=4).stderr
-    assert "out/found.coco.json: this file exists, and is not of the rows in other" in told
+    assert "out/found.coco.json: this file exists, and nothing tells that it is of the rows in other" in told
     assert files_in("out") == before, "what another prediction found stays"
 
 
@@ -169,9 +169,10 @@ def test_outlines_of_another_score_are_drawn_again_and_none_stays_beside_an_erro
     fx(*rows)
     before = files_in("out")
     told = fx(*rows, "--boxes", "out", "--resume", code=4).stderr
-    assert "out/found.coco.json: this file exists, and is not of the rows in rows" in told
+    assert "out/found.coco.json: this file exists, and nothing tells that it is of the rows in rows" in told
+    assert "move it elsewhere, and --resume writes it anew" in told
     assert files_in("out") == before
-    Path("out/found.coco.json").unlink()
+    Path("out/found.coco.json").rename("elsewhere.json")
     told = fx(*rows, "--boxes", "out", "--resume").stderr
     assert "going on: 0 of 2" in told
     assert "nothing is missing" in fx(*rows, "--boxes", "out", "--resume").stderr

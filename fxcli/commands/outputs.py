@@ -148,8 +148,12 @@ class Outputs:
         rows = os.path.realpath(self.out) if self.out else ""
         coco = Drawing.beside(self.boxes / COCO, rows, drawn_with)
         if coco.file.exists() and not (self.overwrite or (self.resume and coco.is_of_row())):
-            what = f"this file exists, and is not of the rows in {self.out}" if self.resume else "this file exists"
-            raise DataError(what, where=coco.file, hint="--overwrite replaces it; --boxes names another folder")
+            what, hint = "this file exists", "--overwrite replaces it; --boxes names another folder"
+            if self.resume:
+                what += f", and nothing tells that it is of the rows in {self.out}"
+                # Not --overwrite, which would do all rows again.
+                hint = "move it elsewhere, and --resume writes it anew; --boxes names another folder"
+            raise DataError(what, where=coco.file, hint=hint)
         return coco
 
 
