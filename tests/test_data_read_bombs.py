@@ -139,7 +139,15 @@ def test_a_jpeg_whose_end_is_far_away(tmp_path):
 def test_a_jpeg_of_zeros_in_place_of_a_picture(tmp_path, start):
     """Pillow would go over them one by one, behind an end marker, too."""
     path = huge(tmp_path / "a.jpg", jpeg_file(tmp_path)[start] if start else b"\xff\xd8\xff\xd9", 200 << 20)
-    assert reason(path) == "damaged: no marker of a JPEG where one must stand"
+    assert reason(path) == "cut short or damaged: a JPEG without a picture"
+
+
+@pytest.mark.parametrize("size", [2, 3, 10, 100, -2])
+def test_a_jpeg_that_was_copied_in_part(tmp_path, size):
+    """Nothing wrong stands there: it ends before its picture."""
+    whole, path = jpeg_file(tmp_path), tmp_path / "a.jpg"
+    path.write_bytes(whole[: size if size > 0 else whole.rindex(b"\xff\xda")])
+    assert reason(path) == "cut short or damaged: a JPEG without a picture"
 
 
 def test_a_little_junk_between_markers_is_skipped_as_decoders_do(tmp_path):
