@@ -31,7 +31,7 @@ def test_the_command_line_wins():
 def test_a_device_that_is_not_there_is_told():
     with pytest.raises(UsageError, match="device cuda:99 cannot be used") as caught:
         compute(Hardware(device="cuda:99"))
-    assert caught.value.hint == "--set hardware.device=cpu always works"
+    assert caught.value.hint == "a new run with --set hardware.device=cpu always works"
     with pytest.raises(UsageError, match="device cuda:99 cannot be used") as caught:
         compute(Hardware(), device="cuda:99")
     assert caught.value.hint == "--device cpu always works"

@@ -93,8 +93,8 @@ def compute(settings: Hardware, *, device: str | None = None, training: bool = F
         torch.empty(1, device=chosen)
     except (RuntimeError, AssertionError) as error:
         reason = str(error).partition("\n")[0].partition(". ")[0][:REASON_LIMIT]
-        # fx train has no --device: the recipe says it there.
-        hint = f"{'--device cpu' if device else '--set hardware.device=cpu'} always works"
+        # fx train has no --device: the recipe says it there, and --resume takes no --set.
+        hint = f"{'--device cpu' if device else 'a new run with --set hardware.device=cpu'} always works"
         raise UsageError(f"device {name} cannot be used: {reason}", hint=hint) from error
     if chosen.type == "cuda":
         # TF32 keeps 10 bits of each number; a GPU is to give the probabilities that a CPU gives.
