@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import shlex
 import socket
 import subprocess
 import sys
@@ -43,12 +44,12 @@ def test_create_in_a_named_folder():
     Path("there").mkdir()
     assert create("final", {}, out=Path("there")).path == Path("there")
     assert create("final", {}, out=Path("new/deep")).path == Path("new/deep")
-    Path("file").touch()
-    for used in ("there", "file"):
+    Path("my file").touch()
+    for used in ("there", "my file"):
         with pytest.raises(RunError, match="this folder is in use") as caught:
             create("final", {}, out=Path(used))
         assert caught.value.exit_code == 6
-        assert f"fx train --resume {used}" in caught.value.hint
+        assert f"fx train --resume {shlex.quote(used)}" in caught.value.hint
 
 
 def test_paths():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -53,7 +54,8 @@ def hold(
 
     manifest_file = boxes.parent / "manifest.csv"
     if boxes.name != FILE or not manifest_file.is_file():
-        hint = f"prepare pictures with them (fx prepare … --set boxes.source={boxes}), and name that folder's {FILE}"
+        source = shlex.quote(f"boxes.source={boxes}")
+        hint = f"prepare pictures with them (fx prepare … --set {source}), and name that folder's {FILE}"
         raise DataError("no boxes of a prepared folder", where=boxes, hint=hint)
     manifest = read_manifest(manifest_file)
     by_path = read_boxes(manifest).by_path

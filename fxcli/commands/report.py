@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 from typing import Annotated
 
@@ -71,7 +72,7 @@ def report(
         raise UsageError("a report of several runs needs a file of its own", hint="--out FILE.html")
     file = out or found[0].path / NAME
     if file.is_dir():
-        raise UsageError(f"{file} is a folder", hint=f"--out {file / NAME}")
+        raise UsageError(f"{file} is a folder", hint=f"--out {shlex.quote(str(file / NAME))}")
     # Its own report in a run is made anew; any other file may be somebody's.
     if file.exists() and not overwrite and (out is not None or not build.is_report(file)):
         raise DataError("this file exists", where=file, hint="--overwrite replaces it; --out names another")

@@ -191,7 +191,8 @@ def _check_free(path: Path, files: Iterable[str]) -> None:
         path.is_dir() and all(found.relative_to(path).as_posix() in begun for found in path.rglob("*"))
     )
     if not is_free:
-        raise RunError("this folder is in use", where=path, hint=f"another --out, or: fx train --resume {path}")
+        hint = f"another --out, or: fx train --resume {shlex.quote(str(path))}"
+        raise RunError("this folder is in use", where=path, hint=hint)
 
 
 def whole_of(path: Path, info: Mapping[str, Any]) -> Path:
@@ -353,6 +354,6 @@ def _last_model() -> tuple[Path, Run]:
         raise RunError(
             "the only finished runs here were trained on phantoms, which say nothing about other pictures",
             where=RUNS,
-            hint=f"train on your pictures, or name the run: --model {demo.path}",
+            hint=f"train on your pictures, or name the run: --model {shlex.quote(str(demo.path))}",
         )
     raise RunError("no finished run here", where=RUNS, hint="train one (fx train RECIPE) or name a model: --model")
