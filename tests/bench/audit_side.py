@@ -37,7 +37,7 @@ def drawn(count: int) -> tuple[list[np.ndarray], set[tuple[int, int]]]:
 
 
 def made_up(count: int) -> list[View]:
-    """Views of no picture: random keypoints, hashes and pixels; as costly to index and to compare as others."""
+    """Views of no picture: random keypoints, hashes and pixels; as costly to index as others, and less to compare."""
     rng = np.random.default_rng(0)
     views = []
     for _ in range(count):
