@@ -167,6 +167,8 @@ MAKERS = {
     "best-published": partial(study, "best_published"),
     "pretraining": partial(study, "pretraining"),
     "pretraining-labels": partial(study, "pretraining_labels"),
+    "pretraining-finetune": partial(study, "pretraining_finetune"),
+    "pretraining-fracatlas": partial(study, "pretraining_fracatlas"),
 }
 
 
