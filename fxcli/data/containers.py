@@ -104,13 +104,11 @@ def _check_markers(handle: BinaryIO, path: Path) -> None:
         junk_bytes += 0 if scans else skipped_bytes
         scans += kind == SCAN
         if junk_bytes > _MOST_JUNK_BYTES:
-            break
+            raise UnreadableImage(path, "damaged: no marker of a JPEG where one must stand")
         if scans > MOST_SCANS:
             raise UnreadableImage(path, f"damaged: a JPEG of more than {MOST_SCANS} scans")
         if count > _MOST_MARKERS:
             raise UnreadableImage(path, f"damaged: a JPEG of more than {_MOST_MARKERS:,} markers")
-    if junk_bytes > _MOST_JUNK_BYTES:
-        raise UnreadableImage(path, "damaged: no marker of a JPEG where one must stand")
     # Nor does Pillow know of an end before the first scan: it would look for one in all that follows.
     if not scans:
         raise UnreadableImage(path, "cut short or damaged: a JPEG without a picture")

@@ -16,6 +16,8 @@ from typing import Any
 
 from fxcli.errors import DataError
 
+_ELSEWHERE = "make space there, or write elsewhere"
+
 
 @contextlib.contextmanager
 def replacing(path: Path) -> Iterator[Path]:
@@ -37,7 +39,7 @@ def replacing(path: Path) -> Iterator[Path]:
 
 
 @contextlib.contextmanager
-def saying(where: str | Path, hint: str = "make space there, or write elsewhere") -> Iterator[None]:
+def saying(where: str | Path, hint: str = _ELSEWHERE) -> Iterator[None]:
     """Says as a DataError where nothing could be written; the system's own error often does not."""
     try:
         yield
@@ -47,7 +49,7 @@ def saying(where: str | Path, hint: str = "make space there, or write elsewhere"
         raise DataError(f"cannot be written: {error.strerror or error}", where=where, hint=hint) from error
 
 
-def check_writable(folder: Path, hint: str = "make space there, or write elsewhere") -> None:
+def check_writable(folder: Path, hint: str = _ELSEWHERE) -> None:
     """Sees that files can be written in a folder, or where it is to be made, before work that ends with them.
 
     Raises:
