@@ -163,6 +163,7 @@ MAKERS = {
     "exit-codes": exit_codes,
     "bench": bench,
     "experiments": partial(study, "experiments"),
+    "ideas": partial(study, "ideas"),
     "beaten": partial(study, "beaten"),
     "best-published": partial(study, "best_published"),
     "pretraining": partial(study, "pretraining"),
