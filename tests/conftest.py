@@ -147,6 +147,33 @@ def tiny_detect(demo_zoo, prepared_boxes):
     return make
 
 
+@pytest.fixture(scope="session")
+def found_folder(tmp_path_factory, demo_zoo, prepared_boxes):
+    """A detector that knows where the bars of `prepared_boxes` are."""
+    from fxcli.cli import app
+
+    folder = tmp_path_factory.mktemp("detector")
+    recipe = folder / "where.yaml"
+    recipe.write_text(
+        "task: detect\n"
+        f"data: {{manifest: '{prepared_boxes / 'manifest.csv'}', workers: 0, image_size_px: 96}}\n"
+        "model: {backbone: demo_tiny, init: random}\n"
+        "detect: {options: {channels: 32, finest_stride: 4}}\n"
+        "optim: {lr: 3e-3, clip_norm: 5.0}\n"
+        "train: {epochs: 10, batch_size: 4, ema: 0.9}\n"
+    )
+    done = CliRunner().invoke(app, ["train", str(recipe), "--out", str(folder / "run"), "--quiet"])
+    assert done.exit_code == 0, done.output
+    return folder / "run"
+
+
+@pytest.fixture
+def detector(found_folder):
+    """A copy of it."""
+    shutil.copytree(found_folder, "runs/where")
+    return Path("runs/where")
+
+
 @pytest.fixture
 def tiny_recipe(demo_zoo, prepared):
     """Makes a classify recipe on `prepared` with demo_tiny: tiny_recipe("train.epochs=2", phases=…)."""
