@@ -1,63 +1,24 @@
 import json
 import re
 import shutil
-import signal
 import time
-from pathlib import Path
 
 import pytest
 import torch
-from stopping import stop_after
+from beginning import assert_same, beginning, figures, tensors_of
 
 from fxcli.data import dataset
 from fxcli.data.augment import Augmenter
-from fxcli.data.manifest import read_manifest
-from fxcli.errors import DataError, Interrupted, RunError, UnreadableImage
+from fxcli.errors import DataError, RunError, UnreadableImage
 from fxcli.model import hardware
-from fxcli.model.hardware import Compute
-from fxcli.run import checkpoint, directory
-from fxcli.training import classify, feed, loop, validate
-from fxcli.training.session import Log, Stop, Timer
-
-CPU = Compute(torch.device("cpu"))
-TIMES = ("seconds", "images_per_s", "data_wait_s", "compute_s")
-INFO = {"task": "classify", "backbone": "demo_tiny", "model": {"backbone": "demo_tiny", "init": "random"}}
+from fxcli.run import checkpoint
+from fxcli.training import feed, loop, validate
+from fxcli.training.session import Timer
 
 
 @pytest.fixture
 def begin(demo_zoo):
-    """A training and its run; with `run`, a training that can resume it."""
-
-    def make(recipe, run=None, workers=0, compute=CPU):
-        manifest = read_manifest(Path(recipe.data.manifest))
-        training = classify.build(recipe, manifest, compute, demo_zoo, dict(INFO))
-        training.workers = workers
-        return training, run or directory.create("tiny", {"created": "now"}, out=None)
-
-    return make
-
-
-def tensors_of(run):
-    return checkpoint.load_model_file(run.model_file)[0]
-
-
-def assert_same(run, other):
-    one, two = tensors_of(run), tensors_of(other)
-    assert one.keys() == two.keys()
-    assert all(torch.equal(one[name], two[name]) for name in one)
-    assert figures(run) == figures(other)
-
-
-def figures(run):
-    lines = [json.loads(line) for line in run.metrics_file.read_text().splitlines()]
-    return [{key: value for key, value in line.items() if key not in TIMES} for line in lines]
-
-
-PHASES = """
-phases:
-  warm: {train: {epochs: 2, ema: 0.9}, model: {dropout: 0.2}, schedule: {name: onecycle}}
-  tune: {start: last, optim: {name: sgd, lr: 1e-2}, augment: {rotate_deg: 20, mixup: 0.4, cutmix: 0.4}}
-"""
+    return beginning(demo_zoo)
 
 
 @pytest.mark.slow
@@ -104,50 +65,6 @@ phases:
         runs.append(run)
     for run in runs[1:]:
         assert_same(runs[0], run)
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("steps", [1, 3, 4, 6, 8, 11])
-def test_resume_ends_bitwise_equal(begin, tiny_recipe, monkeypatch, steps):
-    """Three steps an epoch, two epochs a phase: mid-epoch, at the end of an epoch, and of a phase."""
-    recipe = tiny_recipe(phases=PHASES)
-    training, whole = begin(recipe)
-    loop.train(training, whole, resume=False)
-    training, run = begin(recipe)
-    with monkeypatch.context() as patch:
-        stop_after(patch, steps)
-        with pytest.raises(Interrupted, match=f"stopped at step {steps}"):
-            loop.train(training, run, resume=False)
-    training, _ = begin(recipe, run)
-    torch.rand(7)  # what happened to the global generator in between must not matter
-    loop.train(training, run, resume=True)
-    assert_same(whole, run)
-
-
-def test_resume_before_the_first_save_starts_again(begin, tiny_recipe):
-    recipe = tiny_recipe()
-    training, whole = begin(recipe)
-    loop.train(training, whole, resume=False)
-    training, run = begin(recipe)
-    loop.train(training, run, resume=True)
-    assert_same(whole, run)
-
-
-@pytest.mark.slow
-def test_resume_cuts_metrics_that_came_after_the_checkpoint(begin, tiny_recipe, monkeypatch):
-    recipe = tiny_recipe()
-    training, whole = begin(recipe)
-    loop.train(training, whole, resume=False)
-    training, run = begin(recipe)
-    with monkeypatch.context() as patch:
-        stop_after(patch, 4)
-        with pytest.raises(Interrupted):
-            loop.train(training, run, resume=False)
-    with run.metrics_file.open("a") as handle:
-        handle.write('{"step": 5, "epoch": 9}\n{"step": 6, "ep')
-    training, _ = begin(recipe, run)
-    loop.train(training, run, resume=True)
-    assert figures(run) == figures(whole)
 
 
 def test_accumulation_equals_the_large_batch(begin, tiny_recipe):
@@ -263,22 +180,6 @@ def test_waiting_and_computing_are_told_apart(begin, tiny_recipe, monkeypatch):
     assert totals["spent_s"] == pytest.approx(lines[-1]["seconds"], abs=0.2)
 
 
-def test_a_resumed_run_adds_its_seconds(begin, tiny_recipe, monkeypatch):
-    recipe = tiny_recipe()
-    training, run = begin(recipe)
-    with monkeypatch.context() as patch:
-        stop_after(patch, 4)
-        with pytest.raises(Interrupted):
-            loop.train(training, run, resume=False)
-    tensors, header = checkpoint.load_state(run.state_file)
-    header["place"] |= {"spent_s": 1000.0, "data_wait_s": 300.0, "compute_s": 500.0}
-    checkpoint.save_state(run.state_file, tensors, {"place": header["place"]})
-    training, _ = begin(recipe, run)
-    loop.train(training, run, resume=True)
-    assert [int(value) // 100 for value in run.info()["seconds"].values()] == [10, 3, 5]
-    assert json.loads(run.metrics_file.read_text().splitlines()[-1])["compute_s"] < 100
-
-
 def test_monitor_none_keeps_the_last(begin, tiny_recipe):
     training, run = begin(tiny_recipe("train.monitor=none"))
     loop.train(training, run, resume=False)
@@ -319,31 +220,6 @@ def test_max_minutes_ends_the_run_with_a_model_and_says_what_it_cut(begin, tiny_
     assert run.info().get("ended_by") == story
     assert (f"warning: {story}\n" in capsys.readouterr().err) == bool(told)
     assert ("max_minutes" in (run.path / "log.txt").read_text(encoding="utf-8")) == bool(told)
-
-
-@pytest.mark.parametrize(
-    ("phases", "told"),
-    [("", "in epoch 1 of 2 of phase main"), (f"phases: {{{A}, {B}}}", "after phase a; not run: b")],
-)
-def test_max_minutes_is_told_of_after_a_stop_at_the_very_end_of_a_phase(begin, tiny_recipe, monkeypatch, phases, told):
-    recipe = tiny_recipe("train.batch_size=24", "train.max_minutes=1e-6", phases=phases)
-    training, run = begin(recipe)
-    real, saves = loop._save, []
-
-    def save(*args):
-        real(*args)
-        saves.append(training.place.done)
-        if training.place.batch == 0:
-            raise KeyboardInterrupt
-
-    monkeypatch.setattr(loop, "_save", save)
-    with pytest.raises(KeyboardInterrupt):
-        loop.train(training, run, resume=False)
-    assert saves[-1]
-    monkeypatch.setattr(loop, "_save", real)
-    training, _ = begin(recipe, run)
-    loop.train(training, run, resume=True)
-    assert run.info().get("ended_by") == f"train.max_minutes ended the training {told}"
 
 
 def test_a_loss_that_is_not_finite_stops_and_keeps_the_checkpoint(begin, tiny_recipe, monkeypatch):
@@ -390,152 +266,6 @@ def test_parts_are_checked_before_anything_is_computed(begin, tiny_recipe, prepa
             begin(recipe)
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("epoch", [1, 2, 3, 4])
-def test_death_after_an_epoch_that_was_not_saved(begin, tiny_recipe, monkeypatch, epoch):
-    """Epochs are short: the state is older than the best model and the metrics. The second phase starts from a file
-    that its own first epoch overwrites.
-    """
-    recipe = tiny_recipe(phases=PHASES.replace("start: last", "start: best"))
-    training, whole = begin(recipe)
-    loop.train(training, whole, resume=False)
-    training, run = begin(recipe)
-    real = Log.write
-
-    def write(log, step, values):
-        real(log, step, values)
-        if values["epoch"] == epoch:
-            raise MemoryError("the process dies here")
-
-    with monkeypatch.context() as patch:
-        patch.setattr(Log, "write", write)
-        with pytest.raises(MemoryError):
-            loop.train(training, run, resume=False)
-    assert len(figures(run)) == epoch
-    training, _ = begin(recipe, run)
-    loop.train(training, run, resume=True)
-    assert_same(whole, run)
-
-
-@pytest.mark.slow
-def test_short_epochs_are_saved_by_the_clock_and_at_the_end_of_a_phase(begin, tiny_recipe, monkeypatch):
-    saved = []
-    real = loop._save
-    monkeypatch.setattr(loop, "_save", lambda *all_: (saved.append(all_[0].place.epoch), real(*all_)))
-    phases = "phases: {a: {train: {epochs: 3}}, b: {train: {epochs: 2}}}"
-    loop.train(*begin(tiny_recipe(phases=phases)), resume=False)
-    assert saved == [3, 3, 5], "the second is the start of a phase, whose best overwrites the one that it started from"
-    saved.clear()
-    monkeypatch.setattr(loop, "EPOCH_SAVE_MIN", 0.0)
-    loop.train(*begin(tiny_recipe(phases=phases)), resume=False)
-    assert saved == [1, 2, 3, 3, 4, 5]
-
-
-@pytest.mark.slow
-def test_death_between_the_best_of_a_phase_and_its_first_save(begin, tiny_recipe, monkeypatch):
-    """The second phase starts from a file that its own first epoch overwrites."""
-    monkeypatch.setattr(loop, "EPOCH_SAVE_MIN", 0.0)
-    recipe = tiny_recipe(phases=PHASES.replace("start: last", "start: best"))
-    training, whole = begin(recipe)
-    loop.train(training, whole, resume=False)
-    training, run = begin(recipe)
-    real = loop._save
-
-    def save(training, *rest):
-        if training.place.phase == 1 and training.place.phase_epoch == 1:
-            raise MemoryError("the process dies here")
-        real(training, *rest)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(loop, "_save", save)
-        with pytest.raises(MemoryError):
-            loop.train(training, run, resume=False)
-    training, _ = begin(recipe, run)
-    loop.train(training, run, resume=True)
-    assert_same(whole, run)
-
-
-def test_ctrl_c_during_the_last_validation_is_heard(begin, tiny_recipe, monkeypatch):
-    recipe = tiny_recipe("train.epochs=1")
-    training, whole = begin(recipe)
-    loop.train(training, whole, resume=False)
-    training, run = begin(recipe)
-    real = validate.validate
-
-    def interrupted(training):
-        signal.raise_signal(signal.SIGINT)
-        return real(training)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(validate, "validate", interrupted)
-        with pytest.raises(Interrupted):
-            loop.train(training, run, resume=False)
-    training, _ = begin(recipe, run)
-    loop.train(training, run, resume=True)
-    assert_same(whole, run)
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize(
-    ("precision", "channels_last", "workers"), [("bf16", False, 0), ("bf16", True, 2), ("fp32", True, 0)]
-)
-def test_resume_is_exact_in_bf16_and_with_processes(begin, tiny_recipe, monkeypatch, precision, channels_last, workers):
-    recipe = tiny_recipe(phases=PHASES)
-    compute = Compute(CPU.device, precision, channels_last)
-    trainings = []
-    for _ in range(3):
-        trainings.append(begin(recipe, workers=workers, compute=compute))
-    (training, whole), (stopped, run), (again, _) = trainings
-    loop.train(training, whole, resume=False)
-    with monkeypatch.context() as patch:
-        stop_after(patch, 7)
-        with pytest.raises(Interrupted):
-            loop.train(stopped, run, resume=False)
-    loop.train(again, run, resume=True)
-    assert_same(whole, run)
-
-
-@pytest.mark.slow
-def test_no_metrics_line_is_doubled(begin, tiny_recipe, monkeypatch):
-    """A timed save at the last step of an epoch, then death after the line was written."""
-    recipe = tiny_recipe("train.save_every_min=1e-9")
-    training, whole = begin(recipe)
-    loop.train(training, whole, resume=False)
-    training, run = begin(recipe)
-    real = loop._save
-
-    def save(training, *rest):
-        if training.place.batch == 0:
-            raise MemoryError("the process dies here")
-        real(training, *rest)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(loop, "_save", save)
-        with pytest.raises(MemoryError):
-            loop.train(training, run, resume=False)
-    assert len(figures(run)) == 1
-    training, _ = begin(recipe, run)
-    loop.train(training, run, resume=True)
-    assert_same(whole, run)
-
-
-@pytest.mark.parametrize("steps", [1, 2, 3])
-def test_the_speed_of_an_epoch_is_that_of_what_was_left_of_it(begin, tiny_recipe, monkeypatch, capsys, steps):
-    """24 pictures in batches of 10; after its last step nothing is left, and there is no speed."""
-    recipe = tiny_recipe("train.batch_size=10", "train.epochs=1")
-    training, run = begin(recipe)
-    with monkeypatch.context() as patch:
-        stop_after(patch, steps)
-        with pytest.raises(Interrupted):
-            loop.train(training, run, resume=False)
-    capsys.readouterr()
-    training, _ = begin(recipe, run)
-    loop.train(training, run, resume=True)
-    (line,) = [json.loads(text) for text in run.metrics_file.read_text().splitlines()]
-    assert line.get("images_per_s", 0) >= 0
-    assert ("images_per_s" in line) == (" img/s (" in capsys.readouterr().err) == (steps < 3)
-
-
 def test_a_limit_of_a_later_phase_does_not_end_the_first(begin, tiny_recipe):
     phases = "phases: {a: {}, b: {train: {epochs: 9, max_minutes: 1e-6}}, c: {}}"
     training, run = begin(tiny_recipe(phases=phases))
@@ -569,12 +299,3 @@ def test_a_small_last_batch_counts_by_its_pictures(begin, tiny_recipe):
     assert training.place.step == 2
     one, two = tensors_of(large), tensors_of(small)
     assert all(torch.allclose(one[name].float(), two[name].float(), atol=1e-5) for name in one)
-
-
-def test_a_second_ctrl_c_stops_at_once():
-    with Stop() as stop:
-        signal.raise_signal(signal.SIGINT)
-        assert stop.asked
-        with pytest.raises(KeyboardInterrupt):
-            signal.raise_signal(signal.SIGINT)
-    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
