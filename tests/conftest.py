@@ -174,6 +174,16 @@ def detector(found_folder):
     return Path("runs/where")
 
 
+@pytest.fixture(scope="session")
+def reported_runs(tmp_path_factory, demo_zoo, prepared, prepared_boxes):
+    """A folder of runs that were trained and measured once: one, other, folds, boxes, views."""
+    from reported import make
+
+    root = tmp_path_factory.mktemp("reported")
+    make(root, prepared / "manifest.csv", prepared_boxes / "manifest.csv")
+    return root
+
+
 @pytest.fixture
 def tiny_recipe(demo_zoo, prepared):
     """Makes a classify recipe on `prepared` with demo_tiny: tiny_recipe("train.epochs=2", phases=…)."""

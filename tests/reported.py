@@ -1,6 +1,8 @@
 """Tiny runs to be reported on, and what is looked for in pages; for test_report_*."""
 
 import contextlib
+import json
+import shutil
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -9,7 +11,9 @@ from typer.testing import CliRunner
 
 from fxcli.cli import app
 from fxcli.console import console
+from fxcli.run.directory import Run
 
+NAME = "b<i>&\"'$x$"
 VOID = {"meta", "img", "br", "link", "input"}
 
 
@@ -112,3 +116,52 @@ def check_harmless(text, found):
     assert len(identifiers) == len(set(identifiers))
     wanted = {a["href"][1:] for _, a in found.tags if a.get("href", "").startswith("#")}
     assert wanted <= set(identifiers)
+
+
+def make(root, manifest, boxes_manifest):
+    """Runs that are trained and measured: one, other, folds, boxes, views."""
+    with own_cache(root):
+        tiny = recipe(root / "tiny.yaml", manifest, "train: {epochs: 2, batch_size: 8}", "optim: {lr: 3e-3}")
+        detect = recipe(
+            root / "boxes.yaml",
+            boxes_manifest,
+            "detect: {options: {channels: 32, finest_stride: 4}}",
+            "train: {epochs: 1, batch_size: 8}",
+            task="detect",
+        )
+        views = recipe(
+            root / "views.yaml", manifest, "pretrain: {method: simclr}", "train: {epochs: 2}", task="pretrain"
+        )
+        well("train", tiny, "--out", root / "one", "--quiet")
+        well("train", tiny, "--out", root / "other", "--set", "seed=1", "--set", "optim.lr=1e-3", "--quiet")
+        well("train", tiny, "--out", root / "folds", "--folds", 2, "--set", "train.epochs=1", "--quiet")
+        well("train", detect, "--out", root / "boxes", "--quiet")
+        well("train", views, "--out", root / "views", "--quiet")
+        for name in ("one", "other"):
+            well("evaluate", root / name, "--by", "group", "--quiet")
+            well("evaluate", root / name, "--split", "val", "--quiet")
+        well("evaluate", root / "folds", "--split", "oof", "--quiet")
+        well("evaluate", root / "folds", "--quiet")
+        well("evaluate", root / "boxes", "--quiet")
+
+
+def copying(root):
+    """Copies a run into runs/, for a test to change."""
+
+    def copy(name, to=None):
+        shutil.copytree(root / name, Path("runs") / (to or name))
+        return Run(Path("runs") / (to or name))
+
+    return copy
+
+
+def report(*arguments):
+    done = well("report", *arguments)
+    file = Path(done.stdout.strip())
+    found = page(file)
+    check_harmless(file.read_text(encoding="utf-8"), found)
+    return found
+
+
+def evaluation(run, name):
+    return json.loads((run.path / "evaluation" / f"{name}.json").read_text())
