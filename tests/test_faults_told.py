@@ -47,7 +47,7 @@ def stopped(tiny_recipe, monkeypatch):
 
 
 @pytest.mark.parametrize(("recorded", "status"), [("interrupted", "interrupted"), ("running", "died")])
-def test_a_prediction_by_an_unfinished_training_says_so(stopped, prepared, recorded, status):
+def test_a_prediction_by_an_unfinished_training_says_so(stopped, prepared, monkeypatch, recorded, status):
     picture = next((prepared / "pictures" / "test").rglob("*.png"))
     stopped.update(status=recorded)
     told = f"{stopped.path}, status {status}: this is the best epoch so far of an unfinished training"
@@ -58,6 +58,10 @@ def test_a_prediction_by_an_unfinished_training_says_so(stopped, prepared, recor
     shutil.copytree("runs/whole", "runs/finished")
     best = Run(Path("runs/finished")).best_file
     assert "unfinished" not in fx("predict", picture, "--model", best).stderr
+    picture = picture.absolute()
+    with monkeypatch.context() as patch:
+        patch.chdir(stopped.path / "checkpoints")
+        assert "of an unfinished training" in fx("predict", picture, "--model", "best/model.safetensors").stderr
     (stopped.path / "run.json").write_text("{")
     assert fx("predict", picture, "--model", stopped.best_file).exit_code == 0
 

@@ -181,6 +181,33 @@ def test_find_by_file():
     assert find_model("alone.safetensors") == (Path("alone.safetensors"), None)
 
 
+@pytest.mark.parametrize(
+    ("here", "file"),
+    [
+        ("runs/final", "model.safetensors"),
+        ("runs/final/exports", "tiny.onnx"),
+        ("runs/final/checkpoints", "best/model.safetensors"),
+        ("runs/final/checkpoints/best", "model.safetensors"),
+        ("runs/final/exports", "../checkpoints/best/model.safetensors"),
+    ],
+)
+def test_a_file_is_found_in_its_run_from_within_it(monkeypatch, here, file):
+    whole = make("final", out="runs/final").path.absolute()
+    (whole / "exports").mkdir()
+    monkeypatch.chdir(here)
+    Path(file).touch()
+    found, run = find_model(file)
+    assert found == Path(file)
+    assert (run.path.resolve(), run.name) == (whole, "final")
+
+
+@pytest.mark.parametrize(("here", "wanted"), [("runs/final", "."), ("runs/final/exports", "..")])
+def test_a_run_has_its_name_from_within_it(monkeypatch, here, wanted):
+    (make("final", out="runs/final").path / "exports").mkdir()
+    monkeypatch.chdir(here)
+    assert find_model(wanted)[1].name == "final"
+
+
 def test_find_by_recipe_name():
     make("final", created="2026-01-01")
     newest = make("final", created="2026-01-03")

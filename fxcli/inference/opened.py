@@ -61,7 +61,7 @@ class ModelFile:
     @property
     def name(self) -> str:
         """The run's folder name, or the file's."""
-        return self.run.path.name if self.run else self.file.name
+        return self.run.name if self.run else self.file.name
 
     @property
     def is_final(self) -> bool:
@@ -71,7 +71,7 @@ class ModelFile:
     @property
     def unique_name(self) -> str:
         """The run's folder name, or the file's, with the start of its hash: no two models share it."""
-        return f"{self.run.path.name if self.run else self.file.stem}-{self.digest[:8]}"
+        return f"{self.run.name if self.run else self.file.stem}-{self.digest[:8]}"
 
     def told(self, info: Mapping[str, Any], **more: Any) -> dict[str, Any]:
         """What an output says of the model behind it, whose header this is."""
@@ -210,7 +210,7 @@ def by(kind: str, info: dict[str, Any]) -> list[list[int]]:
 
 def warn_of_unfinished(file: Path, run: Run | None) -> None:
     """Says where a model is only what its training has come to so far."""
-    if run is None or file != run.best_file:
+    if run is None or file.resolve() != run.best_file.resolve():
         return
     with contextlib.suppress(RunError):  # a damaged run.json is no reason not to predict
         if (status := run.status(run.info())) != "finished":

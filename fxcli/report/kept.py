@@ -60,7 +60,7 @@ class Kept:
     @property
     def name(self) -> str:
         """Of its folder."""
-        return self.run.path.resolve().name
+        return self.run.name
 
     @property
     def task(self) -> str:

@@ -52,6 +52,11 @@ class Run:
     path: Path
 
     @property
+    def name(self) -> str:
+        """Of its folder, also where that is called . or .. from here."""
+        return Path(os.path.abspath(self.path)).name
+
+    @property
     def model_file(self) -> Path:
         """What a finished run made."""
         return self.path / "model.safetensors"
@@ -270,9 +275,9 @@ def find_model(wanted: str | None) -> tuple[Path, Run | None]:
         return _last_model()
     path = Path(wanted)
     if _is_file(path):
-        inside = path.parent
-        for _ in range(_DEPTHS.get(inside.name, 0)):
-            inside = inside.parent
+        depth = _DEPTHS.get(Path(os.path.abspath(path)).parent.name, 0)
+        # As text: of a folder below the current one the parent may be named by .. alone.
+        inside = Path(os.path.normpath(path.parent.joinpath(*[os.pardir] * depth)))
         return path, Run(inside) if (inside / "run.json").is_file() else None
     for folder in (path, RUNS / path):
         if _is_file(folder / "run.json"):
