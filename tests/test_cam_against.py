@@ -157,6 +157,7 @@ def test_learnt_pictures_are_told(trained, prepared_boxes, tiny_recipe, demo_zoo
         (["--against", "BOXES", "--split", "calibration"], "no picture with boxes in split 'calibration'", 4),
         (["--against", "BOXES", "--target", "bent"], "the model has no class 'bent'", 2),
         (["--against", "BOXES", "--layer", "top"], "has no stage 'top'", 2),
+        (["--against", "BOXES", "--layer", ""], "has no stage ''", 2),
     ],
 )
 def test_what_it_refuses(bars, prepared_boxes, options, told, code):

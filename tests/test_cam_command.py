@@ -108,6 +108,8 @@ def test_equal_names_keep_apart(trained, prepared):
     [
         (["--target", "nonsense"], "no class 'nonsense'"),
         (["--layer", "top"], "no stage 'top'"),
+        (["--layer", ""], "no stage ''"),
+        (["--split", ""], "goes with --against"),
         (["--layer", "body", "--workers", "2"], "no --workers beside it"),
     ],
 )

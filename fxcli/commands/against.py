@@ -61,7 +61,7 @@ def hold(
     by_path = read_boxes(manifest).by_path
     rows = [row for row in manifest.rows if split in (None, row.split) and len(by_path.get(row.path, ()))]
     if not rows:
-        raise DataError(f"no picture with boxes{f' in split {split!r}' if split else ''}", where=manifest_file)
+        raise DataError(f"no picture with boxes{'' if split is None else f' in split {split!r}'}", where=manifest_file)
     opened = open_model(model, device=device)
     classes = opened.model.classes
     if target is not None and target not in classes:
@@ -73,7 +73,7 @@ def hold(
         rows,
         by_path,
         size_px=size_px,
-        stages=[stage] if stage else [],
+        stages=[] if stage is None else [stage],
         target=None if target is None else classes.index(target),
     )
     shown_px = size_px or opened.model.preprocessing.image_size_px

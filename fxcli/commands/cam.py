@@ -105,12 +105,12 @@ def cam(
         return
     if not paths:
         raise UsageError("no pictures", hint="fx cam PATH…")
-    if layer and workers:
+    if layer is not None and workers:
         raise UsageError("--layer looks at one picture after the other: no --workers beside it")
     out = out or Path("cam")
-    if split:
+    if split is not None:
         raise UsageError("--split goes with --against BOXES")
-    if (method or size) and not layer:
+    if (method or size) and layer is None:
         raise UsageError("--method and --size go with --layer STAGE", hint="fx plugins --json names the stages")
     import_torch()
     from fxcli.data import scan
@@ -123,9 +123,9 @@ def cam(
     from fxcli.inference.opened import open_model
 
     # At a layer the gradient is taken through hooks, which only one forward pass at a time may meet.
-    opened = open_model(model, device=device, workers=0 if layer else workers, batch_size=batch_size)
+    opened = open_model(model, device=device, workers=workers if layer is None else 0, batch_size=batch_size)
     chosen = _target(opened, target)
-    explainer = _explainer(opened, layer, method or Method.gradcam, size) if layer else None
+    explainer = None if layer is None else _explainer(opened, layer, method or Method.gradcam, size)
     files = pictures_beside(out, scan.pictures(paths))
     shown_as = Shown.of(named, files)
     names = output_names(files, shown_as)
