@@ -94,6 +94,8 @@ def test_a_run_is_converted_once_for_an_engine(trained, raw, engine):
     assert "converting the model" in first.stderr
     again = fx("predict", raw, "--engine", engine, "--precision", "fp32", "--out", "b")
     assert "converting" not in again.stderr
+    # Nothing that a runtime would read again unchecked.
+    assert [each.name for each in Path("cache").iterdir()] == ["exported"]
     assert Path("a/predictions.csv").read_bytes() == Path("b/predictions.csv").read_bytes()
     fx("predict", raw, "--precision", "fp32", "--out", "c")
     assert np.abs(probabilities(Path("a/predictions.csv")) - probabilities(Path("c/predictions.csv"))).max() < 1e-5

@@ -21,7 +21,6 @@ from fxcli.errors import MissingDependency, ModelFileError, UsageError
 from fxcli.inference.engines import MOST_STREAMS, Computed, Engine, dividing
 from fxcli.inference.exported import INPUT, Exported, outputs_of
 from fxcli.model.hardware import has_bf16
-from fxcli.run.cache import cache_dir
 
 _PACKAGES = {"openvino": "openvino", "onnxruntime": "onnxruntime"}
 _BATCH_SIZE = 8
@@ -135,11 +134,7 @@ def openvino_core() -> Any:
 
 def _openvino(exported: Exported, precision: str, threads: int, streams: int) -> Engine:
     core = openvino_core()
-    # Compiled kernels are kept by a hash of the model's content, where there is a place for them.
-    kept = cache_dir() / "openvino"
-    with contextlib.suppress(OSError):
-        kept.mkdir(parents=True, exist_ok=True)
-    core.set_property({"CACHE_DIR": str(kept) if os.access(kept, os.W_OK) else ""})
+    # Compiled anew each time: what OpenVINO would keep of it is read again unchecked, and saves a third of a second.
     graph = core.read_model(exported.graph, exported.weights or b"")
     size_px = exported.preprocessing.image_size_px
     graph.reshape({INPUT: [1, 1, size_px, size_px]})
