@@ -1,6 +1,6 @@
 """Exported files: a model for another runtime in one file, with all that predicting needs. How they are checked.
 
-    NAME.onnx        ONNX, its header in the metadata entry `fx`
+    NAME.onnx        ONNX, its header in the metadata entry `fx`, and a hash of both in `fx_sha256`
     NAME.openvino    a zip of model.xml and model.bin (OpenVINO's own two files, uncompressed) and fx.json, the header
 
 Either takes images [B, 1, S, S] uint8 and gives logits [B, K] and maps [B, K, h, w]; an ensemble also members
@@ -12,6 +12,7 @@ opens them.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import re
 import zipfile
@@ -30,7 +31,8 @@ if TYPE_CHECKING:
     from onnx import GraphProto, ModelProto
 
 FORMAT = 1
-KEY = "fx"
+# Entries of an ONNX file's metadata: the header, and a hash of it and of all that stands before both.
+KEY, DIGEST = "fx", "fx_sha256"
 SUFFIXES = {"onnx": ".onnx", "openvino": ".openvino"}
 INPUT = "images"
 
@@ -121,10 +123,13 @@ def save(file: Path, runtime: str, graph: bytes, weights: bytes, header: Mapping
         if runtime == "onnx":
             import onnx
 
-            model = onnx.load_model_from_string(graph)
+            model, told = onnx.load_model_from_string(graph), onnx.ModelProto()
             del model.metadata_props[:]
-            model.metadata_props.add(key=KEY, value=text)
-            part.write_bytes(model.SerializeToString())
+            content = model.SerializeToString()
+            for key, value in ((KEY, text), (DIGEST, hashlib.sha256(content + text.encode()).hexdigest())):
+                told.metadata_props.add(key=key, value=value)
+            # Two messages, one behind the other, are read as one.
+            part.write_bytes(content + told.SerializeToString())
             return
         with zipfile.ZipFile(part, "w", zipfile.ZIP_STORED) as packed:
             for name, content in ((_HEADER, text), (_XML, graph), (_BIN, weights)):
@@ -192,7 +197,16 @@ def _read_onnx(file: Path) -> tuple[bytes, bytes, str]:
     for graph in _graphs(model):
         if any(tensor.data_location == onnx.TensorProto.EXTERNAL for tensor in _tensors(graph)):
             raise ModelFileError("its weights lie in another file", where=file, hint="fx exports one file")
+    _check_digest(file, data, model, found)
     return data, b"", found[KEY]
+
+
+def _check_digest(file: Path, data: bytes, model: ModelProto, found: Mapping[str, str]) -> None:
+    """Whether it is as it was written: other weights are read as readily. Files of an older fx do not tell."""
+    told = type(model)(metadata_props=model.metadata_props)
+    content = data[: len(data) - told.ByteSize()] + found[KEY].encode()
+    if DIGEST in found and hashlib.sha256(content).hexdigest() != found[DIGEST]:
+        raise ModelFileError("damaged, or changed since it was exported", where=file, hint="export the model again")
 
 
 def _graphs(model: ModelProto) -> Iterator[GraphProto]:
