@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -52,6 +54,7 @@ def test_accuracy_counts_where_it_is_limited():
     assert not fine.within(INT8)
     assert fine.to_mapping(INT8)["passes"] is False
     assert "accuracy -3.0 points" in fine.told()
+    assert "accuracy +0.0 points" in replace(fine, accuracy_drop=0.0).told()
 
 
 def test_without_a_clear_answer_all_count():

@@ -66,7 +66,7 @@ class Agreement:
 
     def told(self) -> str:
         """In words, for people."""
-        drop = "" if self.accuracy_drop is None else f", accuracy {-100 * self.accuracy_drop:+.1f} points"
+        drop = "" if self.accuracy_drop is None else f", accuracy {0.0 - 100 * self.accuracy_drop:+.1f} points"
         clear = f"{100 * self.agree_clear:.1f} % of the {self.n_clear} with" if self.n_clear else "none of which has"
         return (
             f"same class on {100 * self.agree:.1f} % of {self.n} pictures, {clear} a clear answer, "
