@@ -229,6 +229,14 @@ def test_what_is_not_its_own_is_not_replaced(trained, monkeypatch):
         assert ("this file exists\n  → --overwrite replaces it; --out names another" in done.stderr) == (code == 4)
 
 
+def test_a_place_that_cannot_be_written_is_told_before_the_work(trained, monkeypatch):
+    Path("taken").touch()
+    monkeypatch.setattr(export, "graph_of", None)
+    done = fx("export", "onnx", trained.path, "--out", "taken/m.onnx")
+    assert done.exit_code == 4, done.output
+    assert "error: taken: cannot be written" in done.stderr
+
+
 @pytest.mark.parametrize(("engine", "absent"), [("openvino", "onnx"), ("onnxruntime", "onnxruntime")])
 def test_an_engine_that_is_not_installed(trained, raw, monkeypatch, engine, absent):
     monkeypatch.setattr(opened, "find_spec", lambda name: None if name == absent else sys)

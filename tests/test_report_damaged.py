@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 from reported import NAME, copying, evaluation, fx, page, report, well
 
+from fxcli.report import build
 from fxcli.report.kept import kept
 
 
@@ -169,6 +170,14 @@ def test_what_is_not_its_own_is_not_replaced(own):
     assert fx("report", run.path, "--pictures", 0, "--out", "notes.html").exit_code == 4
     well("report", run.path, "--pictures", 0, "--out", "notes.html", "--overwrite")
     well("report", run.path, "--pictures", 0, "--out", "new/folder/notes.html")
+
+
+def test_a_place_that_cannot_be_written_is_told_before_the_work(own, monkeypatch):
+    Path("taken").touch()
+    monkeypatch.setattr(build, "build", None)
+    done = fx("report", own("one").path, "--out", "taken/report.html")
+    assert done.exit_code == 4, done.output
+    assert "error: taken: cannot be written" in done.stderr
 
 
 def test_wrong_use(own):

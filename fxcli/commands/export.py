@@ -80,6 +80,7 @@ def export(
     from fxcli.inference import exported
     from fxcli.inference.measured import members_of
     from fxcli.inference.opened import open_model
+    from fxcli.run.files import check_writable
 
     opened = open_model(model, device="cpu")
     trained = opened.trained("fx export")
@@ -88,6 +89,7 @@ def export(
     # Its own file in a run is made anew; any other may be somebody's.
     if file.exists() and not overwrite and (out is not None or opened.run is None):
         raise DataError("this file exists", where=file, hint="--overwrite replaces it; --out names another")
+    check_writable(file.parent)
     rows = _compared_on(opened, manifest)
     members = list(members_of(opened, rows))
     if opened.is_in_folds and opened.run is None:

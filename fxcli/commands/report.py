@@ -64,7 +64,7 @@ def report(
     from fxcli.report import build, figures
     from fxcli.report.kept import kept
     from fxcli.run.directory import find_run
-    from fxcli.run.files import saying, write_text
+    from fxcli.run.files import check_writable, saying, write_text
 
     figures.require()
     found = [find_run(name) for name in dict.fromkeys(runs)]
@@ -76,6 +76,7 @@ def report(
     # Its own report in a run is made anew; any other file may be somebody's.
     if file.exists() and not overwrite and (out is not None or not build.is_report(file)):
         raise DataError("this file exists", where=file, hint="--overwrite replaces it; --out names another")
+    check_writable(file.parent)
     made = build.build([kept(run) for run in found], pictures)
     with saying(file):
         file.parent.mkdir(parents=True, exist_ok=True)
