@@ -2,6 +2,7 @@ import csv
 import errno
 import json
 import os
+import shlex
 import shutil
 from pathlib import Path
 
@@ -180,6 +181,18 @@ def test_files_of_one_name_keep_apart(trained, demo_zoo, prepared):
         assert done.exit_code == 0, done.output
         assert {path.name for path in Path(folder).iterdir()} == expected
     assert "./evaluations/" in fx("evaluate", "--help").stdout
+
+
+def test_pictures_that_were_moved_are_named_anew(trained, prepared):
+    shutil.copytree(prepared, "moved")
+    trained.update(manifest=str(Path("gone/manifest.csv").absolute()))
+    done = fx("evaluate", trained.path, "--quiet")
+    assert done.exit_code == 4, done.output
+    assert "gone: the folder of the run's pictures is not there" in done.stderr
+    again = shlex.split(done.stderr.partition("→ fx ")[2].splitlines()[0].replace("MANIFEST", "moved/manifest.csv"))
+    done = fx(*again, "--quiet")
+    assert done.exit_code == 0, done.output
+    assert len(list((trained.path / "evaluation").glob("test-*.json"))) == 1
 
 
 def test_a_run_and_its_checkpoint_keep_apart(trained, demo_zoo):

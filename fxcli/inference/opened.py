@@ -176,7 +176,7 @@ def manifest_of(file: Path, run: Run | None, info: Mapping[str, Any], data: Path
 
     Raises:
         UsageError: The file lies in no run, and none was given.
-        DataError: The run's was changed since training.
+        DataError: The run's was changed since training, or its folder is gone.
     """
     if data is not None:
         return read_manifest(data)
@@ -184,6 +184,9 @@ def manifest_of(file: Path, run: Run | None, info: Mapping[str, Any], data: Path
     if run is None:
         raise UsageError(f"{file} lies in no run, so it has no data of its own", hint=f"{again} MANIFEST")
     recorded = run.manifest_file
+    if not recorded.parent.is_dir():
+        where = recorded.parent
+        raise DataError("the folder of the run's pictures is not there", where=where, hint=f"{again} MANIFEST")
     # The run's copy says what was trained on; the pictures are still beside the original.
     manifest = read_manifest(run.path / "manifest.csv", root=recorded.parent)
     if manifest.digest != info.get("manifest_sha256"):
