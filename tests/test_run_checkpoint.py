@@ -184,3 +184,21 @@ def test_a_damaged_header_is_refused():
         damaged[place] = 0
         with pytest.raises(ModelFileError):
             load_model_file(written(damaged))
+
+
+def test_every_changed_bit_of_weights_and_header_is_refused():
+    save_state(FILE, {"a": torch.arange(4.0), "b": torch.tensor([True, False])}, {"classes": ["ab"]})
+    data = bytearray(FILE.read_bytes())
+    start = struct.unpack("<Q", data[:8])[0] + 8
+    for place in (data.index(b"ab"), *range(start, len(data))):
+        damaged = bytearray(data)
+        damaged[place] ^= 1
+        with pytest.raises(ModelFileError, match="damaged, or changed since it was written"):
+            load_state(written(damaged))
+    assert load_state(written(data))[1]["classes"] == ["ab"]
+
+
+def test_a_file_of_an_older_fx_has_no_hash_and_is_read():
+    header = {"format": 1, "kind": "model", "epoch": 3}
+    save_file({"a": torch.ones(2)}, FILE, metadata={"fx": json.dumps(header)})
+    assert load_model_file(FILE)[1] == header

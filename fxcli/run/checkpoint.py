@@ -1,10 +1,12 @@
 """Model files and resume states: safetensors with a JSON header, never a pickle.
 
-A header can be read without torch; weights are only tensors. Both are written atomically.
+A header can be read without torch; weights are only tensors. Both are written atomically, with a hash of them: weights
+that were damaged since are read as readily, and would give other answers.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
 import struct
 from collections.abc import Mapping
@@ -57,19 +59,36 @@ def read_header(file: Path) -> dict[str, Any]:
     Raises:
         ModelFileError: Absent, damaged, or not a file of fx.
     """
+    return _read_header(file)[0]
+
+
+def digest_of(tensors: Mapping[str, Tensor], text: str = "") -> str:
+    """The SHA-256 of tensors with their names, types and shapes, and of a text, in hexadecimal."""
+    import torch
+
+    found = hashlib.sha256(text.encode())
+    for name, tensor in sorted(tensors.items()):
+        plain = tensor.detach().cpu().contiguous()
+        found.update(f"{name} {plain.dtype} {tuple(plain.shape)}\n".encode())
+        found.update(plain.reshape(-1).view(torch.uint8).numpy().data)
+    return found.hexdigest()
+
+
+def _read_header(file: Path) -> tuple[dict[str, Any], dict[str, str]]:
+    """The header, and the text that it is read from beside the file's other entries."""
     try:
         with file.open("rb") as handle:
             (size,) = struct.unpack("<Q", handle.read(8))
             if size > _HEADER_LIMIT_BYTES:
                 raise ModelFileError("not a model file of fx: its header is too large", where=file)
-            raw = json.loads(handle.read(size))
-        header = json.loads(raw["__metadata__"]["fx"])
+            entries = json.loads(handle.read(size))["__metadata__"]
+        header = json.loads(entries["fx"])
         if header["format"] != FORMAT:
             raise ModelFileError(
                 f"written by another version of fx (format {str(header['format'])[:20]}, this one reads {FORMAT})",
                 where=file,
             )
-        return dict(header)
+        return dict(header), entries
     except OSError as error:
         raise ModelFileError(f"cannot be read: {error.strerror or error}", where=file) from error
     except (ValueError, KeyError, TypeError, struct.error, RecursionError) as error:
@@ -83,7 +102,8 @@ def _save(file: Path, tensors: Mapping[str, Tensor], header: Mapping[str, Any]) 
 
     # Tensors of a module may be views or channels-last; safetensors stores plain ones.
     plain = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}
-    data = save(plain, metadata={"fx": json.dumps(header, ensure_ascii=False, allow_nan=False)})
+    text = json.dumps(header, ensure_ascii=False, allow_nan=False)
+    data = save(plain, metadata={"fx": text, "sha256": digest_of(plain, text)})
     with replacing(file) as part:
         # Not by safetensors' own save_file: of a full disk it makes an error of its own, and in a process that is
         # killed it leaves a file under a name that nobody knows.
@@ -94,10 +114,14 @@ def _load(file: Path, kind: str) -> tuple[dict[str, Tensor], dict[str, Any]]:
     from safetensors import SafetensorError
     from safetensors.torch import load_file
 
-    header = read_header(file)
+    header, entries = _read_header(file)
     if header.get("kind") != kind:
         raise ModelFileError(f"this is a {str(header.get('kind'))[:20]} file, not a {kind} file", where=file)
     try:
-        return load_file(file), header
+        tensors = load_file(file)
     except (SafetensorError, OSError, ValueError, RuntimeError, MemoryError) as error:
         raise ModelFileError(f"damaged: {error}", where=file) from error
+    # Files of an older fx do not tell.
+    if "sha256" in entries and digest_of(tensors, entries["fx"]) != entries["sha256"]:
+        raise ModelFileError("damaged, or changed since it was written", where=file)
+    return tensors, header

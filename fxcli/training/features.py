@@ -6,9 +6,8 @@ from the pictures; dropout acts after them. Figures of a finished run do not com
 
 from __future__ import annotations
 
-import hashlib
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -32,6 +31,7 @@ from fxcli.model import freeze, hardware
 from fxcli.model.hardware import Compute
 from fxcli.recipe.schema import Augment, Phase
 from fxcli.run.cache import cache_dir, key_of, storing
+from fxcli.run.checkpoint import digest_of
 from fxcli.training.state import ClassifyTraining
 from fxcli.training.validate import part
 
@@ -225,22 +225,13 @@ class _Source:
             "versions": [__version__, torch.__version__, PIL.__version__],
             "plugin": model.info.get("plugin"),
             "backbone": [model.spec.name, self.training.recipe.model.model_dump(mode="json")],
-            "weights": _digest(model.network.backbone.state_dict()),
+            "weights": digest_of(model.network.backbone.state_dict()),
             "pictures": contents(paths),
             "preprocessing": model.preprocessing.to_mapping(),
             "computed": {**hardware.describe(self.compute), "cpu": torch.backends.cpu.get_cpu_capability()},
             "variants": self.variants,
             "batch_size": self.batch_size,
         }
-
-
-def _digest(tensors: Mapping[str, Tensor]) -> str:
-    found = hashlib.sha256()
-    for name, tensor in tensors.items():
-        plain = tensor.detach().cpu().contiguous()
-        found.update(f"{name} {plain.dtype} {tuple(plain.shape)}\n".encode())
-        found.update(plain.reshape(-1).view(torch.uint8).numpy().data)
-    return found.hexdigest()
 
 
 def _load(file: Path) -> Tensor | None:
@@ -252,7 +243,7 @@ def _load(file: Path) -> Tensor | None:
     try:
         with safe_open(file, framework="pt") as opened:
             tensor: Tensor = opened.get_tensor("features")
-            if (opened.metadata() or {}).get("sha256") == _digest({"features": tensor}):
+            if (opened.metadata() or {}).get("sha256") == digest_of({"features": tensor}):
                 return tensor
     except (SafetensorError, OSError, ValueError):
         pass
@@ -265,7 +256,7 @@ def _store(file: Path, features: Tensor) -> None:
 
     try:
         with storing(file) as part:
-            save_file({"features": features}, part, metadata={"sha256": _digest({"features": features})})
+            save_file({"features": features}, part, metadata={"sha256": digest_of({"features": features})})
     except Exception as error:
         # Of safetensors' own class where the disk is full. They are in memory: only the next run has to wait.
         console.warn(f"the features cannot be kept in {file.parent}: {error}")
