@@ -97,6 +97,8 @@ def test_infinities_are_numbers_which_the_schema_refuses_later():
         ("a: [1,\nb: 2", "r.yaml:2: not valid YAML:"),
         ("a: 1\n b: 2", "r.yaml:2: not valid YAML:"),
         ("a: \x07", "r.yaml: not valid YAML: unacceptable character #x0007"),
+        ('a: 1\nb: "\\ud800"', "r.yaml:2: not valid YAML: \\ud800 is half a character"),
+        ('"\\udfff": 1', "r.yaml:1: not valid YAML: \\udfff is half a character"),
         ("a: " + "9" * 5000, "r.yaml: not valid YAML: Exceeds the limit"),
         ("a: " + "[" * 5000, "r.yaml:1: not valid YAML: nested too deeply"),
         ("- " * 5000, "r.yaml: not valid YAML: maximum recursion depth exceeded"),

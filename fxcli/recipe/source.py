@@ -74,6 +74,9 @@ class _Loader(yaml.SafeLoader):
             raise yaml.MarkedYAMLError(problem=problem, problem_mark=event.start_mark)
         if event.tag:
             raise yaml.MarkedYAMLError(problem=f"tags ({event.tag}) are refused", problem_mark=event.start_mark)
+        if isinstance(event, yaml.ScalarEvent) and (half := _HALF.search(event.value)):
+            problem = f"\\u{ord(half[0]):x} is half a character"
+            raise yaml.MarkedYAMLError(problem=problem, problem_mark=event.start_mark)
         return super().compose_node(parent, index)
 
 
@@ -96,6 +99,8 @@ _Loader.add_constructor("tag:yaml.org,2002:int", lambda loader, node: int(node.v
 _Loader.add_constructor("tag:yaml.org,2002:float", _float)
 
 _DEPTH_LIMIT = 100
+# Of a pair that UTF-16 has; alone it is no text, and no file could hold it.
+_HALF = re.compile("[\ud800-\udfff]")
 # The largest recipe of fx has 2 KiB; and a long list of mistakes takes long to tell.
 _SIZE_LIMIT_BYTES = 64 << 10
 
