@@ -133,6 +133,15 @@ def test_diff_marks_what_one_side_lacks():
     assert row == {"key": "phases.main.train.patience", "left": None}
 
 
+def test_diff_tells_phases_in_another_order():
+    a, b = "a: {train: {epochs: 1}}", "b: {train: {epochs: 2}}"
+    for name, phases in (("one", f"{a}, {b}"), ("two", f"{b}, {a}")):
+        Path(f"{name}.yaml").write_text(f"name: x\ndata: {{source: phantom}}\nphases: {{{phases}}}\n")
+    assert records(fx("diff", "one.yaml", "two.yaml", "--json")) == [
+        {"key": "phases", "left": ["a", "b"], "right": ["b", "a"]}
+    ]
+
+
 def test_diff_of_equals_says_so_on_stderr():
     done = fx("diff", "final", "final")
     assert (done.stdout, done.stderr) == ("", "no difference\n")

@@ -122,8 +122,16 @@ def resolved_yaml(recipe: Recipe) -> str:
 
 
 def difference(left: Recipe, right: Recipe) -> list[tuple[Key, dict[str, Any]]]:
-    """(key, {"left": value, "right": value}) of every leaf that differs; a side that lacks it is left out."""
-    sides = {"left": dict(flatten(left.model_dump(mode="json"))), "right": dict(flatten(right.model_dump(mode="json")))}
+    """(key, {"left": value, "right": value}) of every leaf that differs; a side that lacks it is left out.
+
+    Phases and runs follow each other: where those of both come in another order, each side has a list of its names.
+    """
+    dumps = {"left": left.model_dump(mode="json"), "right": right.model_dump(mode="json")}
+    sides: dict[str, dict[Key, Any]] = {side: dict(flatten(values)) for side, values in dumps.items()}
+    for section in ("phases", "runs"):
+        first, second = (list(values.get(section, {})) for values in dumps.values())
+        if [name for name in first if name in second] != [name for name in second if name in first]:
+            sides["left"][section,], sides["right"][section,] = first, second
     rows = [
         (key, {side: values[key] for side, values in sides.items() if key in values})
         for key in dict.fromkeys([*sides["left"], *sides["right"]])
