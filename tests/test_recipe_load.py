@@ -28,6 +28,8 @@ def test_an_unknown_recipe_is_told_with_the_likeliest():
     ]
     assert problems("recipes/basline.yaml")[0].endswith("did you mean baseline?")
     assert problems("xyz") == ["no such file or folder, and no recipe of this name comes with fx"]
+    Path("pictures").mkdir()
+    assert problems("pictures") == ["a folder, and no recipe of this name comes with fx"]
 
 
 def test_recipes_of_the_wheel_come_before_those_of_a_checkout(monkeypatch):

@@ -109,8 +109,9 @@ def find(name: str) -> Path:
     known = shipped()
     if name in known:
         return known[name]
+    what = "a folder" if os.path.isdir(name) else "no such file or folder"
     raise RecipeError(
-        [f"no such file or folder, and no recipe of this name comes with fx{likely(path.stem, known)}"],
+        [f"{what}, and no recipe of this name comes with fx{likely(path.stem, known)}"],
         recipe=name,
         hint="fx recipe list shows those that come with fx",
     )
