@@ -74,9 +74,9 @@ class _Loader(yaml.SafeLoader):
             raise yaml.MarkedYAMLError(problem=problem, problem_mark=event.start_mark)
         if event.tag:
             raise yaml.MarkedYAMLError(problem=f"tags ({event.tag}) are refused", problem_mark=event.start_mark)
+        mark = event.start_mark
         if isinstance(event, yaml.ScalarEvent) and (half := _HALF.search(event.value)):
-            problem = f"\\u{ord(half[0]):x} is half a character"
-            raise yaml.MarkedYAMLError(problem=problem, problem_mark=event.start_mark)
+            raise yaml.MarkedYAMLError(problem=f"\\u{ord(half[0]):x} is half a character", problem_mark=mark)
         return super().compose_node(parent, index)
 
 
