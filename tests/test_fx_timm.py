@@ -9,6 +9,7 @@ import sys
 import pytest
 import timm
 import torch
+from timm.layers.drop import DropPath
 from torch import nn
 
 from fx_timm import family
@@ -183,6 +184,16 @@ def test_what_a_net_does_not_take():
         load_zoo().backbone("timm:vgg11").build(BackboneArgs(image_size_px=64, drop_path=0.1))
     deep = load_zoo().backbone("timm:test_convnext").build(BackboneArgs(image_size_px=64, drop_path=0.1))
     assert any(type(part).__name__ == "DropPath" for part in deep.modules())
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("asked", [0.0, 0.3])
+def test_stochastic_depth_is_what_is_asked_for_also_where_a_net_has_a_rate_of_its_own(asked):
+    own = [part.drop_prob for part in timm.create_model("fasternet_t1").modules() if isinstance(part, DropPath)]
+    assert max(own) == pytest.approx(0.02)
+    net = load_zoo().backbone("timm:fasternet_t1").build(BackboneArgs(image_size_px=64, drop_path=asked))
+    rates = [part.drop_prob for part in net.modules() if isinstance(part, DropPath)]
+    assert max(rates) == pytest.approx(asked)
 
 
 @pytest.mark.slow

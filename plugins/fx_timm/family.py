@@ -10,6 +10,7 @@ from typing import Any
 
 import timm
 import torch
+from timm.layers.drop import DropPath
 from torch import Tensor, nn
 
 from fx_timm.anatomy import Anatomy, anatomy, take_out
@@ -87,6 +88,11 @@ def _build(name: str, found: Anatomy, args: BackboneArgs) -> nn.Module:
         net = timm.create_model(name, num_classes=0, **wanted)
     except TypeError as error:
         raise ValueError(f"{name} of timm does not take {' and '.join(wanted)}") from error
+    if not args.drop_path:
+        # Some, Swin among them, have a rate of their own where none is asked for.
+        for module in net.modules():
+            if isinstance(module, DropPath):
+                module.drop_prob = 0.0
     take_out(net, found.idle)
     backbone = FeatureMap(net, found.form, found.taps)
     if "img_size" in wanted and not _sees(backbone, args.image_size_px):
