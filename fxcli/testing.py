@@ -52,7 +52,7 @@ def check_backbone(spec_or_name: BackboneSpec | str, *, image_size_px: int = 64)
         _check_stages(spec, module, images)
         _check_round_trip(spec, module, images, features)
         _check_backward(spec, module.train(), images)
-        _check_drop_path(spec, image_size_px)
+        _check_drop_path(spec, images)
 
 
 def tiny_dataset(folder: Path, *, classes: int = 3, per_class: int = 4, size_px: int = 64) -> Path:
@@ -195,6 +195,8 @@ def _check_stages(spec: BackboneSpec, module: nn.Module, images: Tensor) -> None
 
 def _check_round_trip(spec: BackboneSpec, module: nn.Module, images: Tensor, features: Tensor) -> None:
     other = _build(spec, images.shape[-1]).eval()
+    if not {*module.parameters()}.isdisjoint(other.parameters()):
+        raise _broken(spec, "two builds share parameters; each makes new ones")
     try:
         other.load_state_dict(module.state_dict())
     except RuntimeError as error:
@@ -218,12 +220,23 @@ def _check_backward(spec: BackboneSpec, module: nn.Module, images: Tensor) -> No
         raise _broken(spec, f"{len(wild)} parameters get a gradient that is not finite: {', '.join(wild[:3])}")
 
 
-def _check_drop_path(spec: BackboneSpec, image_size_px: int) -> None:
+def _check_drop_path(spec: BackboneSpec, images: Tensor) -> None:
     try:
-        _build(spec, image_size_px, drop_path=0.1)
+        with_it = _trained(spec, images, drop_path=0.1)
     except PluginError as error:
         if not isinstance(error.__cause__, ValueError):
             raise _broken(spec, f"drop_path=0.1 must work or raise ValueError: {error.what}") from error
+        return
+    without = _trained(spec, images, drop_path=0.0)
+    # One that draws may drop nothing here, or what adds nothing yet.
+    if torch.equal(with_it[0], without[0]) and with_it[1] == without[1]:
+        raise _broken(spec, "drop_path=0.1 changes nothing; without stochastic depth, build must raise ValueError")
+
+
+def _trained(spec: BackboneSpec, images: Tensor, drop_path: float) -> tuple[Tensor, tuple[object, ...]]:
+    """What a build gives in training mode, and where that leaves the generators, each time from one seed."""
+    torch.manual_seed(0)
+    return _run(spec, _build(spec, images.shape[-1], drop_path).train(), images), _random_state()
 
 
 def _run(spec: BackboneSpec, module: nn.Module, images: Tensor) -> Any:

@@ -36,7 +36,15 @@ def parts(**changed: nn.Module) -> nn.Module:
 
 STEM = Stage(name="stem", modules=("stem",), stride=4, channels=4)
 BODY = Stage(name="body", modules=("body",), stride=8, channels=8)
-GOOD = BackboneSpec(name="good", build=lambda args: parts(), num_features=8, stages=(STEM, BODY))
+
+
+def built(args):
+    if args.drop_path:
+        raise ValueError("no stochastic depth")
+    return parts()
+
+
+GOOD = BackboneSpec(name="good", build=built, num_features=8, stages=(STEM, BODY))
 
 
 class Body(nn.Module):
@@ -123,12 +131,30 @@ def drop_path_type_error(args):
         ),
         (bodied(lambda x: (x * 0).sqrt()), "gradient that is not finite"),
         ({"build": drop_path_type_error}, "drop_path=0.1 must work or raise ValueError"),
+        ({"build": lambda args: parts()}, "drop_path=0.1 changes nothing"),
+        ({"build": lambda args, one=parts(): one}, "two builds share parameters"),
         ({"name": "a b"}, "a name is made of"),
     ],
 )
 def test_breaches_are_found(change, message):
     with pytest.raises(PluginError, match=message):
         check_backbone(replace(GOOD, **change))
+
+
+def test_stochastic_depth_that_drops_nothing_here_is_found_by_what_it_draws():
+    class Deep(Body):
+        def __init__(self, rate):
+            super().__init__(lambda x: x)
+            self.rate = rate
+
+        def forward(self, images):
+            kept = torch.rand(len(images), 1, 1, 1) >= self.rate if self.training and self.rate else 1
+            return super().forward(images) * kept
+
+    def build(args):
+        return parts(body=Deep(min(args.drop_path, 1e-9)))
+
+    check_backbone(replace(GOOD, build=build))
 
 
 def test_a_build_that_differs_each_time_is_found():
