@@ -1,3 +1,4 @@
+import functools
 import json
 import shutil
 from dataclasses import replace
@@ -78,6 +79,16 @@ def test_a_plugin_that_cannot_build_is_told_as_broken(demo_zoo, build, message):
         models.build(spec, SETTINGS, 64, 3, seed=0)
     assert caught.value.what.startswith(message)
     assert caught.value.hint.startswith("it is of the plugin demo (fx-demo 0.1)")
+
+
+def test_a_plugin_that_gives_one_module_to_all_who_ask_is_told_as_broken(demo_zoo):
+    """The folds of a training would go on from each other's weights, which have seen what they hold out."""
+    spec = demo_zoo.backbone("demo_tiny")
+    spec = replace(spec, build=functools.cache(spec.build))
+    first = models.build(spec, SETTINGS, 64, 3, seed=0)
+    with pytest.raises(PluginError, match="backbone demo_tiny: build returned the same module again"):
+        models.build(spec, SETTINGS, 64, 3, seed=1)
+    del first
 
 
 def test_memory_that_is_used_up_is_not_the_plugins(demo_zoo):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import json
 import shlex
+import weakref
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,6 +27,9 @@ from fxcli.zoo.plugins import Zoo, load_zoo, options_of
 from fxcli.zoo.specs import BackboneArgs, BackboneSpec
 
 STATISTICS = ("mean", "projection", "residual")
+
+# A backbone that is given out twice would go on learning where another training, or member, has it.
+_BUILT: weakref.WeakSet[nn.Module] = weakref.WeakSet()
 
 
 class Outputs(NamedTuple):
@@ -206,6 +210,9 @@ def _backbone(spec: BackboneSpec, settings: Model, image_size_px: int) -> nn.Mod
         backbone = built("backbone", settings.backbone, lambda: spec.build(args))
     except ValueError as error:
         raise RecipeError([f"model: {spec.name}: {error}"], recipe=None) from error
+    if backbone in _BUILT:
+        raise broken("backbone", settings.backbone, "build returned the same module again; each call makes a new one")
+    _BUILT.add(backbone)
     for stage in spec.stages:
         try:
             for name in stage.modules:
