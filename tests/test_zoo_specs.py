@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 
 import pytest
@@ -40,6 +41,8 @@ GOOD = WeightSource(url="https://example.org/a.pth", sha256="0123abcd")
         ({"input": InputSpec(size_px=4096)}, "input.size_px"),
         ({"input": InputSpec(size_px=224.0)}, "input.size_px"),
         ({"input": InputSpec(std=(1, 1, 0))}, "input.std"),
+        ({"input": InputSpec(std=(1, 1, math.inf))}, "three finite numbers"),
+        ({"input": InputSpec(mean=(0, math.nan, 0))}, "three finite numbers"),
         ({"input": InputSpec(interpolation="nearest")}, "not 'nearest'"),
         ({"options": dict}, "options must be a pydantic model class"),
         (

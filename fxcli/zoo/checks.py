@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import difflib
 import inspect
+import math
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
@@ -179,8 +180,9 @@ def _input_problems(seen: object, where: str) -> Iterator[str]:
     if not isinstance(seen.size_px, int) or not LEAST_SIZE_PX <= seen.size_px <= MOST_SIZE_PX:
         # As `data.image_size_px`: a model file of another size could be written, and not be read.
         yield f"{where}.size_px must be a whole number from {LEAST_SIZE_PX} to {MOST_SIZE_PX}"
-    if len(seen.mean) != 3 or len(seen.std) != 3 or min(seen.std) <= 0:
-        yield f"{where}.mean and {where}.std have three numbers each, those of std above 0"
+    is_finite = all(map(math.isfinite, (*seen.mean, *seen.std)))
+    if len(seen.mean) != 3 or len(seen.std) != 3 or min(seen.std) <= 0 or not is_finite:
+        yield f"{where}.mean and {where}.std have three finite numbers each, those of std above 0"
     if seen.interpolation not in ("bilinear", "bicubic"):
         yield f"{where}.interpolation is bilinear or bicubic, not {seen.interpolation!r}"
 
