@@ -5,13 +5,13 @@ from pathlib import Path
 from typing import Literal
 
 import pytest
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, field_validator
 
-from fxcli.errors import RecipeError
+from fxcli.errors import PluginError, RecipeError
 from fxcli.recipe.load import load, resolved_yaml
 from fxcli.recipe.messages import likely, written
 from fxcli.recipe.source import Leaf
-from fxcli.zoo.plugins import load_zoo
+from fxcli.zoo.plugins import load_zoo, options_of
 from fxcli.zoo.specs import BackboneSpec, NoOptions, PretrainerSpec
 
 PHANTOM = "data: {source: phantom}\n"
@@ -375,6 +375,22 @@ def test_options_of_a_backbone(zoo):
         'r.yaml:2: model.options.code: "c" must be like ^[ab]$',
     }
     assert problem("", "model.options.width=0") == ("--set: model.options.width: 0 must be greater than or equal to 1")
+
+
+def test_options_whose_model_is_broken_are_told_as_the_plugins(zoo):
+    class Broken(BaseModel):
+        width: int = 3
+
+        @field_validator("width")
+        @classmethod
+        def odd(cls, width):
+            raise TypeError("never even")
+
+    zoo.options = Broken
+    with pytest.raises(PluginError, match=r"Broken failed to validate options: TypeError: never even"):
+        load_with("model: {options: {width: 3}}")
+    with pytest.raises(PluginError, match="never even"):
+        options_of(Broken, {"width": 3}, "model.options")
 
 
 def load_with(text, start=PHANTOM):

@@ -5,7 +5,6 @@ Called by load at its end, with a recipe whose fields are each in order.
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -20,7 +19,7 @@ from fxcli.recipe.preparation import Columns, PrepareRecipe
 from fxcli.recipe.schema import ClassifyRecipe, PretrainRecipe, Schedule, StudyRecipe
 from fxcli.recipe.source import Key, Leaf
 from fxcli.recipe.tasks import Recipe, TrainRecipe
-from fxcli.zoo.plugins import load_zoo
+from fxcli.zoo.plugins import load_zoo, validated
 from fxcli.zoo.specs import BackboneSpec, DetectorSpec, PretrainerSpec
 
 
@@ -136,7 +135,7 @@ def _options(
     recipe: Recipe, values: dict[str, Any], model: type[BaseModel], at: Key, origins: dict[Key, Leaf], shown: str
 ) -> Iterator[str]:
     try:
-        model.model_validate_json(json.dumps(values))
+        validated(model, values)
     except ValidationError as error:
         yield from messages.from_pydantic(error, origins, shown, task=type(recipe), section=model, at=at)
 

@@ -335,13 +335,30 @@ def options_of(model: type[M], values: Mapping[str, Any], place: str) -> M:
 
     Raises:
         RecipeError: They are not what the plugin takes.
+        PluginError: Its model is broken.
+    """
+    try:
+        return validated(model, values)
+    except ValidationError as error:
+        problems = [f"{place}: {'.'.join(map(str, item['loc']))}: {item['msg']}" for item in error.errors()]
+        raise RecipeError(problems, recipe=None) from error
+
+
+def validated(model: type[M], values: Mapping[str, Any]) -> M:
+    """The same, for who tells of problems in words of their own.
+
+    Raises:
+        ValidationError: They are not what the plugin takes.
+        PluginError: Its model fails with anything else.
     """
     try:
         # In JSON mode: strict Python mode refuses a list where the options want a tuple.
         return model.model_validate_json(json.dumps(values))
-    except ValidationError as error:
-        problems = [f"{place}: {'.'.join(map(str, item['loc']))}: {item['msg']}" for item in error.errors()]
-        raise RecipeError(problems, recipe=None) from error
+    except ValidationError:
+        raise
+    except Exception as error:
+        what = f"a plugin's {model.__module__}.{model.__name__} failed to validate options: {_last_line(error)}"
+        raise PluginError(what, hint="a validator raises ValueError where it refuses") from error
 
 
 def _last_line(error: BaseException) -> str:
