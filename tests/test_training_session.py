@@ -66,6 +66,25 @@ def test_a_tracker_that_raises_is_muted_and_told_once(capsys, tmp_path, kind):
     assert capsys.readouterr().err.count(f"plugin bad stopped logging: {kind.__name__}: no server") == 1
 
 
+def test_what_a_tracker_does_to_its_figures_reaches_no_other(tmp_path):
+    from fxcli.zoo.hookspecs import hookimpl
+    from fxcli.zoo.plugins import Zoo
+
+    seen = []
+
+    class Tracker:
+        @hookimpl
+        def fx_log_metrics(self, run, step, metrics):
+            seen.append(dict(metrics))
+            metrics.clear()
+
+    zoo = Zoo()
+    for name in "ab":
+        zoo.pm.register(Tracker(), name)
+    Log(Run(tmp_path), zoo).write(1, {"loss": 1.0})
+    assert seen == [{"loss": 1.0}] * 2
+
+
 def test_a_tracker_is_told_of_the_start_after_the_metrics_are_cut_and_may_refuse_it(tmp_path, capsys):
     from fxcli.errors import FxError, MissingDependency
     from fxcli.zoo.hookspecs import hookimpl

@@ -7,6 +7,7 @@ is recorded, never raised. Called through `load_zoo()` by recipe/load, commands/
 
 from __future__ import annotations
 
+import copy
 import functools
 import json
 import os
@@ -159,7 +160,8 @@ class Zoo:
             others = self.pm.get_plugins() - {module}
             try:
                 with console.aside():
-                    self.pm.subset_hook_caller(hook, others)(**values)
+                    # A copy: what one does to its figures must not reach the next.
+                    self.pm.subset_hook_caller(hook, others)(**copy.deepcopy(values))
             except fatal:
                 raise
             except (Exception, SystemExit) as error:
