@@ -85,7 +85,7 @@ def test_it_decodes_what_it_learns(demo_zoo):
 
 def test_training_needs_targets(demo_zoo):
     with pytest.raises(ValueError, match="needs targets"):
-        make(demo_zoo).train()(torch.rand(1, 3, 96, 96))
+        make(demo_zoo).train().network([torch.rand(3, 96, 96)])
 
 
 @pytest.mark.slow

@@ -10,6 +10,7 @@ from PIL import Image
 from torch import nn
 
 from fxcli.data.preprocess import Clean, Preprocessing
+from fxcli.errors import RunError
 from fxcli.inference.detected import open_detector
 from fxcli.model import detector as detectors
 from fxcli.model.detector import BoxShapes, TrainedDetector
@@ -66,6 +67,15 @@ def test_a_picture_that_a_package_is_missing_for_has_a_reason(file, files, monke
     found = list(open_detector(file, None, workers=0).finder.over(files))
     assert [number for number, each in enumerate(found) if each.found is None] == [4]
     assert found[4].reason.endswith("is not installed: python -m pip install 'fxcli[dicom]'")
+
+
+@pytest.mark.parametrize("broken", ["boxes", "scores"])
+def test_boxes_that_are_nowhere_are_told_and_not_left_out(file, files, monkeypatch, broken):
+    found = {"boxes": torch.ones(1, 4), "labels": torch.ones(1, dtype=torch.int64), "scores": torch.ones(1)}
+    found[broken] = found[broken] * float("nan")
+    monkeypatch.setattr(detectors.Detector, "forward", lambda self, images: [found] * len(images))
+    with pytest.raises(RunError, match="boxes or scores are not finite"):
+        open_detector(file, None, workers=0).finder.look(files[0])
 
 
 def norms(network):

@@ -61,6 +61,43 @@ def test_losses_of_a_detector_of_a_broken_plugin(tiny_detect, monkeypatch, losse
     assert "it is of the plugin fx" in done.stderr
 
 
+def said(boxes=(2, 4), labels=(1, 1), scores=(2,)):
+    return {"boxes": torch.ones(boxes), "labels": torch.tensor(labels), "scores": torch.ones(scores)}
+
+
+@pytest.mark.parametrize(
+    ("answers", "message"),
+    [
+        (lambda *_: 1 / 0, "seeing pictures failed: ZeroDivisionError"),
+        (lambda *_: None, "of 1 pictures it gives NoneType, not as many answers"),
+        (lambda *_: [said(), said()], "of 1 pictures it gives 2 answers, not as many answers"),
+        (lambda *_: [None], "boxes, labels and scores of a picture are ['NoneType', 'NoneType', 'NoneType'], not"),
+        (lambda *_: [{**said(), "scores": [1.0]}], "boxes, labels and scores of a picture are [[2, 4], [2], 'list']"),
+        (lambda *_: [said(boxes=(2, 5))], "boxes, labels and scores of a picture are [[2, 5], [2], [2]], not [n, 4]"),
+        (
+            lambda *_: [said(boxes=(0,), labels=(), scores=(0,))],
+            "boxes, labels and scores of a picture are [[0], [0], [0]], not [n, 4]",
+        ),
+        (lambda *_: [said(scores=(1,))], "boxes, labels and scores of a picture are [[2, 4], [2], [1]], not [n, 4]"),
+        (lambda *_: [said(labels=(1, 99))], "labels of boxes are from 1 to 99, and there are 1 classes"),
+        (
+            lambda *_: [said(boxes=(), labels=1, scores=())],
+            "boxes, labels and scores of a picture are [[], [], []], not",
+        ),
+    ],
+)
+def test_answers_of_a_detector_of_a_broken_plugin_are_told_before_the_first_epoch(
+    tiny_detect, monkeypatch, answers, message
+):
+    monkeypatch.setattr("torchvision.models.detection.generalized_rcnn.GeneralizedRCNN.forward", answers)
+    monkeypatch.setattr("fxcli.training.loop.train", lambda *_, **__: pytest.fail("it is trained"))
+    tiny_detect()
+    done = CliRunner().invoke(app, ["train", "boxes.yaml", "--quiet"])
+    assert done.exit_code == 5, done.output
+    assert f"detector faster_rcnn: {message}" in done.stderr
+    assert "it is of the plugin fx" in done.stderr
+
+
 class Answering(nn.Module):
     """A backbone of one stage that answers as it is told to."""
 
@@ -320,7 +357,8 @@ def test_so_it_is_of_a_detector(tiny_detect, monkeypatch):
         return module
 
     monkeypatch.setattr(trial.models, "build_backbone", build)
-    monkeypatch.setattr(trial, "backbone", lambda *_: None)
+    for tried in ("backbone", "detector"):
+        monkeypatch.setattr(trial, tried, lambda *_: None)
     recipe = tiny_detect("train.batch_size=23")
     with pytest.raises(RecipeError, match="24 pictures in batches of 23"):
         job.build(recipe, read_manifest(Path(recipe.data.manifest)), Compute(torch.device("cpu")), load_zoo(), {})

@@ -91,7 +91,8 @@ class Finder:
         """What is found on each, in their order; an unreadable file's has a reason. Closed early, its threads end.
 
         Raises:
-            RunError: A score is not finite.
+            RunError: A score or a corner is not finite.
+            PluginError: The detector's plugin fails.
         """
         yield from streamed(self._looked, paths, self.batch_size, self, self.workers)
 
@@ -134,9 +135,11 @@ class Finder:
             return self.model.network(batch)  # type: ignore[no-any-return]
 
     def _told(self, sighting: Sighting, answer: dict[str, Tensor]) -> Sighting:
-        corners, scores, labels = (answer[name].float().cpu().numpy() for name in ("boxes", "scores", "labels"))
-        if not np.isfinite(scores).all():
-            raise RunError("the detector's scores are not finite", hint="the training diverged: lower optim.lr")
+        corners, scores, labels = (
+            answer[name].detach().float().cpu().numpy() for name in ("boxes", "scores", "labels")
+        )
+        if not (np.isfinite(scores).all() and np.isfinite(corners).all()):
+            raise RunError("the boxes or scores are not finite", hint="the training diverged: lower optim.lr")
         cleaned = sighting.cleaned
         size_px = (cleaned.width_px, cleaned.height_px) if cleaned else (0, 0)
         # Label 0 is the background; a detector in one stage has a score for it, too, that nothing was taught.

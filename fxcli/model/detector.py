@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from fxcli.data.preprocess import Preprocessing
-from fxcli.errors import FxError, ModelFileError, RecipeError
+from fxcli.errors import FxError, ModelFileError, RecipeError, memory_used_up
 from fxcli.model.classifier import broken, build_backbone, built
 from fxcli.model.empty import EmptyParameters
 from fxcli.model.header import fill, reading, spec_of, told_by
@@ -57,11 +57,13 @@ class Detector(nn.Module):
     Args:
         network: Keeps the contract of `DetectorSpec.build`.
         backbone: Within it.
+        name: Of the detector, as a recipe has it.
+        num_classes: Of its boxes.
     """
 
-    def __init__(self, network: nn.Module, backbone: nn.Module) -> None:
+    def __init__(self, network: nn.Module, backbone: nn.Module, name: str, num_classes: int) -> None:
         super().__init__()
-        self.network = network
+        self.network, self.name, self.num_classes = network, name, num_classes
         # Not as a module of its own, which would save its weights twice.
         self._backbone = [backbone]
 
@@ -81,8 +83,24 @@ class Detector(nn.Module):
         return cast("dict[str, Tensor]", self.network(list(images), list(targets)))
 
     def forward(self, images: Tensor) -> list[dict[str, Tensor]]:
-        """Normalised [B, 3, S, S] → "boxes", "labels" from 1 on, "scores" of each, surest first; in eval mode."""
-        return cast("list[dict[str, Tensor]]", self.network(list(images)))
+        """Normalised [B, 3, S, S] → "boxes", "labels" from 1 on, "scores" of each, surest first; in eval mode.
+
+        Raises:
+            PluginError: The detector's plugin fails, or gives something else.
+        """
+        try:
+            found = self.network(list(images))
+        except Exception as error:
+            if isinstance(error, FxError) or memory_used_up(error):
+                raise
+            what = f"seeing pictures failed: {type(error).__name__}: {error}"
+            raise broken("detector", self.name, what) from error
+        if not isinstance(found, list | tuple) or len(found) != len(images):
+            told = f"{len(found)} answers" if isinstance(found, list | tuple) else type(found).__name__
+            raise broken("detector", self.name, f"of {len(images)} pictures it gives {told}, not as many answers")
+        for answer in found:
+            _check_answer(self.name, answer, self.num_classes)
+        return list(found)
 
 
 @dataclass
@@ -117,6 +135,18 @@ class TrainedDetector:
         """Writes a model file, atomically."""
         header = {**self.info, "classes": list(self.classes), "preprocessing": self.preprocessing.to_mapping()}
         save_model_file(file, self.network.state_dict(), header)
+
+
+def _check_answer(name: str, answer: object, num_classes: int) -> None:
+    """Whether it is boxes, labels and scores of one picture."""
+    parts = [answer.get(key) if isinstance(answer, Mapping) else None for key in ("boxes", "labels", "scores")]
+    shapes = [list(part.shape) if isinstance(part, Tensor) else type(part).__name__ for part in parts]
+    count, labels = shapes[0][:1], parts[1]
+    if not isinstance(labels, Tensor) or shapes != [[*count, 4], count, count]:
+        raise broken("detector", name, f"boxes, labels and scores of a picture are {shapes}, not [n, 4], [n] and [n]")
+    if labels.numel() and not (labels.min() >= 0 and labels.max() <= num_classes):
+        what = f"labels of boxes are from {labels.min():g} to {labels.max():g}, and there are {num_classes} classes"
+        raise broken("detector", name, what)
 
 
 def build(
@@ -154,7 +184,7 @@ def build(
             raise RecipeError([f"detect: {detector.name} over {spec.name}: {error}"], recipe=None) from error
     if not any(module is backbone for module in network.modules()):
         raise broken("detector", settings.detector, "build did not return a module that holds its backbone")
-    return Detector(network, backbone)
+    return Detector(network, backbone, settings.detector, num_classes)
 
 
 def load(file: Path, zoo: Zoo) -> TrainedDetector:

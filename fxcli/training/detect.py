@@ -96,7 +96,7 @@ def build(
         DataError: See `check_parts`.
         RecipeError: See `trial.last_batch`.
         WeightsUnavailable: See `model.init`.
-        PluginError: See `trial.backbone`.
+        PluginError: See `trial.backbone` and `trial.detector`.
     """
     info["boxes_sha256"] = check_parts(recipe, manifest)
     boxes = read_boxes(manifest)
@@ -109,6 +109,7 @@ def build(
     preprocessing = session.started(recipe, manifest, spec, network.backbone, origin)
     info["box_shapes"] = {"sides_px": list(shapes.sides_px), "ratios": list(shapes.ratios)}
     model = TrainedDetector(compute.place(network), spec, boxes.classes, preprocessing, info)
+    trial.detector(model, compute)
     parts = {split: _part(manifest, boxes, split) for split in ("train", "val")}
     count, _ = boxed.with_negatives(parts["train"].has_box, recipe.detect.negatives)
     trial.last_batch(recipe, spec, [count])

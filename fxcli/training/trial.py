@@ -13,6 +13,7 @@ from fxcli.data.dataset import is_lost_worker
 from fxcli.errors import FxError, RecipeError, memory_used_up
 from fxcli.model import classifier as models
 from fxcli.model import freeze
+from fxcli.model.detector import TrainedDetector
 from fxcli.model.hardware import Compute
 from fxcli.recipe.detection import DetectRecipe
 from fxcli.recipe.schema import ClassifyRecipe, PhaseModel, PretrainRecipe
@@ -81,6 +82,19 @@ def backbone(recipe: TrainRecipe, spec: BackboneSpec, compute: Compute) -> None:
     if differ := sorted(key for key, _ in _shapes(name, module).items() ^ before.items()):
         # A model file is read into one that was just built.
         raise models.broken("backbone", name, f"seeing pictures changes what its state_dict holds: {differ[0]}")
+
+
+def detector(model: TrainedDetector, compute: Compute) -> None:
+    """Shows a detector a picture, as validation will after the first epoch.
+
+    Raises:
+        PluginError: It fails, or gives something else than boxes, labels and scores.
+    """
+    side_px = model.preprocessing.image_size_px
+    model.network.eval()
+    # Not in inference mode: anchors that a network keeps must be of use in training.
+    with torch.no_grad(), console.aside():
+        model.network(compute.send(torch.zeros(1, 3, side_px, side_px)))
 
 
 def _shapes(name: str, module: nn.Module) -> dict[str, torch.Size]:
