@@ -250,6 +250,19 @@ def test_the_next_run_finds_them_and_looks_at_one_batch(begin, tiny_recipe, forw
     assert torch.equal(first.val, again.val)
 
 
+def test_what_a_model_knows_of_feature_space_is_found_too(begin, tiny_recipe, forwards, monkeypatch):
+    """In fp32, as prediction sees pictures, beside the bf16 that the head learns from."""
+    monkeypatch.setattr(features, "BATCH_SIZE", 10)
+    known = []
+    for rate in (1e-2, 1e-3):
+        forwards.clear()
+        training, run = begin(tiny_recipe(*HEAD, f"optim.lr={rate}"), precision="bf16")
+        loop.train(training, run, resume=False)
+        known.append((list(forwards), model_of(run)["statistics.mean"]))
+    assert [batches for batches, _ in known] == [[10, 10, 4, 12, 10, 10, 4], [10, 12, 10]]
+    assert torch.equal(known[0][1], known[1][1])
+
+
 @pytest.mark.slow
 def test_whatever_they_depend_on_makes_others(begin, tiny_recipe, monkeypatch):
     def files():
@@ -327,7 +340,7 @@ def test_a_cache_that_cannot_be_written_is_no_error(begin, tiny_recipe, capsys):
     cache_dir().write_text("a file where the folder should be")
     training, run = begin(tiny_recipe(*HEAD))
     loop.train(training, run, resume=False)
-    assert capsys.readouterr().err.count("warning: the features cannot be kept in") == 2
+    assert capsys.readouterr().err.count("warning: the features cannot be kept in") == 3
     assert run.model_file.exists()
 
 
