@@ -201,6 +201,15 @@ def test_a_file_is_found_in_its_run_from_within_it(monkeypatch, here, file):
     assert (run.path.resolve(), run.name) == (whole, "final")
 
 
+def test_a_file_behind_a_link_is_found_in_its_own_run():
+    whole = make("final", out="store/runs/final").path
+    (whole / "model.safetensors").touch()
+    make("final", out="runs/final")
+    Path("link").symlink_to("store/runs", target_is_directory=True)
+    _, run = find_model("link/../runs/final/model.safetensors")
+    assert run.path.samefile(whole)
+
+
 @pytest.mark.parametrize(("here", "wanted"), [("runs/final", "."), ("runs/final/exports", "..")])
 def test_a_run_has_its_name_from_within_it(monkeypatch, here, wanted):
     (make("final", out="runs/final").path / "exports").mkdir()

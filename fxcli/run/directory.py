@@ -276,8 +276,10 @@ def find_model(wanted: str | None) -> tuple[Path, Run | None]:
     path = Path(wanted)
     if _is_file(path):
         depth = _DEPTHS.get(Path(os.path.abspath(path)).parent.name, 0)
-        # As text: of a folder below the current one the parent may be named by .. alone.
-        inside = Path(os.path.normpath(path.parent.joinpath(*[os.pardir] * depth)))
+        inside = path.parent
+        for _ in range(depth):
+            # Of the current folder the parent is named by .. alone; elsewhere .. may follow a link, and stays.
+            inside = inside / os.pardir if inside.name in ("", os.pardir) else inside.parent
         return path, Run(inside) if (inside / "run.json").is_file() else None
     for folder in (path, RUNS / path):
         if _is_file(folder / "run.json"):
