@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 from pathlib import Path
+from unittest.mock import Mock
 
 import pytest
 import torch
@@ -12,6 +13,7 @@ from fxcli import Stage
 from fxcli.cli import app
 from fxcli.data.manifest import read_manifest
 from fxcli.errors import PluginError, RecipeError, RunError
+from fxcli.model.detector import Detector
 from fxcli.model.hardware import Compute
 from fxcli.training import job, trial
 from fxcli.zoo.plugins import load_zoo
@@ -19,7 +21,7 @@ from fxcli.zoo.plugins import load_zoo
 CPU = Compute(torch.device("cpu"))
 
 
-@pytest.mark.parametrize(
+NOT_THE_PLUGINS = pytest.mark.parametrize(
     "error",
     [
         RunError("of fx"),
@@ -30,9 +32,21 @@ CPU = Compute(torch.device("cpu"))
         KeyboardInterrupt(),
     ],
 )
+
+
+@NOT_THE_PLUGINS
 def test_what_is_not_the_plugins_passes_through(error):
     with pytest.raises(type(error)) as caught, trial.of_plugin("pretrainer", "simclr", "loss"):
         raise error
+    assert caught.value is error
+
+
+@NOT_THE_PLUGINS
+def test_so_it_does_where_a_detector_is_validated(error):
+    network = nn.Identity()
+    network.register_forward_pre_hook(Mock(side_effect=error))
+    with pytest.raises(type(error)) as caught:
+        Detector(network, network, "faster_rcnn", 1)(torch.zeros(1, 3, 8, 8))
     assert caught.value is error
 
 

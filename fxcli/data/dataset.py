@@ -299,7 +299,7 @@ def attended(go_on: str = "") -> Iterator[None]:
         ) from error
 
 
-def is_lost_worker(error: RuntimeError) -> bool:
+def is_lost_worker(error: Exception) -> bool:
     """Whether torch means that one of a loader's processes is no more; an error within one reads otherwise."""
     return str(error).startswith("DataLoader worker (pid")
 

@@ -13,6 +13,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
+from fxcli.data.dataset import is_lost_worker
 from fxcli.data.preprocess import Preprocessing
 from fxcli.errors import FxError, ModelFileError, RecipeError, memory_used_up
 from fxcli.model.classifier import broken, build_backbone, built
@@ -91,7 +92,8 @@ class Detector(nn.Module):
         try:
             found = self.network(list(images))
         except Exception as error:
-            if isinstance(error, FxError) or memory_used_up(error):
+            # In training torch tells of a lost worker in whatever runs then.
+            if isinstance(error, FxError) or memory_used_up(error) or is_lost_worker(error):
                 raise
             what = f"seeing pictures failed: {type(error).__name__}: {error}"
             raise broken("detector", self.name, what) from error
