@@ -222,12 +222,12 @@ def _check_backward(spec: BackboneSpec, module: nn.Module, images: Tensor) -> No
 
 def _check_drop_path(spec: BackboneSpec, images: Tensor) -> None:
     try:
-        with_it = _trained(spec, images, drop_path=0.1)
+        _build(spec, images.shape[-1], drop_path=0.1)
     except PluginError as error:
         if not isinstance(error.__cause__, ValueError):
             raise _broken(spec, f"drop_path=0.1 must work or raise ValueError: {error.what}") from error
         return
-    without = _trained(spec, images, drop_path=0.0)
+    with_it, without = (_trained(spec, images, drop_path) for drop_path in (0.1, 0.0))
     # One that draws may drop nothing here, or what adds nothing yet.
     if torch.equal(with_it[0], without[0]) and with_it[1] == without[1]:
         raise _broken(spec, "drop_path=0.1 changes nothing; without stochastic depth, build must raise ValueError")

@@ -83,6 +83,17 @@ class Half(nn.Module):
         return self.used(images)
 
 
+class FailingDepth(Body):
+    def forward(self, images):
+        if self.training:
+            raise ValueError("no such rate")
+        return super().forward(images)
+
+
+def drop_path_fails_in_training(args):
+    return parts(body=FailingDepth(lambda x: x)) if args.drop_path else parts()
+
+
 def drop_path_type_error(args):
     if args.drop_path:
         raise TypeError("no drop path here")
@@ -131,6 +142,7 @@ def drop_path_type_error(args):
         ),
         (bodied(lambda x: (x * 0).sqrt()), "gradient that is not finite"),
         ({"build": drop_path_type_error}, "drop_path=0.1 must work or raise ValueError"),
+        ({"build": drop_path_fails_in_training}, "forward raised ValueError: no such rate"),
         ({"build": lambda args: parts()}, "drop_path=0.1 changes nothing"),
         ({"build": lambda args, one=parts(): one}, "two builds share parameters"),
         ({"name": "a b"}, "a name is made of"),
