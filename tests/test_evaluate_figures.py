@@ -237,7 +237,12 @@ def test_new_pictures_are_measured_where_those_of_training_are_gone(tiny_recipe,
 
 
 def test_a_mistyped_column_costs_no_look(two, with_columns):
-    for option in (["--by", "hospitals"], ["--study", "studies"], ["--study", "study", "--by", "hospital"]):
+    for option in (
+        ["--by", "hospitals"],
+        ["--study", "studies"],
+        ["--study", ""],
+        ["--study", "study", "--by", "hospital"],
+    ):
         assert fx("evaluate", two[0].path, "--data", with_columns, *option).exit_code in (2, 4)
     assert not Path("own/test_looks.jsonl").exists()
 

@@ -131,6 +131,14 @@ def test_only_a_model_with_a_negative_class_is_a_gate_and_none_of_itself(folds, 
     assert "--model RUN_OR_FILE" in done.stderr
 
 
+@pytest.mark.parametrize("option", ["--gate", "--detector"])
+def test_a_name_without_a_letter_names_no_model(folds, pictures, option):
+    """As a shell makes it of a variable that is not set: a prediction without a gate would say nothing of it."""
+    done = fx("predict", *pictures, "--model", folds.path, option, "")
+    assert done.exit_code == 6, done.output
+    assert "no run directory or model file" in done.stderr
+
+
 def test_a_class_called_finding_would_share_the_column_of_the_gate(folds, gate, pictures):
     tensors, info = checkpoint.load_model_file(folds.model_file)
     info["classes"][1] = "finding"

@@ -133,7 +133,7 @@ def evaluate(
     if any(is_detector(file) for file, _ in found):
         if not all(is_detector(file) for file, _ in found):
             raise UsageError("detectors and classifiers are measured apart")
-        if split == OOF or study or tta is not Tta.none or engine or precision or named:
+        if split == OOF or study is not None or tta is not Tta.none or engine or precision or named:
             without = "--split oof, --study, --tta, --engine, --precision and --named-beforehand"
             raise UsageError(f"a detector is measured without {without}")
         place = partial(open_detector, device=device, workers=workers, batch_size=batch_size)
@@ -196,11 +196,11 @@ class Asked:
 
         if self.split not in (*SPLITS, OOF):
             raise UsageError(f"there is no split {self.split!r}", hint=f"one of {', '.join((*SPLITS, OOF))}")
-        if self.split == OOF and (self.data or self.study or self.tta != Tta.none):
+        if self.split == OOF and (self.data or self.study is not None or self.tta != Tta.none):
             raise UsageError("--split oof is what the run kept: it goes with neither --data, --study nor --tta")
         if self.split == OOF and self.computed:
             raise UsageError("--split oof is what the run kept: it goes with neither --engine nor --precision")
-        if self.by and self.study:
+        if self.by and self.study is not None:
             raise UsageError("--by and --study do not go together: a study has no value of its own")
 
 
@@ -235,7 +235,7 @@ def _evaluated(opened: Opened, asked: Asked) -> Evaluated:
     rows = _rows(opened, manifest, asked)
     # Of every picture before any is measured: a mistyped name must not cost a look.
     columns = {name: {row.path: row.column(name) for row in rows} for name in columns_of(rows, asked.by)}
-    studies = {row.path: _study(row, asked.study) for row in rows} if asked.study else {}
+    studies = {row.path: _study(row, asked.study) for row in rows} if asked.study is not None else {}
     if asked.split == OOF and opened.run is not None:
         said = out_of_fold(opened.run)
         told = list(said.rows(opened.model.classes))
@@ -258,7 +258,7 @@ def _evaluated(opened: Opened, asked: Asked) -> Evaluated:
         "evaluated_manifest_sha256": manifest.digest,
         "split": asked.split,
         "tta": asked.tta,
-        "unit": asked.study or "picture",
+        "unit": "picture" if asked.study is None else asked.study,
         "n_failed": n_failed,
         **_report(opened, manifest, said, values, metadata, asked),
         **(noted_look(opened, manifest, rows) if asked.split == "test" else {}),

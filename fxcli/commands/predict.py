@@ -185,7 +185,7 @@ def predict(
     console.configure(json=json, quiet=quiet, debug=debug)
     outputs = Outputs(out, cam, boxes, features, report, resume, overwrite, strict, json, parquet, on is not None)
     outputs.check()
-    if on and (detector or device not in (None, "auto", "cpu")):
+    if on and (detector is not None or device not in (None, "auto", "cpu")):
         raise UsageError("--on ray is for classifiers, on CPUs", hint="without --detector and --device")
     if features and engine not in (None, EngineName.torch):
         raise UsageError(f"--features needs torch, not {engine}")
@@ -201,8 +201,9 @@ def predict(
 
     place = partial(open_detector, device=device, workers=workers, batch_size=batch_size, fast=True)
     file, run = find_model(model)
+    beside = any(each is not None for each in (abstain, gate, detector))
     if is_detector(file):
-        if cam or sets or abstain is not None or gate or detector or engine or precision or features or on:
+        if cam or sets or beside or engine or precision or features or on:
             given = "--cam, --sets, --abstain, --gate, --detector, --engine, --precision, --features and --on"
             raise UsageError(
                 f"{file} is a detector: {given} are for classifiers",
@@ -227,16 +228,16 @@ def predict(
     )
     if on:
         # Absolute: on other machines the current folder is another.
-        others = [os.path.abspath(each) for each in (file, *([find_model(gate)[0]] if gate else []))]
+        others = [os.path.abspath(each) for each in (file, *([] if gate is None else [find_model(gate)[0]]))]
         make = partial(open_judge, open_one, *others, sets=sets, abstain=abstain)
         spread(make, _files(paths), names, workers, outputs)
         return
     opened = open_one(str(file), headless=features is not None)
-    if not opened.model.classes and (cam or report or sets or abstain is not None or gate or detector):
+    if not opened.model.classes and (cam or report or sets or beside):
         given = "--cam, --report, --sets, --abstain, --gate and --detector"
         raise UsageError(f"{opened.file} holds a pretrained backbone: {given} are for classifiers")
-    where = _beside(place, detector, score) if detector else None
-    judge = Judge(opened, open_one(gate) if gate else None, sets=sets, abstain=abstain, boxes=where)
+    where = None if detector is None else _beside(place, detector, score)
+    judge = Judge(opened, None if gate is None else open_one(gate), sets=sets, abstain=abstain, boxes=where)
     answer(judge, _files(paths), names, outputs)
 
 
