@@ -1,3 +1,4 @@
+import copy
 import functools
 import json
 import shutil
@@ -81,10 +82,12 @@ def test_a_plugin_that_cannot_build_is_told_as_broken(demo_zoo, build, message):
     assert caught.value.hint.startswith("it is of the plugin demo (fx-demo 0.1)")
 
 
-def test_a_plugin_that_gives_one_module_to_all_who_ask_is_told_as_broken(demo_zoo):
+@pytest.mark.parametrize("wrapped", [lambda module: module, copy.copy], ids=["itself", "within another"])
+def test_a_plugin_that_gives_one_module_to_all_who_ask_is_told_as_broken(demo_zoo, wrapped):
     """The folds of a training would go on from each other's weights, which have seen what they hold out."""
     spec = demo_zoo.backbone("demo_tiny")
-    spec = replace(spec, build=functools.cache(spec.build))
+    cached = functools.cache(spec.build)
+    spec = replace(spec, build=lambda args: wrapped(cached(args)))
     first = models.build(spec, SETTINGS, 64, 3, seed=0)
     with pytest.raises(PluginError, match="backbone demo_tiny: build returned the same module again"):
         models.build(spec, SETTINGS, 64, 3, seed=1)

@@ -28,7 +28,7 @@ from fxcli.zoo.specs import BackboneArgs, BackboneSpec
 
 STATISTICS = ("mean", "projection", "residual")
 
-# A backbone that is given out twice would go on learning where another training, or member, has it.
+# Layers of backbones: one that is given out twice would go on learning where another training, or member, has it.
 _BUILT: weakref.WeakSet[nn.Module] = weakref.WeakSet()
 
 
@@ -210,9 +210,10 @@ def _backbone(spec: BackboneSpec, settings: Model, image_size_px: int) -> nn.Mod
         backbone = built("backbone", settings.backbone, lambda: spec.build(args))
     except ValueError as error:
         raise RecipeError([f"model: {spec.name}: {error}"], recipe=None) from error
-    if backbone in _BUILT:
+    layers = [module for module in backbone.modules() if next(module.parameters(recurse=False), None) is not None]
+    if not _BUILT.isdisjoint(layers):
         raise broken("backbone", settings.backbone, "build returned the same module again; each call makes a new one")
-    _BUILT.add(backbone)
+    _BUILT.update(layers)
     for stage in spec.stages:
         try:
             for name in stage.modules:
