@@ -112,6 +112,20 @@ def test_answers_of_a_detector_of_a_broken_plugin_are_told_before_the_first_epoc
     assert "it is of the plugin fx" in done.stderr
 
 
+def test_a_detector_whose_file_could_not_be_read_is_told_before_the_first_epoch(tiny_detect, monkeypatch):
+    def forward(network, images):
+        network.register_buffer("anchors", torch.zeros(3))
+        return [said()] * len(images)
+
+    monkeypatch.setattr("torchvision.models.detection.generalized_rcnn.GeneralizedRCNN.forward", forward)
+    monkeypatch.setattr("fxcli.training.loop.train", lambda *_, **__: pytest.fail("it is trained"))
+    tiny_detect()
+    done = CliRunner().invoke(app, ["train", "boxes.yaml", "--quiet"])
+    assert done.exit_code == 5, done.output
+    what = "seeing pictures changes what its state_dict holds: network.anchors"
+    assert f"detector faster_rcnn: {what}" in done.stderr
+
+
 class Answering(nn.Module):
     """A backbone of one stage that answers as it is told to."""
 

@@ -58,7 +58,7 @@ def backbone(recipe: TrainRecipe, spec: BackboneSpec, compute: Compute) -> None:
     module = compute.place(models.build_backbone(spec, recipe.model, side_px, seed=0)).eval()
     if left := freeze.left_out(module, spec):
         raise models.broken("backbone", name, left)
-    before = _shapes(name, module)
+    before = _shapes("backbone", name, module)
     pictures = compute.send(torch.zeros(2, 3, side_px, side_px))
     with of_plugin("backbone", name, f"seeing a picture of {side_px} px"), torch.no_grad(), compute.autocast():
         found = module(pictures[:1])
@@ -79,30 +79,35 @@ def backbone(recipe: TrainRecipe, spec: BackboneSpec, compute: Compute) -> None:
                 found.sum().backward()
         if not found.requires_grad:
             raise models.broken("backbone", name, "what it gives in training has no gradient: nothing would be learnt")
-    if differ := sorted(key for key, _ in _shapes(name, module).items() ^ before.items()):
-        # A model file is read into one that was just built.
-        raise models.broken("backbone", name, f"seeing pictures changes what its state_dict holds: {differ[0]}")
+    _check_shapes("backbone", name, module, before)
 
 
 def detector(model: TrainedDetector, compute: Compute) -> None:
     """Shows a detector a picture, as validation will after the first epoch.
 
     Raises:
-        PluginError: It fails, or gives something else than boxes, labels and scores.
+        PluginError: It fails, gives something else than boxes, labels and scores, or could not be read from a file.
     """
-    side_px = model.preprocessing.image_size_px
-    model.network.eval()
+    name, side_px = model.network.name, model.preprocessing.image_size_px
+    before = _shapes("detector", name, model.network.eval())
     # Not in inference mode: anchors that a network keeps must be of use in training.
     with torch.no_grad(), console.aside():
         model.network(compute.send(torch.zeros(1, 3, side_px, side_px)))
+    _check_shapes("detector", name, model.network, before)
 
 
-def _shapes(name: str, module: nn.Module) -> dict[str, torch.Size]:
-    """Of all that model files and resume states keep of a backbone."""
+def _shapes(kind: str, name: str, module: nn.Module) -> dict[str, torch.Size]:
+    """Of all that model files and resume states keep of it."""
     state = module.state_dict()
     if odd := [key for key, value in state.items() if not isinstance(value, Tensor)]:
-        raise models.broken("backbone", name, f"{odd[0]} in its state_dict is no tensor, and files of fx hold no other")
+        raise models.broken(kind, name, f"{odd[0]} in its state_dict is no tensor, and files of fx hold no other")
     return {key: value.shape for key, value in state.items()}
+
+
+def _check_shapes(kind: str, name: str, module: nn.Module, before: Mapping[str, torch.Size]) -> None:
+    if differ := sorted(key for key, _ in _shapes(kind, name, module).items() ^ before.items()):
+        # A model file is read into one that was just built.
+        raise models.broken(kind, name, f"seeing pictures changes what its state_dict holds: {differ[0]}")
 
 
 def check_losses(kind: str, name: str, found: object) -> None:
