@@ -66,7 +66,9 @@ class Agreement:
 
     def told(self) -> str:
         """In words, for people."""
-        drop = "" if self.accuracy_drop is None else f", accuracy {0.0 - 100 * self.accuracy_drop:+.1f} points"
+        fallen = self.accuracy_drop
+        # Rounded first: what vanishes has no sign.
+        drop = "" if fallen is None else f", accuracy {0.0 - round(100 * fallen, 1):+.1f} points"
         clear = f"{100 * self.agree_clear:.1f} % of the {self.n_clear} with" if self.n_clear else "none of which has"
         return (
             f"same class on {100 * self.agree:.1f} % of {self.n} pictures, {clear} a clear answer, "
