@@ -10,6 +10,7 @@ from boxed import fx, rows_of
 
 from fxcli.commands import evaluate_boxes
 from fxcli.run import checkpoint
+from fxcli.run.files import sha256_of
 
 
 @pytest.mark.slow
@@ -118,7 +119,7 @@ def test_detectors_of_one_name_do_not_overwrite_each_other(detector, prepared_bo
         Path(name).mkdir()
         tensors, header = checkpoint.load_model_file(detector / "model.safetensors")
         checkpoint.save_model_file(Path(name, "model.safetensors"), tensors, {**header, "seed": score})
-    fx(
+    done = fx(
         "evaluate",
         "a/model.safetensors",
         "b/model.safetensors",
@@ -130,6 +131,9 @@ def test_detectors_of_one_name_do_not_overwrite_each_other(detector, prepared_bo
         "o",
     )
     assert len(list(Path("o").glob("*/evaluation/*.json"))) == 2
+    names = [f"model-{sha256_of(Path(name, 'model.safetensors'))[:8]}" for name in ("a", "b")]
+    assert f"{names[1]} against {names[0]}: AP50" in done.stdout
+    assert done.stdout.count(names[1]) == 2
 
 
 @pytest.mark.slow

@@ -200,6 +200,11 @@ def test_a_run_and_its_checkpoint_keep_apart(trained, demo_zoo):
     done = fx("evaluate", trained.path, trained.best_file, "--out", "there", "--quiet")
     assert done.exit_code == 0, done.output
     assert len(list(Path("there").iterdir())) == 2
+    # The run's folder is the name of both: a sentence that says which is better has to say which.
+    names = [f"trained-{sha8(file)}" for file in (trained.model_file, trained.best_file)]
+    assert all(f"{name}: per class" in done.stdout for name in names)
+    json_lines = fx("evaluate", trained.path, trained.best_file, "--json", "--quiet").stdout.splitlines()
+    assert [json.loads(line)["comparison"]["names"] for line in json_lines[2:]] == [names] * 4
 
 
 @pytest.mark.slow
@@ -256,7 +261,7 @@ def test_every_demo_model_is_marked(trained, demo_zoo):
     other_model(trained, trained.best_file, demo_zoo, demo=True)
     done = fx("evaluate", trained.path, trained.best_file)
     assert done.exit_code == 0, done.output
-    assert "trained (DEMO)" in done.stdout
+    assert f"trained-{sha8(trained.best_file)} (DEMO)" in done.stdout
     notices = [line for line in done.stderr.splitlines() if "not a medical device" in line]
     assert [line.startswith("DEMO") for line in notices] == [False, True]
 

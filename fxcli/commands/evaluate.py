@@ -11,7 +11,15 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from fxcli.commands import completion
-from fxcli.commands.evaluated import check_places, columns_of, folder_of, noted_look, warn_of_learnt, write_result
+from fxcli.commands.evaluated import (
+    check_places,
+    columns_of,
+    folder_of,
+    noted_look,
+    told_apart,
+    warn_of_learnt,
+    write_result,
+)
 from fxcli.commands.options import BatchSize, Debug, Device, Engine, Json, Out, Parquet, Precision, Quiet, Workers
 from fxcli.commands.startup import import_torch
 from fxcli.console import console
@@ -163,13 +171,13 @@ def evaluate(
         if parquet:
             beside(evaluated.written, kind_of)
         done.append(evaluated)
-    comparisons = _compared(done, primary=named)
-    results = [each.result for each in done]
+    called = told_apart([each.opened for each in done])
+    comparisons = _compared(done, called, primary=named)
     if json:
-        for record in [*results, *({"comparison": each} for each in comparisons)]:
+        for record in [*(each.result for each in done), *({"comparison": each} for each in comparisons)]:
             console.record(record)
     else:
-        tables.show(results, comparisons, split)
+        tables.show([each.result for each in done], called, comparisons, split)
     if bad := [each for each in done if each.result["n_failed"]]:
         failed = sum(each.result["n_failed"] for each in bad)
         raise SomeRowsFailed(failed, sum(len(each.rows) for each in done), bad[-1].written)
@@ -351,14 +359,13 @@ def _write(evaluated: Evaluated, out: Path | None, *, own_data: bool) -> Path:
     return predictions
 
 
-def _compared(done: list[Evaluated], *, primary: bool) -> list[dict[str, Any]]:
+def _compared(done: list[Evaluated], called: list[str], *, primary: bool) -> list[dict[str, Any]]:
     """What each model gains over the first, on the pictures that both could read; all its networks answer together."""
     from fxcli.evaluation.comparison import gains
 
     found: list[dict[str, Any]] = []
-    for number, each in enumerate(done[1:], 1):
+    for number, (each, name) in enumerate(zip(done[1:], called[1:], strict=True), 1):
         shared = done[0].said.shared(each.said)
-        name = each.result["model"]
         if shared is None or not _are_alike(done[0], each):
             console.warn(f"{name} was measured on other pictures or classes: it is not compared")
             continue
@@ -372,7 +379,7 @@ def _compared(done: list[Evaluated], *, primary: bool) -> list[dict[str, Any]]:
             first,
             other,
             temperatures=(done[0].result["temperature"], each.result["temperature"]),
-            names=(done[0].result["model"], name),
+            names=(called[0], name),
             primary=primary and number == 1,
             unit="pictures" if each.result["unit"] == "picture" else "studies",
             looks=sum({one.opened.digest: one.result.get("looks_before", 0) for one in (each, done[0])}.values()),

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from fxcli.commands.evaluated import columns_of, folder_of, noted_look, warn_of_learnt, write_result
+from fxcli.commands.evaluated import columns_of, folder_of, noted_look, told_apart, warn_of_learnt, write_result
 from fxcli.console import console
 from fxcli.data.parquet import beside, forget
 from fxcli.errors import DataError, SomeRowsFailed
@@ -75,12 +75,13 @@ def evaluate_boxes(
         each.written = _write(each, folder_of(each.opened, names, out), own_data=data is None)
         if parquet:
             beside(each.written, kind_of)
-    comparisons = _compared(done)
+    called = told_apart(detectors)
+    comparisons = _compared(done, called)
     if json:
         for record in [*(each.result for each in done), *({"comparison": each} for each in comparisons)]:
             console.record(record)
     else:
-        _show(done, comparisons, split)
+        _show(done, called, comparisons, split)
     if bad := [each for each in done if each.result["n_failed"]]:
         failed = sum(each.result["n_failed"] for each in bad)
         raise SomeRowsFailed(failed, sum(len(each.lines) for each in done), bad[-1].written)
@@ -237,13 +238,13 @@ def _write(each: Measured, out: Path | None, *, own_data: bool) -> Path:
     return predictions
 
 
-def _compared(done: Sequence[Measured]) -> list[dict[str, Any]]:
+def _compared(done: Sequence[Measured], called: Sequence[str]) -> list[dict[str, Any]]:
     """What each gains over the first, where both were measured on the same pictures."""
     from fxcli.evaluation.detection import compared
 
     first, comparisons = done[0], []
-    for each in done[1:]:
-        names = [first.opened.name, each.opened.name]
+    for each, name in zip(done[1:], called[1:], strict=True):
+        names = [called[0], name]
         is_same = each.paths == first.paths and each.opened.model.classes == first.opened.model.classes
         if not is_same or each.result["evaluated_boxes_sha256"] != first.result["evaluated_boxes_sha256"]:
             console.warn(f"{names[1]} was measured on other pictures, boxes or classes: it is not compared")
@@ -254,13 +255,14 @@ def _compared(done: Sequence[Measured]) -> list[dict[str, Any]]:
     return comparisons
 
 
-def _show(done: Sequence[Measured], comparisons: Sequence[dict[str, Any]], split: str) -> None:
-    whole = [words.boxes_by_value("detector", {each.opened.name: each.result["figures"]}) for each in done]
+def _show(done: Sequence[Measured], called: Sequence[str], comparisons: Sequence[dict[str, Any]], split: str) -> None:
+    figures = [each.result["figures"] for each in done]
+    whole = [words.boxes_by_value("detector", {name: each}) for name, each in zip(called, figures, strict=True)]
     title = f"{split} part [95 % interval over groups]; {words.ABOUT_BOXES}"
     console.table(whole[0][0], [row for _, rows in whole for row in rows], title=title)
-    for each in done:
+    for name, each in zip(called, done, strict=True):
         for column, values in each.result.get("by", {}).items():
-            console.table(*words.boxes_by_value(column, values), title=f"{each.opened.name}, by {column}")
+            console.table(*words.boxes_by_value(column, values), title=f"{name}, by {column}")
         if "metadata" in each.result:
             console.data(words.metadata(each.result["metadata"]))
     for line in comparisons:

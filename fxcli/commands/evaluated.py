@@ -53,6 +53,12 @@ def folder_of(model: ModelFile, names: Sequence[str], out: Path | None) -> Path 
     return out / (model.name if model.is_final and names.count(model.name) == 1 else model.unique_name)
 
 
+def told_apart(models: Sequence[ModelFile]) -> list[str]:
+    """What models are called beside each other: those that share a name, as seeds of a study do, by their hash, too."""
+    names = [model.name for model in models]
+    return [model.name if names.count(model.name) == 1 else model.unique_name for model in models]
+
+
 def check_places(found: Iterable[tuple[Path, Run | None]], out: Path | None) -> None:
     """Whether results of models (files and their runs) can be written: found out later, a look would be for nothing.
 

@@ -9,24 +9,25 @@ from fxcli.evaluation import words
 from fxcli.evaluation.words import OVERALL, RATES, told
 
 
-def show(results: list[dict[str, Any]], comparisons: list[dict[str, Any]], split: str) -> None:
-    """Shows results, one after the other, and what models gain over the first."""
+def show(results: list[dict[str, Any]], names: list[str], comparisons: list[dict[str, Any]], split: str) -> None:
+    """Shows results, one after the other under these names, and what models gain over the first."""
     unit = results[0]["unit"]
+    shown = [f"{name} (DEMO)" if result["demo"] else name for name, result in zip(names, results, strict=True)]
     console.table(
         ["model", "n", "groups", *OVERALL],
         [
             [
-                _shown(result),
+                name,
                 result["figures"]["n"],
                 result["figures"]["n_groups"],
                 *(told(result["figures"][name]) for name in OVERALL),
             ]
-            for result in results
+            for name, result in zip(shown, results, strict=True)
         ],
         title=f"{split} part{'' if unit == 'picture' else f', by {unit}'} [95 % interval over groups]",
     )
-    for result in results:
-        _of_one(result)
+    for name, result in zip(shown, results, strict=True):
+        _of_one(name, result)
     if comparisons:
         for each in comparisons:
             console.data(each["verdict"])
@@ -34,8 +35,8 @@ def show(results: list[dict[str, Any]], comparisons: list[dict[str, Any]], split
         console.note(text)
 
 
-def _of_one(result: dict[str, Any]) -> None:
-    name, figures = _shown(result), result["figures"]
+def _of_one(name: str, result: dict[str, Any]) -> None:
+    figures = result["figures"]
     console.table(*words.per_class(figures["per_class"]), title=f"{name}: per class")
     confusion = words.confusion(list(figures["per_class"]), figures["confusion"])
     console.table(*confusion, title="how often it was called which")
@@ -67,7 +68,3 @@ def _sets(result: dict[str, Any]) -> None:
         console.data(line)
     if rows := list(words.abstentions(result["abstentions"])):
         console.table(words.ABSTENTIONS, rows)
-
-
-def _shown(result: dict[str, Any]) -> str:
-    return f"{result['model']} (DEMO)" if result["demo"] else str(result["model"])
