@@ -4,9 +4,9 @@ import shutil
 import numpy as np
 import pytest
 
-from fxcli.data.manifest import read_manifest
+from fxcli.data.manifest import Row, read_manifest
 from fxcli.errors import RunError
-from fxcli.inference.measured import learnt_from, look_at, measure, out_of_fold
+from fxcli.inference.measured import learnt_from, look_at, measure, metadata_of, out_of_fold
 from fxcli.inference.opened import by, open_model
 from fxcli.run.ledger import NAME
 
@@ -69,6 +69,21 @@ def test_what_train_frac_leaves_out_was_not_learnt_from(tiny_recipe, run_of, fol
     run = run_of("runs/part", "--set", "train.epochs=1", "--set", "data.train_frac=0.25", *folds)
     train = read_manifest(run.path / "manifest.csv", root=run.manifest_file.parent).part("train")
     assert len(train) / 4 <= learnt_from(run, train) < (len(train) if folds else len(train) / 2)
+
+
+def test_what_is_joined_with_the_label_is_no_metadata():
+    labels = ["broken", "none"] * 4
+    extras = [{"leg": str(number % 3), "label+leg": "own"} for number in range(8)]
+    rows = [Row(path=str(i), label=label, split="train", extra=extras[i]) for i, label in enumerate(labels)]
+    positive = [label == "broken" for label in labels]
+
+    def known(*names):
+        found = metadata_of(rows, positive, {name: [row.column(name) for row in rows] for name in names})
+        return found and found.columns
+
+    assert known("leg", "label", "leg+label", "split", "source+leg") == ("leg",)
+    assert known("leg+leg", "label+leg") == ("leg+leg", "label+leg")
+    assert known("leg+label") is None
 
 
 def test_a_look_that_cannot_be_noted_is_told(trained, prepared, monkeypatch, capsys):

@@ -276,8 +276,7 @@ def _evaluated(opened: Opened, asked: Asked) -> Evaluated:
 
 def _study(row: Row, column: str) -> str:
     """The study of a picture: one of its own where it, or of "a+b" a part of it, is not known."""
-    parts = [column] if column in row.extra else column.split("+")
-    return row.column(column) if all(map(row.column, parts)) else f"alone: {row.path}"
+    return row.column(column) if all(map(row.column, row.parts(column))) else f"alone: {row.path}"
 
 
 def _rows(opened: Opened, manifest: Manifest, asked: Asked) -> list[Row]:

@@ -64,6 +64,10 @@ class Row:
     leaked: str = ""
     extra: dict[str, str] = field(default_factory=dict)
 
+    def parts(self, name: str) -> list[str]:
+        """The columns that a name stands for: of "a+b" both, unless one is called so itself."""
+        return [name] if name in COLUMNS or name in self.extra else name.split("+")
+
     def column(self, name: str) -> str:
         """The value of any column; "a+b": those of several, together.
 
@@ -72,8 +76,8 @@ class Row:
         """
         if name in COLUMNS:
             return str(getattr(self, name))
-        if name not in self.extra and "+" in name:
-            return " + ".join(self.column(part) for part in name.split("+"))
+        if len(parts := self.parts(name)) > 1:
+            return " + ".join(map(self.column, parts))
         if name not in self.extra:
             known = [*COLUMNS, *self.extra]
             raise DataError(f"the manifest has no column '{name}'", hint=f"its columns: {', '.join(known)}")

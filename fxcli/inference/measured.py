@@ -62,14 +62,17 @@ def measure(opened: Opened, manifest: Manifest, rows: Sequence[Row]) -> tuple[La
 
 
 def metadata_of(learnt: Sequence[Row], positive: Sequence[bool], asked: Mapping[str, Sequence[str]]) -> Metadata | None:
-    """What columns of a manifest tell of a finding without any picture; those that fx writes itself are left out.
+    """What columns of a manifest tell of a finding without any picture.
+
+    Those that fx writes itself are left out, the label among them, and what is joined with one.
 
     Args:
         learnt: Training pictures of the same manifest.
         positive: Whether each of them bears a finding.
         asked: Column → value of each picture that is measured.
     """
-    columns = {name: [row.column(name) for row in learnt] for name in asked if name not in COLUMNS}
+    own = [name for name in asked if learnt and not set(learnt[0].parts(name)) & set(COLUMNS)]
+    columns = {name: [row.column(name) for row in learnt] for name in own}
     return metadata_alone(columns, positive, asked)
 
 
