@@ -116,6 +116,14 @@ def test_of_two_classes_one_is_the_finding(negative, positive):
     assert "binary" not in report(said, ("a", "b"), Uncertainty(), by={})
 
 
+def test_a_threshold_that_could_not_be_fitted_is_not_told_as_fitted():
+    one_class = labelled(2)
+    one_class = replace(one_class, targets=np.zeros_like(one_class.targets), by_fold=None)
+    known = fit(one_class, Evaluate(negative_class="b"), ("a", "b"), source="calibration")
+    found = report(labelled(2, seed=1), ("a", "b"), known, by={}, negative="b")["binary"]
+    assert (found["threshold"], found["threshold_from"]) == (0.5, "0.5, for none was fitted")
+
+
 def test_the_surest_contradictions_come_first():
     said = labelled(3, count=900)
     found = contradicted(said, ("a", "b", "c"))

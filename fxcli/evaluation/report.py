@@ -81,7 +81,7 @@ def report(
         probabilities, positive = binary.finding(calibrated, without), targets != without
         found["binary"] = {
             "positive": classes[1 - without],
-            "threshold_from": known.source or "0.5, for none was fitted",
+            "threshold_from": "0.5, for none was fitted" if known.threshold is None else known.source,
             **binary.measured_binary(probabilities, positive, groups, threshold=threshold),
         }
         if metadata is not None:
