@@ -107,3 +107,12 @@ def test_the_interval_of_ece_holds_the_truth(sharpness):
     assert np.mean([ece["low"] <= truth <= ece["high"] for ece in found]) > 0.92
     assert np.mean([ece["value"] for ece in found]) > truth
     assert np.mean([ece["high"] - ece["low"] for ece in found]) < 0.13
+
+
+def test_the_bins_that_are_told_are_those_that_are_there():
+    """Equal confidences share a bin, as where a softmax is saturated."""
+    logits = np.zeros((200, 3), dtype=np.float32)
+    logits[:, 0] = np.where(np.arange(200) < 150, 50, 1)
+    targets = np.arange(200) % 3 % 2
+    found = measured(logits, targets, None, ("a", "b", "c"), resamples=20)
+    assert found["ece_if_calibrated"]["bins"] == len(calibration.reliability(logits, targets)) == 2

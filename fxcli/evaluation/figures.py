@@ -82,7 +82,7 @@ def measured(
         "confidence": CONFIDENCE,
         "resamples": resamples,
         **{name: mapping(interval) for name, interval in overall.items()},
-        "ece_if_calibrated": {"mean": mean, "p95": high, "bins": calibration.bins_for(len(targets))},
+        "ece_if_calibrated": {"mean": mean, "p95": high, "bins": len(statistics.gaps)},
         "per_class": per_class,
         "confusion": plain["confusion"],
     }
