@@ -227,6 +227,19 @@ def test_a_manifest_from_elsewhere_with_pictures_that_were_learnt_from_is_warned
     assert "learnt from" not in fx("evaluate", two[0].path, "--data", with_columns).stderr
 
 
+def test_pictures_that_sets_were_fitted_to_are_warned_of(tiny_recipe, with_columns):
+    tiny_recipe()
+    again = Path("own/again.csv")
+    again.write_text(with_columns.read_text().replace(",val,", ",calibration,"))
+    run = train("runs/fitted", "--set", f"data.manifest={again}", "--set", "train.monitor=none")
+    with_columns.write_text(again.read_text().replace(",north,", ",west,"))
+    done = fx("evaluate", run.path, "--data", with_columns, "--split", "calibration")
+    assert done.exit_code == 0, done.output
+    warned = "12 of these 12 pictures were learnt from by this model, or by what it knows of its errors"
+    assert warned in done.stderr
+    assert "prediction sets" in done.stdout
+
+
 def test_new_pictures_are_measured_where_those_of_training_are_gone(tiny_recipe, prepared):
     shutil.copytree(prepared, "own")
     tiny_recipe()

@@ -60,7 +60,9 @@ def test_parts_of_a_run_in_folds_learnt_from_what_is_for_calibration(several, tr
         return rows
 
     assert learnt_from(several, held_out(several)) == 12
-    assert learnt_from(trained, held_out(trained)) == 0
+    rows = held_out(trained)
+    assert learnt_from(trained, rows) == 0
+    assert learnt_from(trained, rows, fitted=True) == 12
 
 
 @pytest.mark.parametrize("folds", [(), ("--folds", 2)])

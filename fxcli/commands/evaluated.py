@@ -30,9 +30,12 @@ def warn_of_learnt(opened: Opened | OpenedDetector, manifest: Manifest, rows: Se
     """Says how many pictures of another manifest than the model's own it learnt from."""
     from fxcli.inference.measured import learnt_from
 
-    is_own = manifest.digest == opened.model.info.get("manifest_sha256")
-    if not is_own and (known := learnt_from(opened.run, rows)):
-        console.warn(f"{known} of these {len(rows)} pictures were learnt from by this model: figures on them flatter")
+    info = opened.model.info
+    fitted = info.get("uncertainty") is not None
+    is_own = manifest.digest == info.get("manifest_sha256")
+    if not is_own and (known := learnt_from(opened.run, rows, fitted=fitted)):
+        what = "this model, or by what it knows of its errors" if fitted else "this model"
+        console.warn(f"{known} of these {len(rows)} pictures were learnt from by {what}: figures on them flatter")
 
 
 def noted_look(opened: Opened | OpenedDetector, manifest: Manifest, rows: Sequence[Row]) -> dict[str, Any]:

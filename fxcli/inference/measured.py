@@ -12,7 +12,7 @@ import numpy as np
 
 from fxcli.console import console
 from fxcli.data import split
-from fxcli.data.manifest import COLUMNS, HELD_OUT, Manifest, Row, groups_of, read_manifest
+from fxcli.data.manifest import COLUMNS, HELD_OUT, LEARNT, Manifest, Row, groups_of, read_manifest
 from fxcli.data.radiograph import warn_of
 from fxcli.errors import DataError, RunError
 from fxcli.evaluation.metadata import Metadata, metadata_alone
@@ -76,17 +76,18 @@ def metadata_of(learnt: Sequence[Row], positive: Sequence[bool], asked: Mapping[
     return metadata_alone(columns, positive, asked)
 
 
-def learnt_from(run: Run | None, rows: Sequence[Row]) -> int:
+def learnt_from(run: Run | None, rows: Sequence[Row], *, fitted: bool = False) -> int:
     """How many of the rows, by the hash of their source, stand among the pictures that a run learnt from or chose by.
 
-    A pretraining chooses by none; it learnt from the parts of its data.splits, without their labels.
+    With `fitted` also those that it fitted what it knows of its errors to. A pretraining chooses by none; it learnt
+    from the parts of its data.splits, without their labels.
     """
     if run is None or not (run.path / "manifest.csv").is_file():
         return 0
     learnt: set[str] = set()
     for part in [part for *_, part in run.parts()] or [run]:
         known, info = _manifest_of(part, run.manifest_file.parent), part.info()
-        parts = ("train",) if info.get("task") == "pretrain" else ("train", "val")
+        parts = LEARNT[:1] if info.get("task") == "pretrain" else LEARNT if fitted else LEARNT[:2]
         # Runs of an older fx tell of neither, and had the defaults.
         taken = split.learnt(known, info.get("train_frac", 1), info["seed"], info.get("splits", ("train",)))
         learnt |= {row.sha256 for row in taken.rows if row.split in parts}
