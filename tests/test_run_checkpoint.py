@@ -202,3 +202,10 @@ def test_a_file_of_an_older_fx_has_no_hash_and_is_read():
     header = {"format": 1, "kind": "model", "epoch": 3}
     save_file({"a": torch.ones(2)}, FILE, metadata={"fx": json.dumps(header)})
     assert load_model_file(FILE)[1] == header
+
+
+def test_a_header_that_no_file_could_have_got_is_damage():
+    header = {"format": 1, "kind": "model", "epoch": float("nan"), "content_sha256": "0"}
+    save_file({"a": torch.ones(2)}, FILE, metadata={"fx": json.dumps(header)})
+    with pytest.raises(ModelFileError, match="damaged"):
+        load_model_file(FILE)

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 FORMAT = 1
 # A hundred networks in one file have half as much.
 _HEADER_LIMIT_BYTES = 8 << 20
+_DIGEST = "content_sha256"
 
 
 def save_model_file(file: Path, tensors: Mapping[str, Tensor], header: Mapping[str, Any]) -> None:
@@ -74,21 +75,25 @@ def digest_of(tensors: Mapping[str, Tensor], text: str = "") -> str:
     return found.hexdigest()
 
 
-def _read_header(file: Path) -> tuple[dict[str, Any], dict[str, str]]:
-    """The header, and the text that it is read from beside the file's other entries."""
+def _text(header: Mapping[str, Any]) -> str:
+    return json.dumps(header, ensure_ascii=False, allow_nan=False)
+
+
+def _read_header(file: Path) -> tuple[dict[str, Any], str | None]:
+    """The header, and the hash of it and the tensors; files of an older fx have none."""
     try:
         with file.open("rb") as handle:
             (size,) = struct.unpack("<Q", handle.read(8))
             if size > _HEADER_LIMIT_BYTES:
                 raise ModelFileError("not a model file of fx: its header is too large", where=file)
-            entries = json.loads(handle.read(size))["__metadata__"]
-        header = json.loads(entries["fx"])
+            raw = json.loads(handle.read(size))
+        header = dict(json.loads(raw["__metadata__"]["fx"]))
         if header["format"] != FORMAT:
             raise ModelFileError(
                 f"written by another version of fx (format {str(header['format'])[:20]}, this one reads {FORMAT})",
                 where=file,
             )
-        return dict(header), entries
+        return header, header.pop(_DIGEST, None)
     except OSError as error:
         raise ModelFileError(f"cannot be read: {error.strerror or error}", where=file) from error
     except (ValueError, KeyError, TypeError, struct.error, RecursionError) as error:
@@ -102,8 +107,8 @@ def _save(file: Path, tensors: Mapping[str, Tensor], header: Mapping[str, Any]) 
 
     # Tensors of a module may be views or channels-last; safetensors stores plain ones.
     plain = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}
-    text = json.dumps(header, ensure_ascii=False, allow_nan=False)
-    data = save(plain, metadata={"fx": text, "sha256": digest_of(plain, text)})
+    # One entry: of several, safetensors writes now one and now another first.
+    data = save(plain, metadata={"fx": _text({**header, _DIGEST: digest_of(plain, _text(header))})})
     with replacing(file) as part:
         # Not by safetensors' own save_file: of a full disk it makes an error of its own, and in a process that is
         # killed it leaves a file under a name that nobody knows.
@@ -114,14 +119,14 @@ def _load(file: Path, kind: str) -> tuple[dict[str, Tensor], dict[str, Any]]:
     from safetensors import SafetensorError
     from safetensors.torch import load_file
 
-    header, entries = _read_header(file)
+    header, digest = _read_header(file)
     if header.get("kind") != kind:
         raise ModelFileError(f"this is a {str(header.get('kind'))[:20]} file, not a {kind} file", where=file)
     try:
         tensors = load_file(file)
+        is_whole = digest is None or digest == digest_of(tensors, _text(header))
     except (SafetensorError, OSError, ValueError, RuntimeError, MemoryError) as error:
         raise ModelFileError(f"damaged: {error}", where=file) from error
-    # Files of an older fx do not tell.
-    if "sha256" in entries and digest_of(tensors, entries["fx"]) != entries["sha256"]:
+    if not is_whole:
         raise ModelFileError("damaged, or changed since it was written", where=file)
     return tensors, header
