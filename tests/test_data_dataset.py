@@ -1,6 +1,7 @@
 """The order, the seeds and the processes of training pictures: none of them changes what is drawn."""
 
 import multiprocessing
+import os
 import random
 import signal
 from collections import Counter
@@ -256,6 +257,20 @@ def test_begun_gives_the_signals_back(pictures):
     before = signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)
     assert len(list(begun(loader(pictures(), Batches(10, 4, seed=0), workers=1)))) == 3
     assert (signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)) == before
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_while_processes_begin_is_not_lost(pictures, number):
+    heard = []
+    before = signal.signal(number, lambda *_: heard.append(1))
+    feed = loader(pictures(), Batches(10, 4, seed=0), workers=0)
+    real = feed._get_iterator
+    feed._get_iterator = lambda: os.kill(os.getpid(), number) or real()
+    try:
+        assert len(list(begun(feed))) == 3
+    finally:
+        signal.signal(number, before)
+    assert heard == [1]
 
 
 def test_the_environment_may_allow_fewer_processes(pictures, monkeypatch):

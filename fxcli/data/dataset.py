@@ -243,16 +243,15 @@ def loader(
 def begun(loader: DataLoader[Any]) -> Iterator[Any]:
     """`iter(loader)` whose processes no signal to the group reaches: the loop needs them until it has stopped itself.
 
-    Forked ones ignore signals once they run; those that are spawned inherit it, for importing takes them seconds.
+    They inherit that signals wait, and ignore them once they run. One that comes meanwhile reaches this process after.
     """
-    if threading.current_thread() is not threading.main_thread():
+    if not hasattr(signal, "pthread_sigmask") or threading.current_thread() is not threading.main_thread():
         return _handed_over(iter(loader), loader.num_workers)
-    before = [(name, signal.signal(name, signal.SIG_IGN)) for name in _SIGNALS]
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
     try:
         return _handed_over(iter(loader), loader.num_workers)
     finally:
-        for name, handler in before:
-            signal.signal(name, handler)
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def _handed_over(batches: Iterator[Any], workers: int) -> Iterator[Any]:
@@ -309,6 +308,8 @@ def _ignore_signals(_: int) -> None:
     if hasattr(signal, "alarm"):
         # SIGTERM ends them late, not never: Python itself sends it to those that are left when it exits.
         signal.signal(signal.SIGTERM, lambda *_: signal.alarm(_GRACE_S))
+    if hasattr(signal, "pthread_sigmask"):
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, _SIGNALS)
 
 
 def workers_of(asked: int | None) -> int:
