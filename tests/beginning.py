@@ -1,4 +1,4 @@
-"""Trainings without a command, and what they wrote; for test_training_classify and test_training_resume."""
+"""Trainings without a command, and what they wrote; for test_training_classify, _resume and _features."""
 
 import json
 from pathlib import Path

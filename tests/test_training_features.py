@@ -4,24 +4,22 @@ import json
 import shutil
 import signal
 import threading
-from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from beginning import beginning
 
 from fxcli.data.augment import Augmenter
 from fxcli.data.dataset import Draw
-from fxcli.data.manifest import read_manifest
 from fxcli.errors import Interrupted, RunError, UnreadableImage
 from fxcli.model.hardware import Compute
 from fxcli.recipe.schema import Augment
-from fxcli.run import checkpoint, directory
+from fxcli.run import checkpoint
 from fxcli.run.cache import cache_dir
-from fxcli.training import classify, dry, features, loop, state, validate
+from fxcli.training import dry, features, loop, state, validate
 from fxcli.training import feed as feeds
 
-INFO = {"task": "classify", "backbone": "demo_tiny", "model": {"backbone": "demo_tiny", "init": "random"}}
 CPU = torch.device("cpu")
 HEAD = ("model.freeze=all", "train.epochs=4", "optim.lr=1e-2")
 FLIPS = ("augment.hflip=0.5", "augment.vflip=0.3")
@@ -29,16 +27,10 @@ FLIPS = ("augment.hflip=0.5", "augment.vflip=0.3")
 
 @pytest.fixture
 def begin(demo_zoo):
-    """A training and its run; with `run`, a training that can resume it."""
-
-    def make(recipe, run=None, precision="fp32"):
-        compute = Compute(CPU, precision, channels_last=True)
-        manifest = read_manifest(Path(recipe.data.manifest))
-        training = classify.build(recipe, manifest, compute, demo_zoo, dict(INFO))
-        training.workers = 0
-        return training, run or directory.create("tiny", {"created": "now"}, out=None)
-
-    return make
+    make = beginning(demo_zoo)
+    return lambda recipe, run=None, precision="fp32": make(
+        recipe, run, compute=Compute(CPU, precision, channels_last=True)
+    )
 
 
 @pytest.fixture

@@ -20,6 +20,21 @@ def begin(demo_zoo):
     return beginning(demo_zoo)
 
 
+def die(monkeypatch, training, run, is_there):
+    """Trains until a save is due at such a place, as a process that is killed before it."""
+    real = loop._save
+
+    def save(training, *rest):
+        if is_there(training.place):
+            raise MemoryError("the process dies here")
+        real(training, *rest)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(loop, "_save", save)
+        with pytest.raises(MemoryError):
+            loop.train(training, run, resume=False)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("steps", [1, 3, 4, 6, 8, 11])
 def test_resume_ends_bitwise_equal(begin, tiny_recipe, monkeypatch, steps):
@@ -157,17 +172,7 @@ def test_death_between_the_best_of_a_phase_and_its_first_save(begin, tiny_recipe
     training, whole = begin(recipe)
     loop.train(training, whole, resume=False)
     training, run = begin(recipe)
-    real = loop._save
-
-    def save(training, *rest):
-        if training.place.phase == 1 and training.place.phase_epoch == 1:
-            raise MemoryError("the process dies here")
-        real(training, *rest)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(loop, "_save", save)
-        with pytest.raises(MemoryError):
-            loop.train(training, run, resume=False)
+    die(monkeypatch, training, run, lambda place: place.phase == 1 and place.phase_epoch == 1)
     training, _ = begin(recipe, run)
     loop.train(training, run, resume=True)
     assert_same(whole, run)
@@ -220,17 +225,7 @@ def test_no_metrics_line_is_doubled(begin, tiny_recipe, monkeypatch):
     training, whole = begin(recipe)
     loop.train(training, whole, resume=False)
     training, run = begin(recipe)
-    real = loop._save
-
-    def save(training, *rest):
-        if training.place.batch == 0:
-            raise MemoryError("the process dies here")
-        real(training, *rest)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(loop, "_save", save)
-        with pytest.raises(MemoryError):
-            loop.train(training, run, resume=False)
+    die(monkeypatch, training, run, lambda place: place.batch == 0)
     assert len(figures(run)) == 1
     training, _ = begin(recipe, run)
     loop.train(training, run, resume=True)
