@@ -3,28 +3,18 @@
 A few hundred cases run by default, more than 10,000 with the slow tests; the same ones every time.
 """
 
-import contextlib
-import io
 import json
-import math
 import shutil
-import signal
 import struct
-import warnings
-from datetime import timedelta
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
-from hypothesis import HealthCheck, given, settings
+from fuzzing import MANY, ODD_BYTES, ODD_TEXT, amounts, changed, fuzz, one_of, with_odd_values
 from hypothesis import strategies as st
-from PIL import Image, PngImagePlugin
 
 from fxcli.data.manifest import read_manifest
-from fxcli.data.preprocess import Clean
-from fxcli.data.read import read
-from fxcli.errors import FxError, ModelFileError
+from fxcli.errors import ModelFileError
 from fxcli.inference.opened import open_model
 from fxcli.model.hardware import Compute
 from fxcli.recipe.load import load, shipped
@@ -32,213 +22,12 @@ from fxcli.recipe.tasks import TASKS
 from fxcli.run import checkpoint, directory
 from fxcli.training import classify, loop, session, state
 
-LIMIT_S = 20
-FEW = 40
-# Of each kind that the slow tests try.
-MANY = {
-    "recipe": 3000,
-    "values": 1000,
-    "training": 300,
-    "manifest": 2500,
-    "header": 1000,
-    "bytes": 1000,
-    "state": 500,
-    "picture": 2500,
-    "dicom": 2000,
-}
-
-
-def amounts(kind, few=FEW):
-    return pytest.mark.parametrize("count", [few, pytest.param(MANY[kind], marks=pytest.mark.slow)])
-
 
 def test_the_slow_tests_try_ten_thousand():
     assert sum(MANY.values()) >= 10_000
 
 
-def fuzz(count, strategy, use):
-    """Calls `use` with `count` drawn values; how many it took, and how many it refused with each class of error."""
-    ends = {}
-
-    def check(value):
-        with limited():
-            end = ending(use, value)
-        ends[end] = ends.get(end, 0) + 1
-
-    checks = list(HealthCheck)
-    how = settings(
-        max_examples=count,
-        derandomize=True,
-        database=None,
-        deadline=timedelta(seconds=LIMIT_S),
-        suppress_health_check=checks,
-    )
-    how(given(strategy)(check))()
-    print(f"{sum(ends.values())} cases: {ends}")
-    return ends
-
-
-def ending(use, value):
-    try:
-        with contextlib.redirect_stderr(io.StringIO()):
-            use(value)
-    except FxError as error:
-        told = error
-    else:
-        return "used"
-    assert told.exit_code in (2, 3, 4, 5, 6, 7), told
-    assert "Traceback" not in str(told)
-    assert len(str(told)) < 50_000
-    return type(told).__name__
-
-
-@contextlib.contextmanager
-def limited():
-    """Ends what takes too long: hypothesis looks at the clock only afterwards."""
-    if not hasattr(signal, "setitimer"):
-        yield
-        return
-
-    def late(*_):
-        raise TimeoutError(f"more than {LIMIT_S} s")
-
-    before = signal.signal(signal.SIGALRM, late)
-    signal.setitimer(signal.ITIMER_REAL, LIMIT_S)
-    try:
-        yield
-    finally:
-        signal.setitimer(signal.ITIMER_REAL, 0)
-        signal.signal(signal.SIGALRM, before)
-
-
-# --- changes ---
-
-ODD_BYTES = (
-    b"\x00",
-    b"\xff",
-    b"\xff\xff\xff\xff",
-    b"\x00\x00\x00\x00",
-    b"\x7f\xff\xff\xff",
-    b"\x80\x00\x00\x00",
-    b"\xff\xfe",
-    b"\xef\xbb\xbf",
-    b"9" * 30,
-    b"-1",
-    b"\xed\xa0\x80",
-    b"x" * 300,
-)
-ODD_TEXT = (
-    *(
-        "{",
-        "}",
-        "[",
-        "]",
-        ":",
-        ": ",
-        "- ",
-        ", ",
-        "#",
-        "&a ",
-        "*a",
-        "<<",
-        "!!python/object:os.system",
-        "|",
-        ">",
-        "%",
-        "@",
-    ),
-    *(
-        "\n",
-        "\r",
-        "\t",
-        "  ",
-        "\0",
-        "\ufeff",
-        "\u2028",
-        "'",
-        '"',
-        "\\",
-        "1e999",
-        "-1e-999",
-        ".nan",
-        "-.inf",
-        "null",
-        "~",
-    ),
-    *("9" * 400, "0x10", "true", "../", "/etc/passwd", "C:", "=1+1", "é", "🦴", "x" * 400, "{" * 120, "? ", "---\n"),
-)
-
-
-def changed(seed, odd):
-    """Strategies of a seed, bytes or text, with up to four places of it changed."""
-    kinds = ("put", "over", "cut", "twice", "end")
-    edit = st.tuples(
-        st.sampled_from(kinds), st.integers(0, len(seed)), st.sampled_from(odd) | _like(seed), st.integers(1, 40)
-    )
-
-    def apply(edits):
-        value = seed
-        for kind, place, other, length in edits:
-            rest = {"put": place, "over": place + len(other), "cut": place + length, "twice": place, "end": len(value)}
-            middle = (
-                value[place : place + length] if kind == "twice" else value[:0] if kind in ("cut", "end") else other
-            )
-            value = value[:place] + middle + value[rest[kind] :]
-        return value
-
-    return st.lists(edit, min_size=1, max_size=4).map(apply)
-
-
-def _like(seed):
-    return st.binary(min_size=1, max_size=4) if isinstance(seed, bytes) else st.text(min_size=1, max_size=4)
-
-
-def one_of(seeds, odd):
-    return st.sampled_from(range(len(seeds))).flatmap(lambda number: changed(seeds[number], odd))
-
-
-ODD_VALUES = (
-    *(None, True, False, 0, 1, -1, 2, 10**6, 10**18, -(10**30), 2**63, 0.5, -0.5, 1e-300, 1e300, math.inf, math.nan),
-    *("", "x", "none", "all", "..", "/", "../x", "a\nb", "\0", "x" * 5000, "\ud800", "until:x", "cuda:99", "1"),
-    *([], [1], [[]], [None], ["a", "a"], [1e300, 1e-300], {}, {"a": 1}, {"": {}}, [{}] * 3, list(range(50))),
-)
-
-
 # --- recipes ---
-
-
-def leaves_of(value, key=()):
-    """The keys of everything in a plain value, mappings and lists included."""
-    yield key
-    if isinstance(value, dict):
-        for name, part in value.items():
-            yield from leaves_of(part, (*key, name))
-    elif isinstance(value, list):
-        for number, part in enumerate(value[:5]):
-            yield from leaves_of(part, (*key, number))
-
-
-def replaced(value, key, other):
-    if not key:
-        return other
-    copy = dict(value) if isinstance(value, dict) else list(value)
-    copy[key[0]] = replaced(value[key[0]], key[1:], other)
-    return copy
-
-
-def with_odd_values(value):
-    keys = list(leaves_of(value))[1:]
-    one = st.tuples(st.sampled_from(keys), st.sampled_from(ODD_VALUES))
-
-    def apply(changes):
-        found = value
-        for key, other in changes:
-            # An earlier change may have taken this place away.
-            with contextlib.suppress(KeyError, IndexError, TypeError):
-                found = replaced(found, key, other)
-        return found
-
-    return st.lists(one, min_size=1, max_size=3).map(apply)
 
 
 @pytest.mark.slow
@@ -420,109 +209,3 @@ def test_places_of_resume_states(count, trained, tiny_recipe):
 
     ends = fuzz(count, with_odd_values(place), use)
     assert ends.keys() <= {"used", ModelFileError.__name__}
-
-
-# --- pictures ---
-
-
-def pictures():
-    rng = np.random.default_rng(0)
-    grey = Image.fromarray(np.add.outer(np.arange(40) * 3, np.arange(48) * 2).astype(np.uint8))
-    deep = Image.fromarray(rng.integers(0, 4096, (40, 48)).astype(np.uint16))
-    colour = Image.merge("RGB", (grey, grey, grey.transpose(Image.Transpose.FLIP_TOP_BOTTOM)))
-    text = PngImagePlugin.PngInfo()
-    text.add_text(
-        "fx", json.dumps({"clean": {"prepared_px": 64, "window": "percentile"}, "width_px": 9, "height_px": 9})
-    )
-    exif = Image.Exif()
-    exif[0x0112] = 6
-    for image, kind, options in (
-        (grey, "PNG", {"pnginfo": text}),
-        (deep, "PNG", {}),
-        (colour.quantize(7), "PNG", {"transparency": 2}),
-        (colour.convert("RGBA"), "PNG", {}),
-        (grey, "JPEG", {"exif": exif}),
-        (colour, "JPEG", {"progressive": True}),
-        (colour.convert("CMYK"), "JPEG", {}),
-        (deep, "TIFF", {"compression": "tiff_lzw"}),
-        (grey.convert("F"), "TIFF", {}),
-        (grey, "TIFF", {"save_all": True, "append_images": [grey]}),
-        (grey.convert("1"), "TIFF", {"compression": "group4"}),
-        (colour, "BMP", {}),
-        (grey, "WEBP", {}),
-        (colour, "WEBP", {"lossless": True}),
-        (grey, "GIF", {"save_all": True, "append_images": [grey.rotate(90)]}),
-        (grey, "MPO", {"save_all": True, "append_images": [grey]}),
-    ):
-        out = io.BytesIO()
-        image.save(out, kind, **options)
-        yield out.getvalue()
-
-
-def look_at(content):
-    path = Path("picture")
-    path.write_bytes(content)
-    # A warning is an error in tests alone, and would be taken for damage.
-    with warnings.catch_warnings(record=True) as told:
-        warnings.simplefilter("always", RuntimeWarning)
-        # As `read` has it: these are refused.
-        warnings.simplefilter("error", Image.DecompressionBombWarning)
-        try:
-            cleaned = Clean(64)(read(path), path)
-        finally:
-            assert not told, [str(each.message) for each in told]
-    assert cleaned.pixels.shape == (64, 64)
-
-
-@amounts("picture")
-def test_pictures(count):
-    ends = fuzz(count, one_of(list(pictures()), ODD_BYTES), look_at)
-    assert set(ends) == {"used", "UnreadableImage"}
-
-
-def dicom_files():
-    import dicoms
-
-    for bits, options in (
-        (8, {}),
-        (12, {"WindowCenter": 2000, "WindowWidth": 1500}),
-        (16, {"RescaleSlope": 2, "RescaleIntercept": -100, "PhotometricInterpretation": "MONOCHROME1"}),
-        (12, {"VOILUTSequence": [dicoms.lut(0, [0, 100, 4000])], "PixelPaddingValue": 0}),
-    ):
-        path = Path("seed.dcm")
-        dicoms.save(
-            path, dicoms.radiograph(bits, width=24, height=20), **({"bits": bits} if bits == 12 else {}), **options
-        )
-        yield path.read_bytes()
-
-
-def coded_dicom_files():
-    import dicoms
-    from pydicom import dcmread, uid
-
-    path = Path("seed.dcm")
-    for syntax in ("ImplicitVRLittleEndian", "ExplicitVRBigEndian", "DeflatedExplicitVRLittleEndian"):
-        yield dicoms.save(path, dicoms.radiograph(12, 40, 36), bits=12, syntax=getattr(uid, syntax)).read_bytes()
-    yield dicoms.save(path, np.stack([dicoms.radiograph(12, 40, 36)] * 2), bits=12, NumberOfFrames=2).read_bytes()
-    yield dicoms.as_jpeg(dicoms.save(path, dicoms.radiograph(8, 40, 36))).read_bytes()
-    for syntax in ("RLELossless", "JPEGLSLossless", "JPEG2000Lossless"):
-        made = dcmread(dicoms.save(path, dicoms.radiograph(16, 40, 36)))
-        made.compress(getattr(uid, syntax))
-        made.save_as(path, enforce_file_format=True)
-        yield path.read_bytes()
-
-
-@pytest.mark.parametrize("files", [dicom_files, coded_dicom_files])
-@amounts("dicom")
-def test_dicom_files(count, files):
-    pytest.importorskip("pydicom")
-    pytest.importorskip("fxcli.data.dicom")
-    # The preamble is the same 128 bytes in all of them, and says nothing.
-    seeds = [content[128:] for content in files()]
-    for rest in seeds:
-        look_at(bytes(128) + rest)
-    ends = fuzz(count, one_of(seeds, ODD_BYTES), lambda rest: look_at(bytes(128) + rest))
-    assert "UnreadableImage" in ends
-    # Few changes leave such small pictures whole: of a small number of files, none may be used.
-    assert set(ends) <= {"used", "UnreadableImage"}
-    assert "used" in ends or count == FEW

@@ -1,12 +1,9 @@
 """fx predict that is stopped, by people, by the system, by what is wrong with a picture: what remains, and going on."""
 
-import csv
 import json
 import os
 import shutil
 import signal
-import subprocess
-import sys
 import threading
 import time
 from collections import Counter
@@ -14,9 +11,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from typer.testing import CliRunner
+from resumed import PART, assert_same, fx, pictures, predict, table
 
-from fxcli.cli import app
 from fxcli.console import Console
 from fxcli.explain import places
 from fxcli.explain.png import sweep
@@ -25,19 +21,8 @@ from fxcli.inference.pipeline import Pipeline
 from fxcli.model import classifier as models
 from fxcli.testing import tiny_dataset
 
-PART = Path("out/predictions.csv.part")
 pytestmark = pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
 forks = pytest.mark.skipif(not hasattr(os, "fork"), reason="this system has no fork")
-
-
-def fx(*arguments):
-    return CliRunner().invoke(app, [str(argument) for argument in arguments])
-
-
-def predict(*options, code=0):
-    done = fx("predict", "raw", "--model", "runs/trained", "--out", "out", *options)
-    assert done.exit_code == code, done.output
-    return done
 
 
 @pytest.fixture
@@ -60,26 +45,6 @@ def decoded(monkeypatch):
 
     monkeypatch.setattr(Pipeline, "_decode", counting)
     return counts
-
-
-def table(file="out/predictions.csv"):
-    with open(file, newline="", encoding="utf-8") as handle:
-        return list(csv.DictReader(handle))
-
-
-def assert_same(found, expected):
-    """The same rows; the company of others in a batch may move a probability by rounding."""
-    columns = [column for column in expected[0] if not column.startswith("p_")]
-    assert [[row[column] for column in columns] for row in found] == [
-        [row[column] for column in columns] for row in expected
-    ]
-    for row, other in zip(found, expected, strict=True):
-        for column in set(row) - set(columns):
-            assert float(row[column] or 0) == pytest.approx(float(other[column] or 0), abs=1e-5)
-
-
-def pictures(folder):
-    return sorted(path.relative_to(folder).as_posix() for path in Path(folder).rglob("*") if path.is_file())
 
 
 def killed_at(row, *options, torn=False):
@@ -402,75 +367,3 @@ def test_resume_and_overwrite_go_with_out(raw, options):
     done = fx("predict", "raw", "--model", "runs/trained", *options)
     assert done.exit_code == 2
     assert "goes with --out DIR" in done.stderr
-
-
-# --- programs, killed from outside ---
-
-
-def program(*arguments, **options):
-    path = os.pathsep.join([str(Path(__file__).parent / "third_party" / "fx_demo"), *filter(None, sys.path)])
-    code = (
-        "from importlib.metadata import EntryPoint\n"
-        "from fxcli.cli import main\n"
-        "from fxcli.zoo.plugins import Plugin, load_zoo\n"
-        "plugin = Plugin(name='demo', distribution='fx-demo', version='0', module='fx_demo')\n"
-        "load_zoo().load(plugin, EntryPoint('demo', 'fx_demo', 'fx.plugins'))\n"
-        "main()\n"
-    )
-    command = [sys.executable, "-c", code, "predict", *map(str, arguments), "--model", "runs/trained", "--quiet"]
-    return subprocess.Popen(command, env={**os.environ, "PYTHONPATH": path}, text=True, **options)
-
-
-def wait_for_rows(count):
-    for _ in range(600):
-        if PART.exists() and len(PART.read_bytes().splitlines()) > count:
-            return
-        time.sleep(0.05)
-    raise TimeoutError
-
-
-@pytest.mark.slow
-@pytest.mark.skipif(os.name == "nt", reason="signals are others there")
-def test_programs_that_are_killed(raw):
-    """From outside, at any moment: SIGKILL, SIGTERM, SIGINT, each again and again, with heat maps."""
-    files = sorted(raw.rglob("*.png"))
-    for number in range(20):
-        for file in files:
-            os.link(file, file.with_name(f"{file.stem}-{number}.png"))
-    time.sleep(0.02)
-    for number, kind in enumerate([signal.SIGKILL, signal.SIGTERM, signal.SIGINT] * 2):
-        process = program("raw", "--out", "out", "--cam", "maps", "--resume", stderr=subprocess.PIPE)
-        wait_for_rows(20 * (number + 1))
-        process.send_signal(kind)
-        process.wait()
-        assert process.returncode in (-kind, 130)
-        assert not Path("out/predictions.csv").exists()
-        process.stderr.close()
-    assert program("raw", "--out", "out", "--cam", "maps", "--resume").wait() == 0
-    rows = table()
-    assert [row["path"] for row in rows] == sorted(map(str, raw.rglob("*.png")))
-    assert pictures("maps") == sorted(f"{Path(row['path']).relative_to('raw').as_posix()}.png" for row in rows)
-    assert program("raw", "--out", "once").wait() == 0
-    assert_same(rows, table("once/predictions.csv"))
-
-
-@pytest.mark.slow
-@pytest.mark.skipif(not Path("/dev/full").exists(), reason="this system has no full disk at hand")
-def test_a_full_disk_behind_stdout(raw):
-    with open("/dev/full", "w") as full:
-        process = program("raw", stdout=full, stderr=subprocess.PIPE)
-        told = process.communicate()[1]
-    assert process.returncode == 4
-    assert told.startswith("error: stdout: cannot be written: No space left on device")
-    assert "Traceback" not in told
-
-
-@pytest.mark.slow
-@pytest.mark.skipif(os.name == "nt", reason="signals are others there")
-def test_a_reader_that_leaves(raw):
-    process = program("raw", stdout=subprocess.PIPE, stderr=subprocess.PIPE)
-    process.stdout.readline()
-    process.stdout.close()
-    assert process.wait() == 0
-    assert process.stderr.read() == ""
-    process.stderr.close()

@@ -1,0 +1,18 @@
+"""What the tests of files that were made to do harm share; for test_hostile*."""
+
+from typer.testing import CliRunner
+
+from fxcli.cli import app
+from fxcli.console import console
+
+# Seconds that a refusal may take, on a busy machine.
+SOON_S = 5
+LIMIT_MIB = 400
+
+
+def fx(*arguments):
+    done = CliRunner().invoke(app, [str(argument) for argument in arguments])
+    console.configure()
+    assert "Traceback" not in done.output
+    assert "internal error" not in done.output
+    return done
