@@ -15,9 +15,11 @@ from fxcli.data.read import without_ending
 _MOST_SHARING = 32
 # What upload services append to tell files apart; people who cut a file up keep it, or most of it.
 _HASH = re.compile(r"[0-9a-f]{16,}")
-# Each run of separators is gone through once: three that may share one would take seconds for a long one.
+# Each run of separators is gone through once: three that may share one would take seconds for a long one. Digits alone
+# are no hash: what of a DICOM UID tells pictures apart can be as long.
 _SUFFIX = re.compile(
-    r"(?<![._-])[._-]*+(?:(?:jpe?g|png|bmp|tiff?|webp|gif)[._-]*+)?(?:rf[._-]*+)?[0-9a-f]{16}.*$", re.IGNORECASE
+    r"(?<![._-])[._-]*+(?:(?:jpe?g|png|bmp|tiff?|webp|gif)[._-]*+)?(?:rf[._-]*+)?(?=\d*[a-f])[0-9a-f]{16}.*$",
+    re.IGNORECASE,
 )
 # A figure's number, then the letters of its panels, then what publishers append.
 _FIGURE = re.compile(
@@ -25,6 +27,8 @@ _FIGURE = re.compile(
     r"(?:[-_. ]?\(?[a-h]{1,3}\)?)?(?:[-_. ](?:html|large|lrg|m))?$",
     re.IGNORECASE,
 )
+# Of a count, such as IM-0001-0001 in the folders of many patients.
+_PADDING = re.compile(r"(?<!\d)0+")
 _GENERIC = re.compile(
     r"^(img|image|images|dsc|scan|photo|picture|xray|x-ray|case|slide|frame)?[-_. ]*\d*$", re.IGNORECASE
 )
@@ -61,7 +65,7 @@ def _keys(stem: str) -> list[tuple[str, ...]]:
     if figure := _FIGURE.match(plain):
         if _is_specific(figure["article"]):
             keys.append(("figure", figure["article"], re.sub(r"\W|_", "", figure["figure"])))
-    elif _is_specific(plain) and not _GENERIC.match(plain):
+    elif _is_specific(_PADDING.sub("", plain)) and not _GENERIC.match(plain):
         keys.append(("name", plain))
     return keys
 
