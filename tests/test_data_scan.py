@@ -216,6 +216,15 @@ def test_columns_that_excel_pads_are_none(pad):
         table(write("path,label,,,\n1.png,a,,6,7\n"), Columns())
 
 
+def test_rows_that_excel_pads_are_none():
+    assert [p.name for p in table(write("path,label\r\n1.png,a\r\n,\r\n2.png,b\r\n,\r\n"), Columns())] == [
+        "1.png",
+        "2.png",
+    ]
+    with pytest.raises(DataError, match="this file lists no picture"):
+        table(write("path,label\r\n,\r\n"), Columns())
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [

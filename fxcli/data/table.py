@@ -32,7 +32,8 @@ def read_table(path: Path, clean: Callable[[str], str] = str) -> tuple[list[str]
         with path.open(newline="", encoding="utf-8-sig") as handle:
             reader = csv.reader(handle, strict=True)
             header = [clean(name) for name in next(reader, [])]
-            rows = [(f"{path}:{reader.line_num}", cells) for cells in reader if cells]
+            # Excel writes rows that once held something, too.
+            rows = [(f"{path}:{reader.line_num}", cells) for cells in reader if any(cells)]
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         hint = "save it as UTF-8 (in Excel: CSV UTF-8)" if isinstance(error, UnicodeDecodeError) else None
         raise DataError(f"this CSV cannot be read: {error}", where=path, hint=hint) from error
