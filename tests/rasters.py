@@ -7,19 +7,24 @@ import numpy as np
 from PIL import Image
 
 
-def tiff(values, sample_format, order="<"):
-    """A TIFF with one strip, by hand: Pillow writes few of the types that others do."""
+def tiff(values, sample_format, order="<", *, deflated=False):
+    """A TIFF with one strip, by hand: Pillow writes few of the types that others do. A format of None is left out."""
     height, width = values.shape
     data = values.astype(values.dtype.newbyteorder(order)).tobytes()
-    tags = [(256, width), (257, height), (258, values.dtype.itemsize * 8), (259, 1), (262, 1), (273, 8)]
-    tags += [(277, 1), (278, height), (279, len(data)), (339, sample_format)]
+    data = zlib.compress(data) if deflated else data
+    data += bytes(len(data) % 2)
+    tags = [(256, width), (257, height), (258, values.dtype.itemsize * 8), (259, 8 if deflated else 1), (262, 1)]
+    tags += [(273, 8), (277, 1), (278, height), (279, len(data))]
+    tags += [] if sample_format is None else [(339, sample_format)]
     wide = (256, 257, 273, 278, 279)
     entries = b"".join(
         struct.pack(f"{order}HHIL" if tag in wide else f"{order}HHIHxx", tag, 4 if tag in wide else 3, 1, value)
         for tag, value in tags
     )
     mark = b"II*\0" if order == "<" else b"MM\0*"
-    return mark + struct.pack(f"{order}L", 8 + len(data)) + data + struct.pack(f"{order}H", 10) + entries + bytes(4)
+    return (
+        mark + struct.pack(f"{order}L", 8 + len(data)) + data + struct.pack(f"{order}H", len(tags)) + entries + bytes(4)
+    )
 
 
 def png(values, kind, *, size=None, transparent=b""):

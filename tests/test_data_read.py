@@ -404,21 +404,26 @@ def test_threads_leave_the_warning_filters_alone(tmp_path):
     assert warnings.filters == before
 
 
+@pytest.mark.parametrize("deflated", [False, True])
 @pytest.mark.parametrize("order", "<>")
 @pytest.mark.parametrize(
     ("dtype", "sample_format"), [(np.float64, 3), (np.float32, 3), (np.int32, 2), (np.int16, 2), (np.int8, 2)]
 )
-def test_types_of_tiff_that_pillow_does_not_write(tmp_path, order, dtype, sample_format):
+def test_types_of_tiff_that_pillow_does_not_write(tmp_path, order, dtype, sample_format, deflated):
     values = (gradient().astype(float) - 90).astype(dtype)
     path = tmp_path / "a.tif"
-    path.write_bytes(tiff(values, sample_format, order))
+    path.write_bytes(tiff(values, sample_format, order, deflated=deflated))
     assert np.array_equal(read(path).pixels, values)
 
 
-def test_whole_numbers_of_32_bits_without_a_sign(tmp_path):
-    values = gradient().astype(np.uint32) << 24
+@pytest.mark.parametrize("deflated", [False, True])
+@pytest.mark.parametrize("order", "<>")
+@pytest.mark.parametrize("sample_format", [1, None])
+@pytest.mark.parametrize(("dtype", "bits"), [(np.uint8, 0), (np.uint16, 8), (np.uint32, 24)])
+def test_types_of_tiff_without_a_sign(tmp_path, order, dtype, bits, sample_format, deflated):
+    values = gradient().astype(dtype) << bits
     path = tmp_path / "a.tif"
-    path.write_bytes(tiff(values, 1))
+    path.write_bytes(tiff(values, sample_format, order, deflated=deflated))
     assert np.array_equal(read(path).pixels, values)
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import io
 import json
+import re
 import warnings
 from dataclasses import replace
 from pathlib import Path
@@ -32,6 +33,7 @@ HEAT_MAP = "heat_map"
 # No others: Pillow would run programs (Ghostscript) for some of them.
 _FORMATS = ("JPEG", "PNG", "BMP", "TIFF", "WEBP", "GIF")
 _PHOTOMETRIC, _WHITE_IS_ZERO = 262, 0
+# A TIFF that does not say has whole numbers without a sign.
 _SAMPLE_FORMAT, _UNSIGNED, _SIGNED = 339, (1,), (2,)
 # Of 16 bits a channel Pillow keeps the upper 8. Below this, of 255, too little is left.
 _LEAST_TOP = 64
@@ -119,6 +121,7 @@ def _picture(handle: BinaryIO, path: Path, draft_px: int | None) -> Radiograph:
         check_size(path, *image.size)
         _check_exif(image)
         _check_tiles(image, path)
+        _expect_native_order(image)
         # First: to look for text in a PNG decodes it.
         is_cut_deep = _is_cut_deep(image)
         mark = _mark(image)
@@ -126,7 +129,8 @@ def _picture(handle: BinaryIO, path: Path, draft_px: int | None) -> Radiograph:
             raise UnreadableImage(path, "a heat map that fx drew")
         # The further pages of an MPO, which telephones write as JPEG, are previews of the first.
         several = getattr(image, "is_animated", False) and image.format != "MPO"
-        white_is_zero, sample_format = (getattr(image, "tag_v2", {}).get(tag) for tag in (_PHOTOMETRIC, _SAMPLE_FORMAT))
+        tags = getattr(image, "tag_v2", {})
+        white_is_zero, sample_format = tags.get(_PHOTOMETRIC), tags.get(_SAMPLE_FORMAT, _UNSIGNED)
         full_px = _drafted(image, draft_px) if draft_px else None
         orientation = _orientation(image)
         is_jpeg = image.format in ("JPEG", "MPO")
@@ -191,6 +195,16 @@ def _check_tiles(image: Image.Image, path: Path) -> None:
     width, height = (getattr(image, "tag_v2", {}).get(tag, 0) for tag in _TILE)
     if width * height > max(_LARGE_TILE_PIXELS, 4 * image.width * image.height):
         raise UnreadableImage(path, f"damaged: tiles of {width} × {height} px in a picture of {image.width} px")
+
+
+def _expect_native_order(image: ImageFile.ImageFile) -> None:
+    """What libtiff unpacks has its bytes swapped; Pillow would do it again, but of 16 bits without a sign."""
+    image.tile = [
+        tile._replace(args=(re.sub(r"(?<=\d)B", "N", tile.args[0]), *tile.args[1:]))
+        if tile.codec_name == "libtiff" and isinstance(tile.args, tuple)
+        else tile
+        for tile in image.tile
+    ]
 
 
 def _orientation(image: Image.Image) -> int:
