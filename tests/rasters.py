@@ -27,6 +27,24 @@ def tiff(values, sample_format, order="<", *, deflated=False):
     )
 
 
+def planes(values):
+    """A TIFF in colour whose channels, [3, H, W], lie one behind the other, by hand: Pillow writes none."""
+    _, height, width = values.shape
+    data, plane = values.tobytes(), values[0].nbytes
+    ends = 8 + len(data)
+    counts = [(258, 3, "H", [8 * values.dtype.itemsize] * 3), (273, 4, "L", [8 + plane * i for i in range(3)])]
+    counts += [(279, 4, "L", [plane] * 3)]
+    entries, more = [], b""
+    for tag, kind, form, cells in counts:
+        entries.append(struct.pack("<HHLL", tag, kind, 3, ends + len(more)))
+        more += struct.pack(f"<3{form}", *cells)
+    ones = ((256, width), (257, height), (259, 1), (262, 2), (277, 3), (278, height), (284, 2))
+    entries += [struct.pack("<HHLHxx", tag, 3, 1, value) for tag, value in ones]
+    entries.sort(key=lambda entry: struct.unpack_from("<H", entry))
+    directory = struct.pack("<H", len(entries)) + b"".join(entries) + bytes(4)
+    return b"II*\0" + struct.pack("<L", ends + len(more)) + data + more + directory
+
+
 def png(values, kind, *, size=None, transparent=b""):
     """A PNG of 16 bits (kind 2: RGB, 4: grey with alpha), or of whatever size its header is to claim, by hand."""
     rows = b"".join(b"\0" + row.astype(">u2").tobytes() for row in values)

@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image, PngImagePlugin
-from rasters import png, tiff
+from rasters import planes, png, tiff
 
 from fxcli.data import radiograph
 from fxcli.data.radiograph import Caution
@@ -447,6 +447,14 @@ def test_16_bits_in_several_channels(tmp_path, kind):
             assert np.abs(read(path).pixels.astype(int) - grey // 256).max() <= 1
         else:
             assert reason(path) == "several channels of 16 bits, and few of them used: save it as grey of 16 bits"
+
+
+def test_channels_of_a_tiff_that_lie_one_behind_the_other(tmp_path):
+    path = tmp_path / "a.tif"
+    path.write_bytes(planes(np.stack([gradient()] * 3)))
+    assert np.array_equal(read(path).pixels, gradient())
+    path.write_bytes(planes(np.stack([gradient().astype(np.uint16) * 300] * 3)))
+    assert reason(path) == "channels of 16 bits, one behind the other: save it as grey of 16 bits"
 
 
 def test_colour_is_a_caution(tmp_path):
