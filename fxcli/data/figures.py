@@ -27,8 +27,8 @@ _FIGURE = re.compile(
     r"(?:[-_. ]?\(?[a-h]{1,3}\)?)?(?:[-_. ](?:html|large|lrg|m))?$",
     re.IGNORECASE,
 )
-# Of a count, such as IM-0001-0001 in the folders of many patients.
-_PADDING = re.compile(r"(?<!\d)0+")
+# What a count begins with, and dates: IM-0001-0001 or 20230405_wrist_ap may stand in the folders of many patients.
+_NO_EVIDENCE = re.compile(r"(?<!\d)(?:0+|(?:19|20)\d\d([-_.]?)[01]\d\1[0-3]\d(?!\d))")
 _GENERIC = re.compile(
     r"^(img|image|images|dsc|scan|photo|picture|xray|x-ray|case|slide|frame)?[-_. ]*\d*$", re.IGNORECASE
 )
@@ -65,7 +65,7 @@ def _keys(stem: str) -> list[tuple[str, ...]]:
     if figure := _FIGURE.match(plain):
         if _is_specific(figure["article"]):
             keys.append(("figure", figure["article"], re.sub(r"\W|_", "", figure["figure"])))
-    elif _is_specific(_PADDING.sub("", plain)) and not _GENERIC.match(plain):
+    elif _is_specific(_NO_EVIDENCE.sub("", plain)) and not _GENERIC.match(plain):
         keys.append(("name", plain))
     return keys
 
