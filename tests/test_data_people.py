@@ -37,3 +37,9 @@ def test_doubts_where_ids_stand_for_nobody():
     assert people.doubts([*["x"] * 9, "NaN", "NaN"]).endswith(
         "; 9 of 11 pictures say that they are of one patient, and so share a group"
     )
+
+
+def test_doubts_where_groups_stand_for_none():
+    told = people.doubts(["a", "b", "c"], ["nan", "nan", "g"])
+    assert told == "what may stand for no group ties pictures to one group: 'nan' (2 pictures); an empty cell ties none"
+    assert people.doubts(["a"] * 3, ["g"] * 3) == "", "a list's own groups may be large"

@@ -175,6 +175,16 @@ def test_groups_of_a_csv_tie_pictures():
     assert not any(b"SECRET" in file.read_bytes() for file in Path("out").rglob("*") if file.is_file())
 
 
+def test_stand_ins_for_patients_and_groups_are_told(capsys):
+    draw(*(f"{i}.png" for i in range(20)))
+    lines = (f"{i}.png,{'ab'[i % 2]},{'nan' if i < 3 else i},{'nan' if i > 15 else i}\n" for i in range(20))
+    Path("list.csv").write_text("path,label,group,patient\n" + "".join(lines))
+    made("list.csv")
+    told = capsys.readouterr().err
+    for what, count in (("patient", 4), ("group", 3)):
+        assert f"what may stand for no {what} ties pictures to one group: 'nan' ({count} pictures)" in told
+
+
 def test_byte_equal_files_share_a_group():
     tree()
     shutil.copy("source/one/0.png", "source/one/copy.png")
