@@ -118,9 +118,12 @@ def test_a_part_that_misses_its_share_is_told_of(capsys):
     found = assign(Split(val_frac=0.15), 0, labels, group, ["train"] * 30)
     assert found.count("val") in (14, 16)
     told = f"{found.count('val')} of 30 pictures (1 of 2 groups) are drawn for val, where 15% were asked"
-    assert told in capsys.readouterr().err
+    assert f"{told}: groups stay whole, and some are large" in capsys.readouterr().err
     assign(Split(val_frac=0), 0, labels, group, [None] * 30)
     assert "(1 of 2 groups) are drawn for test, where 15% were asked" in capsys.readouterr().err
+    assign(Split(val_frac=0), 0, list("abc") * 4, [f"g{index}" for index in range(12)], [None] * 12)
+    told = "3 of 12 pictures (3 of 12 groups) are drawn for test, where 15% were asked: classes have few pictures"
+    assert told in capsys.readouterr().err
 
 
 def test_a_seed_is_a_split():
