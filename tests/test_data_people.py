@@ -29,6 +29,15 @@ def test_doubts_where_many_are_of_one():
     assert people.doubts([]) == ""
 
 
+def test_doubts_where_many_are_of_one_study():
+    """As a program that makes files anonymous may write one UID into all."""
+    told = "9 of 9 pictures say that they are of one study, and so share a group"
+    assert people.doubts([""] * 9, studies=["1.2.3"] * 9) == told
+    assert people.doubts([f"a{i}" for i in range(9)], studies=["1.2.3"] * 9) == told
+    assert people.doubts(["a"] * 9, studies=["1.2.3"] * 9) == told.replace("study", "patient")
+    assert people.doubts([""] * 9, studies=["", *"abcdefgh"]) == ""
+
+
 def test_doubts_where_ids_stand_for_nobody():
     others = [f"a{i}" for i in range(90)]
     told = people.doubts([*others, "nan", "nan", "Unknown", "0", "0", "0", "-"])

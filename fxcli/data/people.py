@@ -43,14 +43,18 @@ def numbered(letter: str, marks: Sequence[str]) -> list[str]:
     return [numbers.setdefault(mark, f"{letter}{len(numbers):05d}") for mark in marks]
 
 
-def doubts(patients: Sequence[str], listed: Sequence[str] = ()) -> str:
+def doubts(patients: Sequence[str], listed: Sequence[str] = (), studies: Sequence[str] = ()) -> str:
     """What to tell people where ids, or a list's groups, may have been replaced by one and the same; "" for nothing."""
     counts, told = Counter(filter(None, patients)), []
     for what, marks in (("patient", counts), ("group", Counter(filter(None, listed)))):
         if stand_ins := sorted(mark for mark, count in marks.items() if count > 1 and mark.lower() in _PLACEHOLDERS):
             named = ", ".join(f"'{mark}' ({marks.pop(mark)} pictures)" for mark in stand_ins)
             told.append(f"what may stand for no {what} ties pictures to one group: {named}; an empty cell ties none")
-    most = max(counts.values(), default=0)
-    if most >= max(_LEAST_TOLD, _LEAST_TOLD_FRAC * len(patients)):
-        told.append(f"{most} of {len(patients)} pictures say that they are of one patient, and so share a group")
+    least = max(_LEAST_TOLD, _LEAST_TOLD_FRAC * len(patients))
+    for what, marks in (("patient", counts), ("study", Counter(filter(None, studies)))):
+        most = max(marks.values(), default=0)
+        if most >= least:
+            told.append(f"{most} of {len(patients)} pictures say that they are of one {what}, and so share a group")
+            # A patient's pictures may all be of one study.
+            least = most + 1
     return "; ".join(told)

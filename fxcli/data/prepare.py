@@ -244,7 +244,7 @@ def _audit(made: Sequence[Made], recipe: PrepareRecipe, boxes: Gathered | None) 
     pairs = audit.find_pairs([item.source or item.name for item in items], digests, views, workers=workers(recipe))
     patients, joined = _patients(made)
     studies, listed = [picture.study for picture in made], [item.group or "" for item in items]
-    if doubts := people.doubts(patients, listed):
+    if doubts := people.doubts(patients, listed, studies):
         console.warn(doubts)
     together = [*((pair.a, pair.b) for pair in pairs), *joined, *people.same(studies), *people.same(listed)]
     groups = split.groups([patient or None for patient in patients], digests, together)
