@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from stopping import stop_after
 from studied import ORDER, counted, files, fx, index, looks, studied
 
@@ -114,6 +115,17 @@ def test_it_says_what_is_done_and_shows_the_table(study):
     shown = fx("train", study, "--quiet").stdout
     assert "published" in shown
     assert "one: slow against plain: " in shown
+
+
+@pytest.mark.slow
+def test_the_threads_of_one_training_are_not_those_of_the_next(study):
+    threads = torch.get_num_threads()
+    text = study.read_text(encoding="utf-8").replace("published: 50", f"set: {{hardware.threads: {threads + 1}}}")
+    study.write_text(text, encoding="utf-8")
+    fx("train", study, "--set", "seeds=[0]", "--quiet")
+    told = [Run(Path("runs/study", name)).info()["compute"]["threads"] for name in ORDER[:2]]
+    assert told == [threads + 1, threads]
+    assert torch.get_num_threads() == threads
 
 
 @pytest.mark.slow

@@ -143,14 +143,21 @@ def is_elsewhere(chosen: Compute, values: Mapping[str, Any]) -> bool:
 
 
 @contextlib.contextmanager
-def one_thread() -> Iterator[None]:
-    """Computes in one thread: small matrices gain nothing by more, and wait where other programs use the cores."""
+def own_threads() -> Iterator[None]:
+    """How many threads the process computes in may be changed within; afterwards they are as many as before."""
     before = torch.get_num_threads()
-    torch.set_num_threads(1)
     try:
         yield
     finally:
         torch.set_num_threads(before)
+
+
+@contextlib.contextmanager
+def one_thread() -> Iterator[None]:
+    """Computes in one thread: small matrices gain nothing by more, and wait where other programs use the cores."""
+    with own_threads():
+        torch.set_num_threads(1)
+        yield
 
 
 class _Held:

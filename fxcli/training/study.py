@@ -20,6 +20,7 @@ from fxcli.evaluation.predictions import Labelled
 from fxcli.evaluation.study import LEAKED, Answers
 from fxcli.inference import measured
 from fxcli.inference.opened import Opened, open_model
+from fxcli.model import hardware
 from fxcli.recipe.load import difference, load
 from fxcli.recipe.messages import likely
 from fxcli.recipe.schema import ClassifyRecipe, StudyComparison, StudyRecipe
@@ -71,8 +72,9 @@ def work(study: StudyRecipe, entries: Sequence[Entry], folder: Path, results: Re
             console.note(f"{entry.name}, {number} of {len(entries)}")
             manifest = manifests[entry.data]
             try:
-                run = _trained(entry, Run(folder / entry.name), manifest)
-                _measure(study, entry, run, manifest, results)
+                with hardware.own_threads():
+                    run = _trained(entry, Run(folder / entry.name), manifest)
+                    _measure(study, entry, run, manifest, results)
             except (Interrupted, KeyboardInterrupt) as error:
                 what = error.what if isinstance(error, Interrupted) else f"interrupted at {entry.name}"
                 raise Interrupted(what, hint="the same command goes on from there") from error
