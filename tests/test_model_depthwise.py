@@ -52,6 +52,19 @@ def test_gradients_are_those_of_autograd(kernel, stride, padding, size, taken):
         assert (a - b).abs().max() <= 0.02 * b.abs().max()
 
 
+@pytest.mark.parametrize("size", [(1, 1), (1, 6), (5, 1)])
+@pytest.mark.parametrize("kernel", [3, 5, 7])
+def test_a_map_of_one_row_or_column_has_gradients_too(kernel, size):
+    torch.manual_seed(0)
+    module = nn.Conv2d(4, 4, kernel, 2, kernel // 2, groups=4)
+    images = torch.randn(2, 4, *size)
+    cotangent = torch.randn_like(module(images))
+    exact = gradients(module, images, cotangent, torch.enable_grad())
+    found = gradients(module, images, cotangent, CPU_BF16.autocast())
+    for a, b in zip(found, exact, strict=True):
+        assert (a - b).abs().max() <= 0.03 * b.abs().max()
+
+
 def test_the_output_is_that_of_autocast_alone():
     torch.manual_seed(0)
     module = nn.Conv2d(8, 8, 5, 2, 2, groups=8).to(memory_format=torch.channels_last)

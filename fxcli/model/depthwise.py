@@ -98,6 +98,8 @@ def _of_input(gradient: Tensor, x: Tensor, weight: Tensor, s: int, p: int) -> Te
     for a in range(s):
         for b in range(s):
             part = answer[:, :, a::s, b::s]
+            if not part.numel():
+                continue  # of a map that is one row high, or one column wide
             rows, columns = _kernel_part(weight.shape[2], a + p, s), _kernel_part(weight.shape[3], b + p, s)
             kernel = weight[:, :, rows][..., columns].flip(2, 3).contiguous(memory_format=_LAST)
             top, bottom = _border(a + p, rows, s, part.shape[2], gradient.shape[2])
