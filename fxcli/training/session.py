@@ -220,9 +220,12 @@ class Stop:
 
     def _on_signal(self, number: int, frame: FrameType | None) -> None:
         if self.asked:
-            raise KeyboardInterrupt
+            # A scheduler sends SIGTERM to every process of a job, and torchrun passes its own on to them.
+            if number == signal.SIGINT:
+                raise KeyboardInterrupt
+            return
         self.asked = True
-        console.note("stopping after this step; once more stops at once, without saving")
+        console.note("stopping after this step; another Ctrl-C stops at once, without saving")
 
 
 class Timer:
