@@ -24,13 +24,14 @@ def process_after(*arguments):
     """(top-level modules, whether garbage is collected, objects left out of that) of a process that ran fx."""
     code = """
 import gc, json, sys
+before = gc.get_freeze_count()  # Python 3.12 leaves some of its own out
 from fxcli.cli import app
 try:
     app(sys.argv[1:])
 except SystemExit as end:
     assert not end.code, end.code
 modules = sorted({name.partition(".")[0] for name in sys.modules})
-print(json.dumps([modules, gc.isenabled(), gc.get_freeze_count()]))
+print(json.dumps([modules, gc.isenabled(), gc.get_freeze_count() - before]))
 """
     modules, collects, frozen = json.loads(python("-c", code, *map(str, arguments)).stdout.splitlines()[-1])
     return set(modules), collects, frozen
