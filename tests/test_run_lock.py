@@ -6,6 +6,7 @@ import socket
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pytest
 
@@ -124,20 +125,73 @@ def test_lock_that_is_being_written(monkeypatch, other, tmp_path):
 def test_a_lock_that_was_taken_over_a_moment_before_is_left_alone(monkeypatch, other, tmp_path):
     """Both saw the dead one; the other process was faster, and holds its own by now."""
     file = held_by(tmp_path, 0)
-    real, looks = Lock.is_held.fget, []
+    real, looks = Lock._holder, []
 
     def slow(one):
-        looks.append(real(one))
+        looks.append(real(one)[0])
+        holder = real(one)
         if len(looks) == 1:
             held_by(tmp_path, other.pid)
-        return looks[-1]
+        return holder
 
-    monkeypatch.setattr(Lock, "is_held", property(slow))
+    monkeypatch.setattr(Lock, "_holder", slow)
     with pytest.raises(RunError, match=f"process {other.pid}"), Lock(tmp_path):
         pytest.fail("it must not be entered")
-    assert looks == [False, True, True]
+    assert looks == [0, other.pid, other.pid]
     assert json.loads(file.read_text())["pid"] == other.pid
     assert sorted(path.name for path in tmp_path.glob("lock*")) == ["lock.json"]
+
+
+def test_a_lock_that_is_taken_as_the_last_one_ends_is_left_alone(monkeypatch, other, tmp_path):
+    """There was none at each look, and another process made its own right after: it was taken for a dead one's."""
+    file = held_by(tmp_path, other.pid)
+    monkeypatch.setattr(Lock, "_holder", lambda _: None)
+    with pytest.raises(RunError, match="cannot be taken"), Lock(tmp_path):
+        pytest.fail("it must not be entered")
+    assert json.loads(file.read_text())["pid"] == other.pid
+
+
+def test_who_waits_may_lose_it_many_times(monkeypatch, tmp_path):
+    real, lost = os.open, []
+
+    def late(*arguments):
+        lost.append(1)
+        if len(lost) <= 50:
+            raise FileExistsError
+        return real(*arguments)
+
+    monkeypatch.setattr(lock.os, "open", late)
+    with Lock(tmp_path, wait_s=60):
+        assert len(lost) == 51
+    lost.clear()
+    with pytest.raises(RunError, match="cannot be taken"), Lock(tmp_path):
+        pytest.fail("it must not be entered")
+
+
+ADDING = """
+import sys
+from pathlib import Path
+from fxcli.run.lock import Lock
+sys.stdin.readline()
+count = Path("count")
+for _ in range(100):
+    with Lock(Path(), wait_s=60):
+        count.write_text(str(int(count.read_text()) + 1))
+"""
+
+
+@pytest.mark.slow
+def test_three_processes_that_take_it_at_once_are_never_two():
+    Path("count").write_text("0")
+    command = [sys.executable, "-c", ADDING]
+    every = [subprocess.Popen(command, stdin=subprocess.PIPE, text=True) for _ in range(3)]
+    for each in every:
+        each.stdin.write("\n")
+        each.stdin.flush()
+    for each in every:
+        each.communicate(timeout=120)
+    assert [each.returncode for each in every] == [0, 0, 0]
+    assert Path("count").read_text() == "300"
 
 
 def test_another_process_is_waited_for_if_that_is_wanted(monkeypatch, other, tmp_path):

@@ -11,8 +11,13 @@ from pathlib import Path
 
 from fxcli.errors import RunError
 
-# What a look and a removal take many times over: older, the file is of a dead process.
-_TAKING_S = 5.0
+# What a look and a removal, or writing a lock, take many times over: older, the file is of a dead process.
+_TAKING_S, _NAP_S = 5.0, 0.05
+# Where it is not waited for another process, the lock may still be lost to one that comes and goes.
+_TRIES = 20
+
+# Process, machine, and since when it runs.
+_Holder = tuple[int, str, str | None]
 
 
 class Lock:
@@ -32,11 +37,13 @@ class Lock:
 
     def __enter__(self) -> None:
         mine = json.dumps({"pid": os.getpid(), "host": socket.gethostname(), "begun": _begun(os.getpid())})
-        for _ in range(20):
+        until, tries = time.monotonic() + self.wait_s, 0
+        while tries < _TRIES or time.monotonic() < until:
+            tries += 1
             try:
                 handle = os.open(self.file, os.O_CREAT | os.O_EXCL | os.O_WRONLY)
             except FileExistsError:
-                self._take_over()
+                self._take_over(until)
                 continue
             try:
                 os.write(handle, mine.encode())
@@ -54,25 +61,29 @@ class Lock:
     @property
     def is_held(self) -> bool:
         """Whether a process is at work; one of another machine is taken to be alive."""
-        if not self.file.exists():
+        return self._is_of(self._holder())
+
+    @staticmethod
+    def _is_of(holder: _Holder | None) -> bool:
+        if holder is None:
             return False
-        pid, host, begun = self._holder()
+        pid, host, begun = holder
         if host != socket.gethostname():
             return True
         # After a restart of the machine another process may have its number.
         return _alive(pid) and (begun is None or _begun(pid) in (None, begun))
 
-    def _take_over(self) -> None:
-        until = time.monotonic() + self.wait_s
-        while self.is_held:
-            if time.monotonic() >= until:
-                pid, host, _ = self._holder()
+    def _take_over(self, until: float) -> None:
+        while self._is_of(holder := self._holder()):
+            if holder and time.monotonic() >= until:
                 raise RunError(
-                    f"process {pid} on {host} is at work in this folder",
+                    f"process {holder[0]} on {holder[1]} is at work in this folder",
                     where=self.file,
                     hint="wait for it; if that process is gone, delete the file",
                 )
-            time.sleep(0.05)
+            time.sleep(_NAP_S)
+        if holder is None:
+            return
         # One at a time: what lies here after the look may be the new lock of another that took over, too.
         taking = self.file.with_name(f"{self.file.name}.taking")
         try:
@@ -84,18 +95,23 @@ class Lock:
                     taking.unlink()
             return
         try:
-            if not self.is_held:
+            # Where there is none, a process may be making its own this moment; that of a dead one only a takeover ends.
+            holder = self._holder()
+            if holder is not None and not self._is_of(holder):
                 self.file.unlink(missing_ok=True)
         finally:
             taking.unlink(missing_ok=True)
 
-    def _holder(self) -> tuple[int, str, str | None]:
-        for _ in range(10):
+    def _holder(self) -> _Holder | None:
+        """What the file says; None where there is none."""
+        for _ in range(round(_TAKING_S / _NAP_S)):
             try:
                 holder = json.loads(self.file.read_text(encoding="utf-8"))
                 return int(holder["pid"]), str(holder["host"]), holder.get("begun")
+            except FileNotFoundError:
+                return None
             except (OSError, ValueError, KeyError, TypeError, OverflowError):
-                time.sleep(0.05)  # it may be being written at this very moment
+                time.sleep(_NAP_S)  # it may be being written at this very moment
         return -1, socket.gethostname(), None  # written halfway by a process that died
 
 
