@@ -7,14 +7,14 @@ import numpy as np
 from PIL import Image
 
 
-def tiff(values, sample_format, order="<", *, deflated=False):
+def tiff(values, sample_format, order="<", *, deflated=False, photometric=1, planar=1):
     """A TIFF with one strip, by hand: Pillow writes few of the types that others do. A format of None is left out."""
     height, width = values.shape
     data = values.astype(values.dtype.newbyteorder(order)).tobytes()
     data = zlib.compress(data) if deflated else data
     data += bytes(len(data) % 2)
-    tags = [(256, width), (257, height), (258, values.dtype.itemsize * 8), (259, 8 if deflated else 1), (262, 1)]
-    tags += [(273, 8), (277, 1), (278, height), (279, len(data))]
+    tags = [(256, width), (257, height), (258, values.dtype.itemsize * 8), (259, 8 if deflated else 1)]
+    tags += [(262, photometric), (273, 8), (277, 1), (278, height), (279, len(data)), (284, planar)]
     tags += [] if sample_format is None else [(339, sample_format)]
     wide = (256, 257, 273, 278, 279)
     entries = b"".join(
@@ -27,22 +27,22 @@ def tiff(values, sample_format, order="<", *, deflated=False):
     )
 
 
-def planes(values):
-    """A TIFF in colour whose channels, [3, H, W], lie one behind the other, by hand: Pillow writes none."""
-    _, height, width = values.shape
-    data, plane = values.tobytes(), values[0].nbytes
-    ends = 8 + len(data)
-    counts = [(258, 3, "H", [8 * values.dtype.itemsize] * 3), (273, 4, "L", [8 + plane * i for i in range(3)])]
-    counts += [(279, 4, "L", [plane] * 3)]
-    entries, more = [], b""
-    for tag, kind, form, cells in counts:
-        entries.append(struct.pack("<HHLL", tag, kind, 3, ends + len(more)))
-        more += struct.pack(f"<3{form}", *cells)
-    ones = ((256, width), (257, height), (259, 1), (262, 2), (277, 3), (278, height), (284, 2))
-    entries += [struct.pack("<HHLHxx", tag, 3, 1, value) for tag, value in ones]
-    entries.sort(key=lambda entry: struct.unpack_from("<H", entry))
-    directory = struct.pack("<H", len(entries)) + b"".join(entries) + bytes(4)
-    return b"II*\0" + struct.pack("<L", ends + len(more)) + data + more + directory
+def planes(values, photometric=2, *, deflated=False):
+    """A TIFF whose channels, [C, H, W], lie one behind the other, by hand: Pillow writes none. Of two one is alpha."""
+    many, height, width = values.shape
+    strips = [zlib.compress(plane) if deflated else plane for plane in (plane.tobytes() for plane in values)]
+    starts = [8 + len(b"".join(strips[:number])) for number in range(many + 1)]
+    ones = {256: width, 257: height, 259: 8 if deflated else 1, 262: photometric, 277: many, 278: height, 284: 2}
+    tags = {tag: ("H", [value]) for tag, value in ones.items()} | ({338: ("H", [2])} if many == 2 else {})
+    tags |= {258: ("H", [8 * values.dtype.itemsize] * many), 273: ("L", starts[:-1]), 279: ("L", [*map(len, strips)])}
+    entries, more = b"", b""
+    for tag, (form, cells) in sorted(tags.items()):
+        packed = struct.pack(f"<{len(cells)}{form}", *cells)
+        place = packed.ljust(4, b"\0") if len(packed) <= 4 else struct.pack("<L", starts[-1] + len(more))
+        more += packed if len(packed) > 4 else b""
+        entries += struct.pack("<HHL", tag, 3 if form == "H" else 4, len(cells)) + place
+    directory = struct.pack("<H", len(tags)) + entries + bytes(4)
+    return b"II*\0" + struct.pack("<L", starts[-1] + len(more)) + b"".join(strips) + more + directory
 
 
 def png(values, kind, *, size=None, transparent=b""):

@@ -453,8 +453,32 @@ def test_channels_of_a_tiff_that_lie_one_behind_the_other(tmp_path):
     path = tmp_path / "a.tif"
     path.write_bytes(planes(np.stack([gradient()] * 3)))
     assert np.array_equal(read(path).pixels, gradient())
-    path.write_bytes(planes(np.stack([gradient().astype(np.uint16) * 300] * 3)))
-    assert reason(path) == "channels of 16 bits, one behind the other: save it as grey of 16 bits"
+    deep = gradient().astype(np.uint16) * 300
+    for channels, photometric in ((3, 2), (4, 5)):
+        path.write_bytes(planes(np.stack([deep] * channels), photometric))
+        assert reason(path) == "channels of 16 bits, one behind the other: save it as grey of 16 bits"
+    for deflated in (False, True):
+        path.write_bytes(planes(np.stack([gradient(), np.full_like(gradient(), 255)]), 1, deflated=deflated))
+        assert reason(path) == "grey and transparency, one behind the other: save it as grey"
+
+
+@pytest.mark.parametrize("deflated", [False, True])
+@pytest.mark.parametrize("order", "<>")
+@pytest.mark.parametrize(
+    ("dtype", "sample_format"),
+    [(np.uint8, 1), (np.uint16, 1), (np.int16, 2), (np.uint32, 1), (np.int32, 2), (np.float32, 3), (np.float64, 3)],
+)
+def test_one_channel_of_a_tiff_lies_behind_no_other(tmp_path, dtype, sample_format, order, deflated):
+    values = gradient().astype(dtype)
+    path = tmp_path / "a.tif"
+    path.write_bytes(tiff(values, sample_format, order, deflated=deflated, planar=2))
+    assert np.array_equal(read(path).pixels, values)
+
+
+def test_one_channel_of_a_tiff_whose_zero_is_white_lies_behind_no_other(tmp_path):
+    path = tmp_path / "a.tif"
+    path.write_bytes(tiff(gradient(), 1, photometric=0, planar=2))
+    assert np.array_equal(read(path).pixels, ~gradient())
 
 
 def test_colour_is_a_caution(tmp_path):

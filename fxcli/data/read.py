@@ -47,7 +47,7 @@ _TURNS = {
     8: Image.Transpose.ROTATE_90,
 }
 _SIDEWAYS = (5, 6, 7, 8)
-_BITS = 258
+_BITS, _CHANNELS, _PLANAR, _SEPARATE = 258, 277, 284, 2
 # Width and length of the tiles of a TIFF; those of usual ones have 512 pixels a side at most.
 _TILE, _LARGE_TILE_PIXELS = (322, 323), 1 << 22
 _EXIF, _TIFF_STARTS, _TIFF_HEADER_BYTES = b"Exif\0\0", (b"II*\0", b"MM\0*"), 8
@@ -122,6 +122,7 @@ def _picture(handle: BinaryIO, path: Path, draft_px: int | None) -> Radiograph:
         check_size(path, *image.size)
         _check_exif(image)
         _check_tiles(image, path)
+        _check_planes(image, path)
         _expect_native_order(image)
         # First: to look for text in a PNG decodes it.
         is_cut_deep = _is_cut_deep(image)
@@ -191,15 +192,26 @@ def _check_exif(image: Image.Image) -> None:
         raise ValueError("the EXIF block, which may hide a turn")
 
 
-def _check_tiles(image: ImageFile.ImageFile, path: Path) -> None:
+def _check_tiles(image: Image.Image, path: Path) -> None:
     """A TIFF's decoder makes room for a whole tile, whatever the picture's own size."""
     width, height = (getattr(image, "tag_v2", {}).get(tag, 0) for tag in _TILE)
     if width * height > max(_LARGE_TILE_PIXELS, 4 * image.width * image.height):
         raise UnreadableImage(path, f"damaged: tiles of {width} × {height} px in a picture of {image.width} px")
-    # Of channels that lie one behind the other Pillow takes bytes for values.
-    is_deep = max(getattr(image, "tag_v2", {}).get(_BITS, (1,))) > 8
-    if is_deep and any(tile[3][0] in ("R", "G", "B", "A") for tile in image.tile if tile[3]):
+
+
+def _check_planes(image: ImageFile.ImageFile, path: Path) -> None:
+    """Where channels lie one behind the other, Pillow unpacks each by one letter of what unpacks them together."""
+    if not isinstance(image, TiffImagePlugin.TiffImageFile) or image.tag_v2.get(_PLANAR) != _SEPARATE:
+        return
+    is_packed = image.tile[0].codec_name == "libtiff"
+    if image.tag_v2.get(_CHANNELS, 1) == 1 and not is_packed:
+        # Of one channel the tag says nothing.
+        image.tag_v2[_PLANAR] = 1
+        image._setup()
+    elif max(image.tag_v2.get(_BITS, (1,))) > 8 and not is_packed:
         raise UnreadableImage(path, "channels of 16 bits, one behind the other: save it as grey of 16 bits")
+    elif image.mode == "LA":
+        raise UnreadableImage(path, "grey and transparency, one behind the other: save it as grey")
 
 
 def _expect_native_order(image: ImageFile.ImageFile) -> None:
