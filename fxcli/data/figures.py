@@ -27,8 +27,10 @@ _FIGURE = re.compile(
     r"(?:[-_. ]?\(?[a-h]{1,3}\)?)?(?:[-_. ](?:html|large|lrg|m))?$",
     re.IGNORECASE,
 )
-# What a count begins with, and dates: IM-0001-0001 or 20230405_wrist_ap may stand in the folders of many patients.
-_NO_EVIDENCE = re.compile(r"(?<!\d)(?:0+|(?:19|20)\d\d([-_.]?)[01]\d\1[0-3]\d(?!\d))")
+# Dates, and what a count begins with: 20230405_wrist_ap or IM-0001-0001 may stand in the folders of many patients.
+_NO_EVIDENCE = re.compile(
+    r"(?<!\d)(?:(?:19|20)\d\d([-_. ]?)[01]\d\1[0-3]\d(?!\d)|[0-3]\d([-_. ]?)[0-3]\d\2(?:19|20)\d\d(?!\d)|0+)"
+)
 _GENERIC = re.compile(
     r"^(img|image|images|dsc|scan|photo|picture|xray|x-ray|case|slide|frame)?[-_. ]*\d*$", re.IGNORECASE
 )
