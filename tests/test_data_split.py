@@ -121,9 +121,13 @@ def test_a_part_that_misses_its_share_is_told_of(capsys):
     assert f"{told}: groups stay whole, and some are large" in capsys.readouterr().err
     assign(Split(val_frac=0), 0, labels, group, [None] * 30)
     assert "(1 of 2 groups) are drawn for test, where 15% were asked" in capsys.readouterr().err
-    assign(Split(val_frac=0), 0, list("abc") * 4, [f"g{index}" for index in range(12)], [None] * 12)
-    told = "3 of 12 pictures (3 of 12 groups) are drawn for test, where 15% were asked: classes have few pictures"
-    assert told in capsys.readouterr().err
+    # A pair is no large group.
+    labels, group = [f"c{index % 20}" for index in range(40)], [f"g{max(index, 1)}" for index in range(40)]
+    for own, many in ([f"g{index}" for index in range(40)], 40), (group, 39):
+        found = assign(Split(val_frac=0), 0, labels, own, [None] * 40).count("test")
+        told = f" of {many} groups) are drawn for test, where 15% were asked: classes have few pictures"
+        assert f"{found} of 40 pictures" in (err := capsys.readouterr().err)
+        assert told in err
 
 
 def test_a_seed_is_a_split():

@@ -126,7 +126,8 @@ def _tell(name: str, chosen: np.ndarray, group: Sequence[str], frac: float) -> N
     if _is_far(count, frac * len(chosen)):
         some, every = len({its for its, is_its in zip(group, chosen, strict=True) if is_its}), len(set(group))
         what = f"{count} of {len(chosen)} pictures ({some} of {every} groups) are drawn for {name}"
-        why = "groups stay whole, and some are large" if every < len(group) else "classes have few pictures"
+        has_large = max(Counter(group).values()) > max(frac * len(chosen) / 3, 1)
+        why = "groups stay whole, and some are large" if has_large else "classes have few pictures"
         console.warn(f"{what}, where {frac:.0%} were asked: {why}")
 
 
