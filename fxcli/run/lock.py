@@ -11,8 +11,8 @@ from pathlib import Path
 
 from fxcli.errors import RunError
 
-# What a look and a removal, or writing a lock, take many times over: older, the file is of a dead process.
-_TAKING_S, _NAP_S = 5.0, 0.05
+# What a look and a removal take many times over, and what writing a lock does: older, the file is of a dead process.
+_TAKING_S, _WRITING_S, _NAP_S = 5.0, 1.0, 0.05
 # Where it is not waited for another process, the lock may still be lost to one that comes and goes.
 _TRIES = 20
 
@@ -104,7 +104,7 @@ class Lock:
 
     def _holder(self) -> _Holder | None:
         """What the file says; None where there is none."""
-        for _ in range(round(_TAKING_S / _NAP_S)):
+        for _ in range(round(_WRITING_S / _NAP_S)):
             try:
                 holder = json.loads(self.file.read_text(encoding="utf-8"))
                 return int(holder["pid"]), str(holder["host"]), holder.get("begun")
