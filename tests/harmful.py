@@ -1,4 +1,4 @@
-"""What the tests of files that were made to do harm share; for test_hostile*."""
+"""The command as it must end, whatever harm is done, and limits; for test_hostile* and test_faults_told."""
 
 from typer.testing import CliRunner
 

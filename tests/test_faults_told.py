@@ -13,25 +13,15 @@ from pathlib import Path
 
 import pytest
 import torch
+from harmful import fx
 from stopping import stop_after
-from typer.testing import CliRunner
 
-from fxcli.cli import app
-from fxcli.console import console
 from fxcli.run import checkpoint
 from fxcli.run.directory import Run
 from fxcli.run.lock import Lock
 from fxcli.training import loop
 
 NOBODY = 65534
-
-
-def fx(*arguments):
-    done = CliRunner().invoke(app, [str(argument) for argument in arguments])
-    console.configure()
-    assert "Traceback" not in done.output
-    assert "internal error" not in done.output
-    return done
 
 
 @pytest.fixture

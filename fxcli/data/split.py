@@ -126,14 +126,18 @@ def _tell(name: str, chosen: np.ndarray, group: Sequence[str], frac: float) -> N
     if _is_far(count, frac * len(chosen)):
         some, every = len({its for its, is_its in zip(group, chosen, strict=True) if is_its}), len(set(group))
         what = f"{count} of {len(chosen)} pictures ({some} of {every} groups) are drawn for {name}"
-        has_large = max(Counter(group).values()) > max(frac * len(chosen) / 3, 1)
+        has_large = max(Counter(group).values()) > _tolerance(frac * len(chosen))
         why = "groups stay whole, and some are large" if has_large else "classes have few pictures"
         console.warn(f"{what}, where {frac:.0%} were asked: {why}")
 
 
 def _is_far(count: float, wanted: float) -> bool:
     """Whether a part misses its share by more than a third of it."""
-    return abs(count - wanted) > max(wanted / 3, 1)
+    return abs(count - wanted) > _tolerance(wanted)
+
+
+def _tolerance(wanted: float) -> float:
+    return max(wanted / 3, 1)
 
 
 def folds(labels: Sequence[str], group: Sequence[str], count: int, seed: int) -> list[int]:
